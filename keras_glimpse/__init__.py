@@ -1,0 +1,20 @@
+"""keras_glimpse: image classification whose cost follows how hard the image is, not how many pixels it has.
+
+It implements "On Learning Where To Look" (Ranzato, 2014) for TensorFlow and Keras 3.
+"""
+
+from keras_glimpse import backend as _backend  # noqa: F401, I001  First: it says what is missing.
+from keras_glimpse import data as data
+from keras_glimpse.cascade import CascadePrediction as CascadePrediction
+from keras_glimpse.cascade import cascade_predict as cascade_predict
+from keras_glimpse.greedy import fit_greedy as fit_greedy
+from keras_glimpse.greedy import paper_sgd as paper_sgd
+from keras_glimpse.layers import GlimpseNet as GlimpseNet
+from keras_glimpse.layers import LocationHead as LocationHead
+from keras_glimpse.layers import LowResNet as LowResNet
+from keras_glimpse.layers import MultiScaleCrop as MultiScaleCrop
+from keras_glimpse.macs import count_macs as count_macs
+from keras_glimpse.macs import stage_macs as stage_macs
+from keras_glimpse.model import GlimpseClassifier as GlimpseClassifier
+from keras_glimpse.pictures import draw_glimpses as draw_glimpses
+from keras_glimpse.version import __version__ as __version__

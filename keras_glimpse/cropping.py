@@ -1,0 +1,86 @@
+"""Square windows of an image at native pixel spacing: one meaning, two implementations.
+
+`tf.image.crop_and_resize` is the fastest on a CPU outside XLA, but has neither an XLA kernel nor a LiteRT built-in op.
+Gathered rows and columns give the same values everywhere else, and their cost does not grow with the image either.
+"""
+
+import contextlib
+import contextvars
+
+import tensorflow as tf
+
+from keras_glimpse.geometry import extent
+
+_portable = contextvars.ContextVar("portable", default=False)
+
+
+@contextlib.contextmanager
+def portable_crops():
+    """Within this context, graphs are traced with ops that every runtime has (XLA, LiteRT, ONNX)."""
+    token = _portable.set(True)
+    try:
+        yield
+    finally:
+        _portable.reset(token)
+
+
+def _compiled_by_xla() -> bool:
+    """Whether the graph being traced is, or lies inside, a `tf.function(jit_compile=True)`."""
+    graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+    while graph is not None:
+        context = graph._get_control_flow_context()  # TensorFlow offers no public way to ask; a test watches this one.
+        while context is not None:
+            if context.IsXLAContext():
+                return True
+            context = context.outer_context
+        graph = getattr(graph, "outer_graph", None)
+    return False
+
+
+def crop_window(image, location, size: int):
+    """The `size` x `size` window centred at each location, bilinearly interpolated, 0 outside the image.
+
+    Args:
+        image: `[batch, height, width, channels]`, any real dtype, in whatever units.
+        location: `[batch, 2]`, float32, `(y, x)` in [0, 1].
+        size: side of the window in pixels.
+
+    Returns:
+        `[batch, size, size, channels]`, float32, in the units of `image`. No gradient reaches `location`.
+
+    Example:
+    >>> image = tf.reshape(tf.range(25.0), [1, 5, 5, 1])
+    >>> crop_window(image, tf.constant([[0.5, 0.5]]), 3)[0, :, :, 0].numpy()
+    array([[ 6.,  7.,  8.],
+           [11., 12., 13.],
+           [16., 17., 18.]], dtype=float32)
+    """
+    location = tf.stop_gradient(tf.cast(location, tf.float32))
+    start = location * extent(image.shape) - (size - 1) / 2
+    if _portable.get() or _compiled_by_xla():
+        return _crop_by_gather(image, start, size)
+    return _crop_by_op(image, start, size)
+
+
+def _crop_by_op(image, start, size):
+    if image.dtype == tf.bfloat16:
+        image = tf.cast(image, tf.float32)
+    boxes = tf.concat([start, start + (size - 1)], axis=1) / tf.tile(extent(image.shape), [2])
+    return tf.image.crop_and_resize(image, boxes, tf.range(tf.shape(image)[0]), [size, size])
+
+
+def _crop_by_gather(image, start, size):
+    # At native spacing every pixel of a window has the same fractional offset, so a window is a blend of four shifted
+    # copies of the (size + 1)^2 pixels under it. Those are gathered first, and only they are converted to float32.
+    corner = tf.floor(start)
+    step = tf.range(size + 1, dtype=tf.float32)
+    last = extent(image.shape)[:, None]
+    index = tf.cast(tf.clip_by_value(corner[:, :, None] + step, 0.0, last), tf.int32)
+    pixels = tf.gather(image, index[:, 0], axis=1, batch_dims=1)
+    pixels = tf.cast(tf.gather(pixels, index[:, 1], axis=2, batch_dims=1), tf.float32)
+    y, x = tf.split((start - corner)[:, :, None, None], 2, axis=1)
+    pixels = pixels[:, :-1] * (1.0 - y) + pixels[:, 1:] * y
+    pixels = pixels[:, :, :-1] * (1.0 - x) + pixels[:, :, 1:] * x
+    position = start[:, :, None] + step[:-1]
+    inside = tf.cast((position >= 0.0) & (position <= last), tf.float32)
+    return pixels * inside[:, 0, :, None, None] * inside[:, 1, None, :, None]

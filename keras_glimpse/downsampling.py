@@ -1,0 +1,73 @@
+"""The thumbnail: how a large image becomes the small one that the low-resolution network sees (section 2.1)."""
+
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+METHODS = ("area", "strided", "bilinear")
+
+
+def to_unit_range(values, image_dtype):
+    """float32 pixels in [0, 1]: those of an unsigned-integer image divided by the largest value, others as they are."""
+    values = tf.cast(values, tf.float32)
+    dtype = tf.as_dtype(image_dtype)
+    return values / float(dtype.max) if dtype.is_unsigned else values
+
+
+def downsample(image, size: tuple[int, int], method: str = "area"):
+    """Shrinks images to `size`.
+
+    Args:
+        image: `[batch, height, width, channels]`; an unsigned-integer image counts as scaled to [0, 1].
+        size: `(rows, columns)` of the thumbnail.
+        method: "area" averages all the pixels under each thumbnail pixel, sharing those on an edge by overlap;
+            "strided" takes the pixel at its centre; "bilinear" interpolates at its centre. The last two read a number
+            of pixels that does not grow with the image, and alias.
+
+    Returns:
+        `[batch, rows, columns, channels]`, float32.
+
+    Example:
+    >>> downsample(tf.reshape(tf.range(16.0), [1, 4, 4, 1]), (2, 2))[0, :, :, 0].numpy()
+    array([[ 2.5,  4.5],
+           [10.5, 12.5]], dtype=float32)
+    """
+    height, width = image.shape[1:3]
+    if method == "area":
+        return _average(to_unit_range(image, image.dtype), size)
+    if method == "strided":
+        rows, columns = (np.floor(_centres(*sides) + 0.5).astype(np.int32) for sides in zip((height, width), size))
+        return to_unit_range(tf.gather(tf.gather(image, rows, axis=1), columns, axis=2), image.dtype)
+    thumbnail = _interpolate(_interpolate(image, _centres(height, size[0]), 1), _centres(width, size[1]), 2)
+    return to_unit_range(thumbnail, image.dtype)
+
+
+def _centres(side, parts):
+    """Where the centres of `parts` equal parts of a `side` lie, in pixels."""
+    return (np.arange(parts) + 0.5) * side / parts - 0.5
+
+
+def _average(image, size):
+    height, width = image.shape[1:3]
+    if height % size[0] == 0 and width % size[1] == 0:
+        block = (height // size[0], width // size[1])
+        return ops.average_pool(image, block, data_format="channels_last")
+    rows, columns = _overlap(height, size[0]), _overlap(width, size[1])
+    return tf.einsum("iy,byxc,jx->bijc", rows, image, columns)
+
+
+def _overlap(side, parts):
+    """`[parts, side]`: what share of each of `parts` equal parts of a side each of its pixels makes up."""
+    edges = np.linspace(0, side, parts + 1)
+    low, high = edges[:-1, None], edges[1:, None]
+    pixel = np.arange(side)
+    shared = np.clip(np.minimum(high, pixel + 1) - np.maximum(low, pixel), 0, None)
+    return tf.constant(shared * parts / side, tf.float32)
+
+
+def _interpolate(image, position, axis):
+    low = np.floor(position).astype(np.int32)
+    high = np.minimum(low + 1, image.shape[axis] - 1)
+    share = np.reshape(position - low, [-1 if i == axis else 1 for i in range(4)]).astype(np.float32)
+    first, second = (tf.cast(tf.gather(image, index, axis=axis), tf.float32) for index in (low, high))
+    return first * (1 - share) + second * share

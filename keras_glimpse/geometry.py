@@ -1,0 +1,42 @@
+"""Places in an image: what a location means in pixels, and the grid searched around one.
+
+A *location* is `(y, x)` in [0, 1]. The centre it names lies at pixel `location * (side - 1)` on each axis, so that
+(0, 0) is the centre of the first pixel and (1, 1) the centre of the last. All of it is float32, whatever the precision
+of the networks: half a pixel in 2048 is below what float16 can tell apart.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+
+def extent(image_shape) -> np.ndarray:
+    """Pixels between location 0 and location 1, as `(y, x)`, of images shaped `[batch, height, width, channels]`."""
+    return np.asarray([image_shape[1] - 1, image_shape[2] - 1], np.float32)
+
+
+def search_grid(search_size: int, stride: int) -> np.ndarray:
+    """Offsets in pixels, `[search_size ** 2, 2]`, of the grid of eq. 12: row by row, the prediction itself in the middle."""
+    steps = stride * (np.arange(search_size, dtype=np.float32) - (search_size - 1) / 2)
+    return np.stack(np.meshgrid(steps, steps, indexing="ij"), axis=-1).reshape(-1, 2)
+
+
+def candidate_locations(location, offsets: np.ndarray, image_shape):
+    """N(l) of eq. 12, `[batch, candidates, 2]`: the locations `offsets` pixels away from `location`, not clipped."""
+    return location[:, None, :] + tf.constant(offsets / extent(image_shape))
+
+
+def border_distance(location, image_shape):
+    """Pixels from each location to the nearest border of its image; 0 where a location head has saturated."""
+    return tf.reduce_min(tf.minimum(location, 1.0 - location) * extent(image_shape), axis=-1)
+
+
+def check_image_shape(image_shape, at_least: dict[str, tuple[int, int]]) -> None:
+    """Raises ValueError unless images are `[batch, height, width, channels]` and at least as large as each `(h, w)`."""
+    if len(image_shape) != 4:
+        raise ValueError(f"Expected images shaped [batch, height, width, channels]; got shape {tuple(image_shape)}.")
+    height, width, channels = image_shape[1:]
+    if None in (height, width, channels):
+        raise ValueError(f"Image height, width and channels must be known when building; got {tuple(image_shape)}.")
+    for what, (rows, columns) in at_least.items():
+        if height < max(rows, 2) or width < max(columns, 2):
+            raise ValueError(f"{what} is {rows}x{columns} pixels, which does not fit in images of {height}x{width}.")

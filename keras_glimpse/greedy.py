@@ -1,0 +1,109 @@
+"""Training glimpse after glimpse, in the order of section 2.2.4."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import keras
+import tensorflow as tf
+
+from keras_glimpse.stage import FINE_TUNE, Stage, all_stages
+
+
+def paper_sgd(steps: int | None = None, learning_rate: float = 0.05) -> keras.optimizers.Optimizer:
+    """The paper's optimizer, SGD with momentum 0.9, its learning rate falling linearly to 0 over `steps` if they are given.
+
+    The paper keeps the rate constant; with the fall, the last epoch is as good as any, and better.
+    """
+    if steps:
+        learning_rate = keras.optimizers.schedules.PolynomialDecay(learning_rate, steps, end_learning_rate=0.0)
+    return keras.optimizers.SGD(learning_rate, momentum=0.9)
+
+
+def fit_greedy(
+    model,
+    x,
+    y=None,
+    *,
+    epochs: int | Mapping[int | str, int] = 1,
+    optimizer: Callable[[int | None], keras.optimizers.Optimizer] = paper_sgd,
+    stages: Sequence[int | str] | None = None,
+    warm_start: bool = True,
+    batch_size: int = 50,
+    callbacks: Callable[[int | str], Sequence] | None = None,
+    compile_args: Mapping | None = None,
+    verbose: str | int = "auto",
+    **kwargs,
+) -> dict:
+    """Trains each glimpse in turn, then fine-tunes the last, each stage with a fresh optimizer (section 2.2.4).
+
+    Args:
+        model: a `GlimpseClassifier`.
+        x, y: as in `fit`: arrays, or a dataset and None.
+        epochs: of every stage, or a mapping from stage to epochs.
+        optimizer: function from the number of steps of a stage (None if not known) to a new optimizer.
+        stages: which to train, in order; by default 1, 2, ..., num_glimpses, "fine_tune".
+        warm_start: start each glimpse but the first with the weights of the one before it, location head and all, instead
+            of random ones. The paper does not say; a glimpse that starts at random needs far more steps before it helps.
+        batch_size: for arrays.
+        callbacks: function from a stage to a list of new callbacks.
+        compile_args: further arguments of `compile`: `metrics`, `jit_compile`, ...
+        verbose, **kwargs: further arguments of `fit`: `validation_data`, ...
+
+    Returns:
+        dict from stage to the `keras.callbacks.History` of its training.
+
+    Raises:
+        ValueError, TypeError: before any training, for a stage that does not exist or has no epochs; else as `fit`.
+
+    Example:
+    >>> import numpy as np
+    >>> from keras_glimpse import GlimpseClassifier
+    >>> images, labels = np.random.rand(100, 24, 24, 1).astype("float32"), np.random.randint(0, 2, 100)
+    >>> model = GlimpseClassifier(num_classes=2, low_res_size=6, patch_size=6, hidden_units=20)
+    >>> list(fit_greedy(model, images, labels, epochs={1: 2, 2: 2, "fine_tune": 1}, verbose=0))
+    [1, 2, 'fine_tune']
+    """
+    stages = all_stages(model.num_glimpses) if stages is None else list(stages)
+    epochs = dict.fromkeys(stages, epochs) if isinstance(epochs, int) else dict(epochs)
+    for stage in stages:
+        Stage.parse(stage, model.num_glimpses)
+        if epochs.get(stage, 0) < 1:
+            raise ValueError(f"epochs must be at least 1 for every stage of {stages}; got {epochs}.")
+    if y is not None:
+        kwargs["batch_size"] = batch_size
+    steps = _steps(x, y, batch_size)
+    history = {}
+    for stage in stages:
+        if verbose:
+            print(f"Stage {stage}: {_describe(stage)}")
+        if warm_start and stage not in (1, FINE_TUNE) and model.built:
+            _copy_weights(model.location_heads, stage)
+            _copy_weights(model.glimpse_nets, stage)
+        total = steps and steps * epochs[stage]
+        model.compile(optimizer(total), stage=stage, **(compile_args or {}))
+        history[stage] = model.fit(
+            x, y, epochs=epochs[stage], verbose=verbose, callbacks=callbacks and list(callbacks(stage)), **kwargs
+        )
+    return history
+
+
+def _copy_weights(layers, stage):
+    """From the layer of the glimpse before to that of this one, if both are built alike."""
+    source, target = layers[stage - 2].get_weights(), layers[stage - 1].get_weights()
+    if [weights.shape for weights in source] == [weights.shape for weights in target]:
+        layers[stage - 1].set_weights(source)
+
+
+def _steps(x, y, batch_size):
+    """Steps of one epoch, or None if that is not known."""
+    if y is not None:
+        return -(-len(x) // batch_size)
+    if isinstance(x, tf.data.Dataset):
+        count = int(x.cardinality())
+        return count if count > 0 else None
+    return len(x) if hasattr(x, "__len__") else None
+
+
+def _describe(stage):
+    if stage == FINE_TUNE:
+        return "the last glimpse network, at the places that the model predicts"
+    return "the low-resolution network and glimpse 1" if stage == 1 else f"glimpse {stage}, all before it frozen"

@@ -1,0 +1,69 @@
+"""Nn, the networks that look closely."""
+
+from collections.abc import Sequence
+from math import prod
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_glimpse")
+class GlimpseNet(keras.layers.Layer):
+    """A glimpse network Nn: patches, one or more hidden layers, class logits (eqs. 4 and 7).
+
+    Args:
+        num_classes: number of classes, C.
+        hidden_units: units of the hidden layer, or of each hidden layer.
+        gated: let the location gate the (first) hidden layer, `h * sigmoid(G l + c)` (section 2.2.3).
+
+    Call arguments:
+        patches: `[batch, size, size, channels]`, as `MultiScaleCrop` gives them.
+        location: `[batch, 2]`, where the patches were cropped; needed only when `gated`.
+
+    Returns:
+        `[batch, num_classes]`: o^{H_n}, the logits that this glimpse adds.
+
+    Raises:
+        ValueError: `gated`, and no location was given.
+
+    Example:
+    >>> GlimpseNet(num_classes=10)(ops.zeros((2, 12, 12, 2))).shape
+    TensorShape([2, 10])
+
+    Reference: Ranzato, "On Learning Where To Look", 2014, section 2.1; gating: section 2.2.3.
+    """
+
+    def __init__(self, num_classes: int, hidden_units: int | Sequence[int] = 500, gated: bool = False, **kwargs):
+        super().__init__(**kwargs)
+        self.num_classes = num_classes
+        self.hidden_units = (hidden_units,) if isinstance(hidden_units, int) else tuple(hidden_units)
+        self.gated = gated
+        policy = self.dtype_policy
+        self.hidden_layers = [keras.layers.Dense(n, "relu", dtype=policy) for n in self.hidden_units]
+        self.output_layer = keras.layers.Dense(num_classes, dtype=policy)
+        self.gate = keras.layers.Dense(self.hidden_units[0], "sigmoid", dtype=policy) if gated else None
+
+    def build(self, patches_shape, location_shape=None):
+        features = prod(patches_shape[1:])
+        for layer in (*self.hidden_layers, self.output_layer):
+            layer.build((None, features))
+            features = layer.units
+        if self.gated:
+            self.gate.build((None, 2))
+
+    def call(self, patches, location=None):
+        if self.gated and location is None:
+            raise ValueError("A gated GlimpseNet needs the location of its patches: net(patches, location).")
+        hidden = ops.reshape(patches, (-1, prod(patches.shape[1:])))
+        for depth, layer in enumerate(self.hidden_layers):
+            hidden = layer(hidden)
+            if self.gated and depth == 0:
+                hidden = hidden * self.gate(location)
+        return self.output_layer(hidden)
+
+    def get_config(self):
+        return super().get_config() | {
+            "num_classes": self.num_classes,
+            "hidden_units": self.hidden_units,
+            "gated": self.gated,
+        }

@@ -1,0 +1,54 @@
+"""Where to look next."""
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_glimpse")
+class LocationHead(keras.layers.Layer):
+    """Predicts where to look next from low-level features and what is known of the class (eqs. 3 and 8).
+
+    Args:
+        gated: let the class evidence gate the features, `h * sigmoid(V o + c)`, before the weighted sum (section 2.2.3).
+
+    Call arguments:
+        hidden: `[batch, units]`, the features h^L of the low-resolution network; more axes are flattened.
+        logits: `[batch, num_classes]`, the class evidence so far: o^L, or o^L plus the sum of the glimpses' outputs.
+
+    Returns:
+        `[batch, 2]`, float32: the location `(y, x)` in [0, 1].
+
+    Example:
+    >>> LocationHead()(ops.zeros((2, 500)), ops.zeros((2, 10))).numpy()
+    array([[0.5, 0.5],
+           [0.5, 0.5]], dtype=float32)
+
+    Reference: Ranzato, "On Learning Where To Look", 2014, section 2.1; gating: section 2.2.3.
+    """
+
+    def __init__(self, gated: bool = False, **kwargs):
+        super().__init__(**kwargs)
+        self.gated = gated
+        self.from_hidden = keras.layers.Dense(2, dtype=self.dtype_policy)
+        self.from_logits = keras.layers.Dense(2, use_bias=False, dtype=self.dtype_policy)
+        self.gate = None
+
+    def build(self, hidden_shape, logits_shape):
+        features = 1
+        for side in hidden_shape[1:]:
+            features *= side
+        self.from_hidden.build((None, features))
+        self.from_logits.build(logits_shape)
+        if self.gated:
+            self.gate = keras.layers.Dense(features, "sigmoid", dtype=self.dtype_policy)
+            self.gate.build(logits_shape)
+
+    def call(self, hidden, logits):
+        hidden = ops.reshape(hidden, (-1, self.from_hidden.kernel.shape[0]))
+        if self.gated:
+            hidden = hidden * self.gate(logits)
+        score = self.from_hidden(hidden) + self.from_logits(logits)
+        return ops.sigmoid(ops.cast(score, "float32"))
+
+    def get_config(self):
+        return super().get_config() | {"gated": self.gated}

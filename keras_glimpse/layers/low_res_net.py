@@ -1,0 +1,78 @@
+"""N0, the network that sees the whole image as a thumbnail."""
+
+from collections.abc import Sequence
+
+import keras
+from keras import ops
+
+from keras_glimpse.downsampling import METHODS, downsample
+from keras_glimpse.geometry import check_image_shape
+
+
+@keras.saving.register_keras_serializable(package="keras_glimpse")
+class LowResNet(keras.layers.Layer):
+    """The low-resolution network N0: a thumbnail, one or more hidden layers, class logits (eq. 1).
+
+    Args:
+        num_classes: number of classes, C.
+        size: side of the thumbnail in pixels, d; or `(rows, columns)`.
+        hidden_units: units of the hidden layer, or of each hidden layer.
+        downsample: how the image is shrunk: "area", "strided" or "bilinear" (see `downsampling.downsample`).
+
+    Call arguments:
+        image: `[batch, height, width, channels]`; an unsigned-integer image is scaled to [0, 1].
+
+    Returns:
+        `(hidden, logits)`, shaped `[batch, units]` and `[batch, num_classes]`: h^L and o^L of eq. 1.
+
+    Raises:
+        ValueError: an image smaller than the thumbnail, or a `downsample` that does not exist.
+
+    Example:
+    >>> hidden, logits = LowResNet(num_classes=10)(ops.zeros((2, 48, 48, 1)))
+    >>> hidden.shape, logits.shape
+    (TensorShape([2, 500]), TensorShape([2, 10]))
+
+    Reference: Ranzato, "On Learning Where To Look", 2014, section 2.1.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        size: int | Sequence[int] = 12,
+        hidden_units: int | Sequence[int] = 500,
+        downsample: str = "area",
+        **kwargs,
+    ):
+        super().__init__(**{"autocast": False, **kwargs})  # The thumbnail is averaged in float32.
+        if downsample not in METHODS:
+            raise ValueError(f"downsample must be one of {METHODS}; got {downsample!r}.")
+        self.num_classes = num_classes
+        self.size = (size, size) if isinstance(size, int) else tuple(size)
+        self.hidden_units = (hidden_units,) if isinstance(hidden_units, int) else tuple(hidden_units)
+        self.downsample = downsample
+        policy = self.dtype_policy
+        self.hidden_layers = [keras.layers.Dense(n, "relu", dtype=policy) for n in self.hidden_units]
+        self.output_layer = keras.layers.Dense(num_classes, dtype=policy)
+
+    def build(self, image_shape):
+        check_image_shape(image_shape, {"The thumbnail (`size`)": self.size})
+        features = self.size[0] * self.size[1] * image_shape[3]
+        for layer in (*self.hidden_layers, self.output_layer):
+            layer.build((None, features))
+            features = layer.units
+
+    def call(self, image):
+        hidden = downsample(image, self.size, self.downsample)
+        hidden = ops.reshape(hidden, (-1, self.size[0] * self.size[1] * image.shape[3]))
+        for layer in self.hidden_layers:
+            hidden = layer(hidden)
+        return hidden, self.output_layer(hidden)
+
+    def get_config(self):
+        return super().get_config() | {
+            "num_classes": self.num_classes,
+            "size": self.size,
+            "hidden_units": self.hidden_units,
+            "downsample": self.downsample,
+        }

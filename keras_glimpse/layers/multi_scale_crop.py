@@ -1,0 +1,96 @@
+"""The glimpse itself: a patch of the full-resolution image, with its surroundings more coarsely around it."""
+
+from collections.abc import Sequence
+
+import keras
+from keras import ops
+
+from keras_glimpse.cropping import crop_window
+from keras_glimpse.downsampling import to_unit_range
+from keras_glimpse.geometry import check_image_shape
+
+
+@keras.saving.register_keras_serializable(package="keras_glimpse")
+class MultiScaleCrop(keras.layers.Layer):
+    """Patches centred at a location, one for each scale (sections 2.1 and 2.2.3).
+
+    The patch at scale s covers a window of `s * size` pixels, averaged s by s. The finest comes first, as
+    `tf.image.crop_and_resize` would give it on the window's box: bilinear, and 0 outside the image. Coarser ones have the
+    same size and centre and are stacked as channels: for `scales=(1, 2)` the first `channels` of them are scale 1.
+
+    Args:
+        size: side of a patch in pixels, w.
+        scales: how many image pixels make a patch pixel, for each patch.
+
+    Call arguments:
+        image: `[batch, height, width, channels]`; an unsigned-integer image is scaled to [0, 1].
+        location: `[batch, 2]`, `(y, x)` in [0, 1]. No gradient reaches it: cropping is not differentiable in the paper.
+
+    Returns:
+        `[batch, size, size, channels * len(scales)]`, float32.
+
+    Raises:
+        ValueError: a patch that does not fit in the image, or scales that are not positive integers.
+
+    Example:
+    >>> MultiScaleCrop(12, scales=(1, 2))(ops.zeros((5, 48, 48, 3)), 0.5 * ops.ones((5, 2))).shape
+    TensorShape([5, 12, 12, 6])
+
+    Reference: Ranzato, "On Learning Where To Look", 2014, sections 2.1, 2.2.3 and 4.1.
+    """
+
+    def __init__(self, size: int = 12, scales: Sequence[int] = (1, 2), **kwargs):
+        super().__init__(**{"autocast": False, **kwargs})  # Geometry stays float32 under mixed precision.
+        if not scales or any(int(scale) != scale or scale < 1 for scale in scales):
+            raise ValueError(f"scales must be positive integers, at least one; got {scales!r}.")
+        if size < 1:
+            raise ValueError(f"size must be at least 1 pixel; got {size}.")
+        self.size = size
+        self.scales = tuple(int(scale) for scale in scales)
+
+    def build(self, image_shape, location_shape=None):
+        check_image_shape(image_shape, {"A patch (`size`)": (self.size, self.size)})
+
+    def call(self, image, location):
+        return self.candidates(image, location, search_size=1, stride=1)[:, 0]
+
+    def candidates(self, image, location, search_size: int, stride: int):
+        """Patches at every point of the search grid around a location (eq. 12), in the order of `search_grid`.
+
+        All of them are slices of one crop, `stride * (search_size - 1)` pixels wider than the widest window, which is
+        what makes the search cheap. (Windows of odd and of even width sit half a pixel apart: one crop for each.)
+
+        Returns:
+            `[batch, search_size ** 2, size, size, channels * len(scales)]`, float32.
+        """
+        margin = stride * (search_size - 1)
+        widths = [scale * self.size for scale in self.scales]
+        widest = {width % 2: max(w for w in widths if w % 2 == width % 2) for width in widths}
+        unions = {parity: crop_window(image, location, width + margin) for parity, width in widest.items()}
+        patches = []
+        for scale, width in zip(self.scales, widths):
+            edge = (widest[width % 2] - width) // 2
+            end = edge + width + margin
+            region = unions[width % 2][:, edge:end, edge:end]
+            patches.append(self._slide(region, scale, search_size, stride))
+        return to_unit_range(ops.concatenate(patches, axis=-1), image.dtype)
+
+    def _slide(self, region, scale, search_size, stride):
+        """The `search_size ** 2` windows of a region, each averaged `scale` by `scale`."""
+        if stride % scale == 0:  # All windows share their blocks: average once, then slice.
+            return _windows(_average(region, scale), self.size, search_size, stride // scale)
+        windows = _windows(region, scale * self.size, search_size, stride)
+        averaged = _average(ops.reshape(windows, (-1, *windows.shape[2:])), scale)
+        return ops.reshape(averaged, (-1, *windows.shape[1:2], *averaged.shape[1:]))
+
+    def get_config(self):
+        return super().get_config() | {"size": self.size, "scales": self.scales}
+
+
+def _average(image, factor):
+    return image if factor == 1 else ops.average_pool(image, factor, data_format="channels_last")
+
+
+def _windows(image, size, count, step):
+    corners = [(step * i, step * j) for i in range(count) for j in range(count)]
+    return ops.stack([image[:, y : y + size, x : x + size] for y, x in corners], axis=1)

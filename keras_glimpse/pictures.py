@@ -1,0 +1,87 @@
+"""Pictures of where a model looks."""
+
+import os
+
+import numpy as np
+
+from keras_glimpse.downsampling import downsample, to_unit_range
+
+COLOURS = ("tab:red", "tab:cyan", "tab:orange", "tab:green", "tab:purple", "tab:pink")
+
+
+def draw_glimpses(model, images, labels=None, path: str | os.PathLike | None = None, class_names=None):
+    """One row an image, as figure 5 of the paper: the image, its thumbnail, and each glimpse.
+
+    On the image, a solid frame shows where each glimpse looked at full resolution, dashed ones its coarser surroundings.
+    The title of the thumbnail is what the low-resolution network says, that of a glimpse what is known after it; green is
+    right and red is wrong, where labels are given.
+
+    Args:
+        model: a trained `GlimpseClassifier`.
+        images: `[n, height, width, 1 or 3]`; a dozen fit on a page.
+        labels: `[n]`, integers, or None.
+        path: file to write, its format told by its ending; None to write none.
+        class_names: what to call the classes; by default their numbers.
+
+    Returns:
+        The `matplotlib.figure.Figure`.
+
+    Raises:
+        ImportError: matplotlib is not installed (extra `[pictures]`).
+        ValueError: images of neither 1 nor 3 channels.
+    """
+    from matplotlib.figure import Figure
+
+    if images.shape[-1] not in (1, 3):
+        raise ValueError(f"Only images of 1 or 3 channels can be drawn; got {images.shape[-1]}.")
+    looked = {name: np.asarray(values) for name, values in model.look(images).items()}
+    probabilities = np.exp(looked["logits"] - np.logaddexp.reduce(looked["logits"], axis=-1, keepdims=True))
+    thumbnails = np.asarray(downsample(np.asarray(images), _thumbnail_size(model), "area"))
+    pixels = np.asarray(to_unit_range(images, images.dtype))
+    columns = 2 + model.num_glimpses
+    figure = Figure(figsize=(1.6 * columns, 1.85 * len(images)), layout="constrained")
+    for row, axes in enumerate(figure.subplots(len(images), columns, squeeze=False)):
+        label = None if labels is None else int(labels[row])
+        _show(axes[0], pixels[row], "" if label is None else f"label {_name(label, class_names)}")
+        _show(axes[1], thumbnails[row], *_title("thumbnail", probabilities[row, 0], label, class_names))
+        for n, location in enumerate(looked["locations"][row]):
+            colour = COLOURS[n % len(COLOURS)]
+            _frame(axes[0], location, model.crop, images.shape, colour)
+            title = _title(f"glimpse {n + 1}", probabilities[row, n + 1], label, class_names)
+            _show(axes[2 + n], looked["patches"][row, n, :, :, : images.shape[-1]], *title)
+            for spine in axes[2 + n].spines.values():
+                spine.set(color=colour, linewidth=2)
+    if path is not None:
+        figure.savefig(path, dpi=120)
+    return figure
+
+
+def _thumbnail_size(model):
+    return getattr(model.low_res_net, "size", (12, 12))
+
+
+def _name(label, class_names):
+    return str(label) if class_names is None else str(class_names[label])
+
+
+def _title(what, probabilities, label, class_names):
+    guess = int(probabilities.argmax())
+    colour = "black" if label is None else "tab:green" if guess == label else "tab:red"
+    return f"{what}: {_name(guess, class_names)} ({probabilities[guess]:.0%})", colour
+
+
+def _show(axes, pixels, title, colour="black"):
+    axes.imshow(np.clip(pixels, 0, 1).squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_title(title, fontsize=8, color=colour)
+    axes.set(xticks=[], yticks=[])
+
+
+def _frame(axes, location, crop, image_shape, colour):
+    from matplotlib.patches import Rectangle
+
+    y, x = location * (np.asarray(image_shape[1:3]) - 1)
+    for scale in crop.scales:
+        side = scale * crop.size
+        style = "solid" if scale == min(crop.scales) else "dashed"
+        corner = (x - side / 2, y - side / 2)
+        axes.add_patch(Rectangle(corner, side, side, fill=False, color=colour, linestyle=style, linewidth=1.2))

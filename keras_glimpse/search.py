@@ -1,0 +1,32 @@
+"""The E step: which of the candidate places is best, and which is most misleading (eqs. 11, 12 and 15)."""
+
+from keras import ops
+
+
+def best_and_offending(logits, labels, penalty):
+    """Picks z* and z- among the candidates of each image.
+
+    z* (eqs. 11 and 12) has the lowest loss of the correct class. z- (eq. 15) has the lowest loss of any other class: there
+    the network is most confident of something wrong. Of equal candidates the first is taken.
+
+    Args:
+        logits: `[batch, candidates, num_classes]`, the class logits if that place were looked at.
+        labels: `[batch]`, integers.
+        penalty: `[batch, candidates]`, the terms of the loss that depend on the place alone (eqs. 9 and 18).
+
+    Returns:
+        `(best, offending)`, each `[batch]`, int32: indices of candidates.
+
+    Example:
+    >>> logits = ops.array([[[4.0, 0.0], [0.0, 4.0], [1.0, 1.0]]])  # three places, two classes
+    >>> best, offending = best_and_offending(logits, ops.array([0]), ops.zeros((1, 3)))
+    >>> int(best[0]), int(offending[0])
+    (0, 1)
+    """
+    loss = penalty[..., None] - ops.log_softmax(logits, axis=-1)
+    correct = ops.cast(ops.one_hot(labels, logits.shape[-1]), "bool")[:, None, :]
+    of_correct = ops.where(correct, loss, float("inf"))
+    of_others = ops.where(correct, float("inf"), loss)
+    best = ops.argmin(ops.min(of_correct, axis=-1), axis=-1)
+    offending = ops.argmin(ops.min(of_others, axis=-1), axis=-1)
+    return best, offending

@@ -1,0 +1,142 @@
+"""One step of training and of testing (section 2.2): search outside the tape, gradient on the chosen patches only."""
+
+import keras
+import tensorflow as tf
+
+from keras_glimpse.geometry import border_distance, candidate_locations, extent, search_grid
+from keras_glimpse.losses import cross_entropy, diversity_penalty, location_penalty
+from keras_glimpse.search import best_and_offending
+
+
+def train_step(model, data):
+    """Alternates once between the two steps of section 2.2 on one batch, for the stage that `model` is compiled for.
+
+    Args:
+        model: a compiled `GlimpseClassifier`.
+        data: `(images, labels)` or `(images, labels, sample_weight)`.
+
+    Returns:
+        `(measures, logits)`: measures `[batch]` in a dict, as named by `measure_names`, and the logits at the predicted
+        place, `[batch, num_classes]`.
+    """
+    images, labels, weights = _unpack(data)
+    variables = model.trainable_variables
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch([variable.value for variable in variables])
+        evidence, locations, correct = _look_until_stage(model, images, labels)
+        if model.stage.searches:
+            with tape.stop_recording():
+                patches, places, guess = _search(model, images, labels, evidence, locations)
+        else:  # Section 2.2.2: lambda is infinite, the place is the predicted one.
+            patches, places = model.crop(images, locations[-1])[:, None], locations[-1][:, None]
+        logits = model.try_glimpse(evidence, patches, places, training=True)
+        if not model.stage.searches:
+            guess = logits[:, 0]
+        parts = _loss(model, evidence, logits, labels, locations, places)
+        loss = model.optimizer.scale_loss(_global_mean(parts["loss"], weights))
+    model.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables))
+
+    moved = tf.norm((places[:, 0] - locations[-1]) * extent(images.shape), axis=-1)
+    correct.append(_correct(guess, labels))
+    border = border_distance(locations[-1], images.shape)
+    return parts | _accuracies(correct) | {"moved_px": moved, "border_px": border}, guess
+
+
+def test_step(model, data):
+    """Measures of the glimpses trained so far, looking where the model says, for one batch; returns as `train_step`."""
+    images, labels, _ = _unpack(data)
+    evidence = model.first_look(images)
+    correct = [_correct(model.combine(evidence), labels)]
+    for _ in range(model.stage.glimpse + 1):
+        location = model.locate(evidence)
+        evidence = model.glimpse(evidence, model.crop(images, location), location)
+        logits = model.combine(evidence)
+        correct.append(_correct(logits, labels))
+    border = border_distance(location, images.shape)
+    return {"loss": cross_entropy(logits, labels)} | _accuracies(correct) | {"border_px": border}, logits
+
+
+def measure_names(stage, contrastive: bool) -> tuple[list[str], list[str]]:
+    """What `train_step` and `test_step` measure in a stage.
+
+    `loss` is what training minimises, in testing the cross-entropy after the last glimpse; `low_res_loss` E0; `best_loss`
+    Ek at z*, `offending_loss` at z-; `location_loss` lambda/2 |l - z*|^2; `accuracy_n` after n glimpses at the predicted
+    places; `moved_px` how far z* is from the prediction; `border_px` how far the prediction is from the image's border.
+    """
+    accuracies = [f"accuracy_{n}" for n in range(stage.glimpse + 2)]
+    parts = ["low_res_loss"] * stage.trains_low_res + ["best_loss"]
+    if stage.searches:
+        parts += ["offending_loss"] * contrastive + ["location_loss"]
+    moved = ["moved_px"] * stage.searches
+    return ["loss", *parts, *accuracies, *moved, "border_px"], ["loss", *accuracies, "border_px"]
+
+
+def _unpack(data):
+    images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
+    return images, tf.cast(tf.reshape(labels, [-1]), tf.int32), weights
+
+
+def _look_until_stage(model, images, labels):
+    """Runs all that precedes the glimpse of this stage; only what the stage trains is in training mode."""
+    stage = model.stage
+    evidence = model.first_look(images, training=stage.trains_low_res)
+    correct = [_correct(model.combine(evidence), labels)]
+    locations = [model.locate(evidence)]
+    for _ in range(stage.glimpse):
+        evidence = model.glimpse(evidence, model.crop(images, locations[-1]), locations[-1])
+        correct.append(_correct(model.combine(evidence), labels))
+        locations.append(model.locate(evidence))
+    return evidence, locations, correct
+
+
+def _search(model, images, labels, evidence, locations):
+    """The E step: patches and places of z* and, if contrastive, z-; and the logits at the prediction itself."""
+    offsets = search_grid(model.search_size, model.search_stride)
+    patches = model.crop.candidates(images, locations[-1], model.search_size, model.search_stride)
+    places = candidate_locations(locations[-1], offsets, images.shape)
+    logits = model.try_glimpse(evidence, patches, places, training=False)
+    penalty = _penalty(model, locations, places)
+    chosen = best_and_offending(logits, labels, penalty)[: 1 + model.contrastive]
+    index = tf.stack(chosen, axis=1)
+    patches, places = (tf.gather(values, index, axis=1, batch_dims=1) for values in (patches, places))
+    return patches, places, logits[:, len(offsets) // 2]
+
+
+def _penalty(model, locations, places):
+    """The terms of the loss that depend on the place alone, `[batch, candidates]` (eqs. 9 and 18)."""
+    penalty = location_penalty(locations[-1][:, None], places, model.location_weight)
+    if len(locations) > 1 and model.diversity_weight:
+        previous = tf.stack(locations[:-1], axis=1)
+        penalty += diversity_penalty(places, previous, model.diversity_weight, model.diversity_variance)
+    return penalty
+
+
+def _loss(model, evidence, logits, labels, locations, places):
+    """The loss of eq. 16 (first stage), eqs. 17 and 18 (later ones) or section 2.2.2, whole and in parts."""
+    errors = cross_entropy(logits, labels[:, None])
+    parts = {"best_loss": errors[:, 0]}
+    if model.stage.trains_low_res:
+        parts["low_res_loss"] = cross_entropy(evidence.low_res, labels)
+    if model.stage.searches:
+        parts["location_loss"] = _penalty(model, locations, places[:, :1])[:, 0]
+        if model.contrastive:
+            parts["offending_loss"] = errors[:, 1]
+    return {"loss": sum(parts.values())} | parts
+
+
+def _global_mean(losses, weights):
+    """The sum over the global batch divided by its size, as this replica's share: n replicas then equal one."""
+    if weights is not None:
+        losses = losses * tf.cast(tf.reshape(weights, [-1]), losses.dtype)
+    size = tf.cast(tf.shape(losses)[0], losses.dtype)
+    if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        size = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, size)
+    return tf.reduce_sum(losses) / size
+
+
+def _correct(logits, labels):
+    return tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32) == labels, tf.float32)
+
+
+def _accuracies(correct):
+    return {f"accuracy_{n}": values for n, values in enumerate(correct)}

@@ -1,0 +1,59 @@
+"""Fixtures that several test files share."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_glimpse
+from keras_glimpse import data
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    keras.utils.set_random_seed(0)
+    yield
+    keras.backend.clear_session()
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def make_model():
+    """Builds small models for 20x24 images, quick enough to train in every test."""
+
+    def make(image_shape=(20, 24, 1), **kwargs):
+        arguments = {"num_classes": 3, "low_res_size": 5, "patch_size": 6, "hidden_units": 8} | kwargs
+        model = keras_glimpse.GlimpseClassifier(**arguments)
+        model.build((None, *image_shape))
+        return model
+
+    return make
+
+
+@pytest.fixture
+def batch(rng):
+    """64 images and labels for `make_model`."""
+    return rng.random((64, 20, 24, 1), dtype=np.float32), rng.integers(0, 3, 64).astype(np.int32)
+
+
+@pytest.fixture(scope="session")
+def mnist():
+    try:
+        return data.mnist_digits()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+
+
+def logical_cpus(count):
+    """That many logical CPU devices; must be called before TensorFlow has run anything."""
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * count
+    )

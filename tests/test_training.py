@@ -1,0 +1,267 @@
+"""`fit`: the update against a plain one, what a stage freezes, and every way of running it."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_glimpse import GlimpseClassifier, fit_greedy, paper_sgd
+
+
+def plain_step(model, images, labels, stage, velocity, learning_rate=0.05):
+    """One SGD step as the paper reads: nine crops, all networks, a tape around everything, momentum by hand."""
+    n = stage - 1
+    extent = np.array(images.shape[1:3], np.float32) - 1
+    offsets = [(dy, dx) for dy in (-2.0, 0.0, 2.0) for dx in (-2.0, 0.0, 2.0)]
+
+    def cross_entropy(logits):
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+
+    def crop(location):
+        patches = []
+        for scale in model.crop.scales:
+            width = scale * model.crop.size
+            start = location * extent - (width - 1) / 2
+            boxes = tf.concat([start, start + (width - 1)], axis=1) / np.tile(extent, 2)
+            window = tf.image.crop_and_resize(images, boxes, tf.range(len(images)), [width, width])
+            patches.append(tf.nn.avg_pool2d(window, scale, scale, "VALID"))
+        return tf.concat(patches, axis=-1)
+
+    with tf.GradientTape() as tape:
+        hidden, low = model.low_res_net(images)
+        outputs, previous = [], []
+        for j in range(n):
+            previous.append(model.location_heads[j](hidden, low + sum(outputs)))
+            outputs.append(model.glimpse_nets[j](crop(previous[-1])))
+        location = model.location_heads[n](hidden, low + sum(outputs))
+        losses, errors, places = [], [], []
+        for offset in offsets:
+            place = tf.stop_gradient(location + offset / extent)
+            logits = low + (sum(outputs) + model.glimpse_nets[n](crop(place))) / (n + 1)
+            penalty = 5.0 * tf.reduce_sum((location - place) ** 2, axis=-1)
+            penalty += sum(0.01 * tf.exp(-0.5 * tf.reduce_sum((place - l) ** 2, axis=-1) / 0.002) for l in previous)
+            losses.append(penalty[:, None] - tf.nn.log_softmax(logits))
+            errors.append(cross_entropy(logits))
+            places.append(place)
+        losses = tf.stack(losses, axis=1).numpy()
+        correct = np.eye(losses.shape[-1], dtype=bool)[labels][:, None]
+        best = np.where(correct, losses, np.inf).min(-1).argmin(-1)
+        offending = np.where(correct, np.inf, losses).min(-1).argmin(-1)
+        errors, places = tf.stack(errors, axis=1), tf.stack(places, axis=1)
+        chosen = tf.gather(places, best, axis=1, batch_dims=1)
+        loss = tf.gather(errors, best, axis=1, batch_dims=1) + tf.gather(errors, offending, axis=1, batch_dims=1)
+        loss += 5.0 * tf.reduce_sum((location - chosen) ** 2, axis=-1)
+        if n == 0:
+            loss += cross_entropy(low)
+        loss = tf.reduce_mean(loss)
+    layers = [model.location_heads[n], model.glimpse_nets[n]] + [model.low_res_net] * (n == 0)
+    variables = [variable for layer in layers for variable in layer.trainable_variables]
+    gradients = tape.gradient(loss, [variable.value for variable in variables])
+    for variable, gradient in zip(variables, gradients):
+        velocity[variable.path] = 0.9 * velocity.get(variable.path, 0.0) - learning_rate * gradient
+        variable.assign_add(velocity[variable.path])
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize("jit_compile", [True, False])
+def test_fit_equals_the_plain_algorithm(make_model, batch, stage, jit_compile):
+    """The first eight steps, weights to 1e-6 of the plain ones."""
+    images, labels = batch
+    model, twin = make_model(), make_model()
+    twin.set_weights(model.get_weights())
+    model.compile(paper_sgd(), stage=stage, jit_compile=jit_compile)
+    model.fit(images, labels, batch_size=8, shuffle=False, verbose=0)
+    velocity = {}
+    for start in range(0, 64, 8):
+        plain_step(twin, images[start : start + 8], labels[start : start + 8], stage, velocity)
+    for ours, plain in zip(model.get_weights(), twin.get_weights()):
+        np.testing.assert_allclose(ours, plain, atol=1e-6)
+
+
+QUIET = {"compile_args": {"jit_compile": False}, "verbose": 0}
+RUNS = {
+    "graph": {"jit_compile": False},
+    "auto": {"jit_compile": "auto", "steps_per_execution": "auto"},
+    "one step": {"jit_compile": False, "steps_per_execution": 1},
+    "hundred steps": {"jit_compile": True, "steps_per_execution": 100},
+    "eager": {"run_eagerly": True, "steps_per_execution": 1},
+}
+
+
+@pytest.mark.parametrize("stage", [1, 2, "fine_tune"])
+def test_every_way_of_running_gives_the_same(make_model, batch, stage):
+    """Batches of 12, so that the last of an epoch has 4."""
+    initial = make_model().get_weights()
+    results = {}
+    for name, run in RUNS.items():
+        model = make_model()
+        model.set_weights(initial)
+        model.compile(paper_sgd(), stage=stage, **run)
+        history = model.fit(*batch, batch_size=12, shuffle=False, verbose=0).history
+        results[name] = model.get_weights(), history
+    expected, history = results.pop("one step")
+    for name, (weights, other) in results.items():
+        for a, b in zip(weights, expected):
+            np.testing.assert_allclose(a, b, atol=2e-6, err_msg=name)
+        for key in history:
+            np.testing.assert_allclose(other[key], history[key], rtol=1e-4, atol=1e-5, err_msg=f"{name} {key}")
+
+
+def parts_of(model):
+    parts = {"low": model.low_res_net}
+    parts |= {f"head {n + 1}": head for n, head in enumerate(model.location_heads)}
+    return parts | {f"net {n + 1}": net for n, net in enumerate(model.glimpse_nets)}
+
+
+@pytest.mark.parametrize(
+    ("stage", "trained"),
+    [(1, {"low", "head 1", "net 1"}), (2, {"head 2", "net 2"}), (3, {"head 3", "net 3"}), ("fine_tune", {"net 3"})],
+)
+def test_what_a_stage_freezes_stays_bit_identical(make_model, batch, stage, trained):
+    model = make_model(num_glimpses=3)
+    before = {name: layer.get_weights() for name, layer in parts_of(model).items()}
+    model.compile(paper_sgd(), stage=stage, jit_compile=False)
+    model.fit(*batch, batch_size=16, verbose=0)
+    changed = set()
+    for name, layer in parts_of(model).items():
+        same = [np.array_equal(a, b) for a, b in zip(before[name], layer.get_weights())]
+        assert all(same) or not any(same), name
+        changed |= set() if all(same) else {name}
+    assert changed == trained
+
+
+def test_statistics_of_frozen_networks_stay_too(batch):
+    """A frozen network runs in inference mode, and so does the search: dropout and batch normalisation notice both."""
+
+    def network():
+        layers = [keras.layers.Flatten(), keras.layers.BatchNormalization(), keras.layers.Dropout(0.5)]
+        return keras.Sequential([*layers, keras.layers.Dense(3)])
+
+    model = GlimpseClassifier(3, low_res_size=5, patch_size=6, hidden_units=8, glimpse_net=network())
+    model.compile(paper_sgd(), stage=1, jit_compile=False)
+    model.fit(*batch, verbose=0)
+    frozen = model.glimpse_nets[0].get_weights()
+    assert not np.allclose(frozen[2], 0)  # The moving mean was trained in stage 1 ...
+    model.compile(paper_sgd(), stage=2, jit_compile=False)
+    model.fit(*batch, verbose=0)
+    assert all(np.array_equal(a, b) for a, b in zip(frozen, model.glimpse_nets[0].get_weights()))  # ... and not in 2.
+    assert not np.allclose(model.glimpse_nets[1].get_weights()[2], 0)
+
+
+def test_shared_weights_are_one_network(make_model, batch):
+    model = make_model(share_weights=True)
+    assert model.glimpse_nets[0] is model.glimpse_nets[1]
+    fit_greedy(model, *batch, **QUIET)
+    assert len({id(variable) for variable in model.variables}) == len(model.variables)
+
+
+def test_sample_weights(make_model, batch):
+    """An image of weight 0 is as if it were not there, but for the size of the batch."""
+    images, labels = batch
+    model, twin = make_model(), make_model()
+    twin.set_weights(model.get_weights())
+    for each in (model, twin):
+        each.compile(keras.optimizers.SGD(0.1), jit_compile=False, steps_per_execution=1)
+    model.fit(images, labels, batch_size=64, sample_weight=np.arange(64) < 32, verbose=0)
+    twin.optimizer.learning_rate = 0.05
+    twin.fit(images[:32], labels[:32], batch_size=32, verbose=0)
+    for a, b in zip(model.get_weights(), twin.get_weights()):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("jit_compile", [True, False])
+def test_mixed_precision_learns(policy, jit_compile, dots):
+    (images, labels), _ = dots
+    model = GlimpseClassifier(3, 1, low_res_size=8, patch_size=8, hidden_units=32, dtype=policy)
+    model.compile(paper_sgd(), jit_compile=jit_compile)
+    history = model.fit(images[:1000], labels[:1000], batch_size=50, epochs=3, verbose=0).history
+    assert history["loss"][-1] < 0.8 * history["loss"][0]
+    assert all(variable.dtype == "float32" for variable in model.trainable_variables)
+
+
+def test_progress_tells_where_the_search_goes(make_model, batch):
+    model = make_model()
+    model.compile(paper_sgd(), stage=2, jit_compile=False, metrics=["sparse_categorical_accuracy"])
+    history = model.fit(*batch, validation_data=batch, verbose=0).history
+    names = {"loss", "best_loss", "offending_loss", "location_loss", "accuracy_0", "accuracy_1", "accuracy_2"}
+    names |= {"moved_px", "border_px", "sparse_categorical_accuracy"}
+    checked = {"val_loss", "val_accuracy_0", "val_accuracy_1", "val_accuracy_2", "val_border_px"}
+    assert set(history) == names | checked | {"val_sparse_categorical_accuracy"}
+    assert 0 <= history["moved_px"][0] <= 2 * np.sqrt(2) and 0 <= history["border_px"][0] <= 9.5
+    np.testing.assert_allclose(history["val_accuracy_2"], history["val_sparse_categorical_accuracy"], atol=1e-6)
+    predicted = model.predict(batch[0], verbose=0)
+    np.testing.assert_allclose(history["val_accuracy_2"][0], np.mean(predicted.argmax(-1) == batch[1]), atol=1e-6)
+    parts = sum(history[name][0] for name in ("best_loss", "offending_loss", "location_loss"))
+    np.testing.assert_allclose(history["loss"][0], parts, rtol=1e-5)
+
+
+def test_a_saturated_location_head_is_seen(make_model, batch):
+    model = make_model()
+    weights = model.location_heads[0].get_weights()
+    model.location_heads[0].set_weights([weights[0], weights[1] + 50.0, weights[2]])
+    model.compile(keras.optimizers.SGD(0.0), jit_compile=False)
+    assert model.fit(*batch, verbose=0).history["border_px"][0] < 1e-3
+
+
+def test_fit_greedy_runs_all_stages_with_fresh_optimizers(make_model, batch):
+    model, steps = make_model(), []
+
+    def optimizer(total):
+        steps.append(total)
+        return paper_sgd(total)
+
+    epochs = {1: 2, 2: 1, "fine_tune": 3}
+    history = fit_greedy(model, *batch, epochs=epochs, optimizer=optimizer, batch_size=10, **QUIET)
+    assert {stage: len(each.history["loss"]) for stage, each in history.items()} == epochs
+    assert steps == [14, 7, 21] and int(model.optimizer.iterations) == 21
+
+
+def test_warm_start_copies_the_glimpse_before(make_model, batch):
+    model = make_model()
+    fit_greedy(model, *batch, stages=[1], **QUIET)
+    still = {"optimizer": lambda steps: keras.optimizers.SGD(0.0), "stages": [2], **QUIET}
+    different = [a.copy() for a in model.glimpse_nets[1].get_weights()]
+    fit_greedy(model, *batch, warm_start=False, **still)
+    assert all(np.array_equal(a, b) for a, b in zip(different, model.glimpse_nets[1].get_weights()))
+    fit_greedy(model, *batch, **still)
+    for layers in (model.glimpse_nets, model.location_heads):
+        assert all(np.array_equal(a, b) for a, b in zip(layers[0].get_weights(), layers[1].get_weights()))
+
+
+@pytest.fixture
+def dots(rng):
+    """Noisy RGB images of 64x96, the class the colour of a 6-pixel dot at a random place: for training, and held out."""
+    colours = np.eye(3, dtype=np.float32)
+
+    def draw(count):
+        images = rng.random((count, 64, 96, 3), dtype=np.float32) * 0.2
+        labels = rng.integers(0, 3, count)
+        for image, label, y, x in zip(images, labels, rng.integers(0, 58, count), rng.integers(0, 90, count)):
+            image[y : y + 6, x : x + 6] = colours[label]
+        return images, labels
+
+    return draw(3000), draw(600)
+
+
+def test_coloured_dots(dots):
+    """Something else than digits, as a user would write it: three glimpses at three scales on a NumPy array."""
+    (images, labels), held_out = dots
+    model = GlimpseClassifier(num_classes=3, num_glimpses=3, scales=(1, 2, 4))
+    for stage in (1, 2, 3):
+        model.compile(keras.optimizers.SGD(0.05, momentum=0.9), stage=stage)
+        model.fit(images, labels, batch_size=50, epochs=4, verbose=0)
+    accuracy = model.evaluate(*held_out, verbose=0, return_dict=True)["accuracy_3"]
+    print(f"accuracy on held-out images after three glimpses: {accuracy:.4f}")
+    assert accuracy > 0.97
+
+
+def test_seeds_decide_everything(batch):
+    def train():
+        keras.utils.set_random_seed(7)
+        model = GlimpseClassifier(3, low_res_size=5, patch_size=6, hidden_units=8)
+        model.compile(paper_sgd(), jit_compile=False)
+        model.fit(*batch, batch_size=16, epochs=2, verbose=0)
+        return model.get_weights()
+
+    assert all(np.array_equal(a, b) for a, b in zip(train(), train()))
