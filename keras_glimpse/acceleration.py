@@ -1,10 +1,17 @@
 """What differs between CPU, GPU and distribution strategies is decided here, and only here."""
 
+import contextlib
 import warnings
 
 import tensorflow as tf
 
 STEPS_PER_EXECUTION = 32
+
+
+def scope_of(model):
+    """The scope of the strategy that the model was built under, wherever we are now."""
+    strategy = model.distribute_strategy
+    return contextlib.nullcontext() if strategy is tf.distribute.get_strategy() else strategy.scope()
 
 
 def compile_fast(compile_, optimizer, jit_compile: bool | str, steps_per_execution: int | str, **kwargs) -> None:

@@ -36,6 +36,9 @@ def cascade_predict(model, images, threshold: float = 0.95, batch_size: int = 10
         threshold: confidence at which to stop, in (0, 1].
         batch_size: images at a time, for an array.
 
+    Returns:
+        A `CascadePrediction`.
+
     Raises:
         ValueError: a threshold outside (0, 1], or a model that is not built.
 
@@ -51,10 +54,9 @@ def cascade_predict(model, images, threshold: float = 0.95, batch_size: int = 10
     if not model.built:
         raise ValueError("cascade_predict needs a model that is built: fit it, load it or call it on images first.")
     if not isinstance(images, tf.data.Dataset):
-        images = tf.data.Dataset.from_tensor_slices(images).batch(batch_size)
-    run = tf.function(cascade, reduce_retracing=True)
+        images = [images[start : start + batch_size] for start in range(0, len(images), batch_size)] or [images]
     threshold = tf.constant(threshold, tf.float32)
-    results = [run(model, _only_images(batch), threshold) for batch in images]
+    results = [_cascade_function(model, tf.convert_to_tensor(_only_images(batch)), threshold) for batch in images]
     probabilities, stages = (np.concatenate(parts) for parts in zip(*results))
     return CascadePrediction(probabilities, stages, stage_macs(model)[stages])
 
@@ -77,6 +79,9 @@ def cascade(model, images, threshold):
         probabilities = tf.tensor_scatter_nd_update(probabilities, waiting[:, None], latest)
         stages = tf.tensor_scatter_nd_update(stages, waiting[:, None], tf.fill(tf.shape(waiting), np.int64(stage)))
     return probabilities, stages
+
+
+_cascade_function = tf.function(cascade, reduce_retracing=True)
 
 
 def _only_images(batch):

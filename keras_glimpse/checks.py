@@ -1,6 +1,8 @@
 """Bad input, told before any work is lost: what was expected, and what came."""
 
 import contextlib
+import itertools
+import operator
 import re
 
 import keras
@@ -8,55 +10,89 @@ import numpy as np
 import tensorflow as tf
 
 
-def check_positive(**arguments):
+def check_integers(minimum: int, **arguments) -> None:
     for name, value in arguments.items():
-        if isinstance(value, bool) or not value > 0:
-            raise ValueError(f"{name} must be positive; got {value!r}.")
+        try:
+            good = not isinstance(value, bool) and operator.index(value) >= minimum
+        except TypeError:
+            good = False
+        if not good:
+            raise ValueError(f"{name} must be an integer, at least {minimum}; got {value!r}.")
 
 
-def check_one_of(allowed, **arguments):
+def check_numbers(above: float | None = None, **arguments) -> None:
+    for name, value in arguments.items():
+        if not np.isfinite(value) or value < 0 or value == above:
+            raise ValueError(f"{name} must be finite and {'positive' if above == 0 else 'not negative'}; got {value!r}.")
+
+
+def check_one_of(allowed, **arguments) -> None:
     for name, value in arguments.items():
         if value not in allowed:
             raise ValueError(f"{name} must be one of {tuple(allowed)}; got {value!r}.")
 
 
-def check_threshold(threshold):
+def check_threshold(threshold: float) -> None:
     if not 0.0 < threshold <= 1.0:
         raise ValueError(f"threshold must lie in (0, 1]; got {threshold!r}.")
 
 
-def checked_input(x, y, num_classes: int, image_shape=None):
-    """Checks the data of `fit`, and returns it ready for `fit`.
+def check_spec(shape, dtype, image_shape=None) -> None:
+    """Raises unless shape and dtype are those of images `[batch, height, width, channels]`, and of this `image_shape`."""
+    if isinstance(shape, tf.TensorShape) and shape.rank is None:
+        raise ValueError("The rank of the images is not known: give the dataset an output_signature.")
+    if len(shape) != 4:
+        raise ValueError(f"Expected batches of images [batch, height, width, channels]; got shape {tuple(shape)}.")
+    known = zip(shape[1:], image_shape or shape[1:])
+    if any(got is not None and want is not None and got != want for got, want in known):
+        raise ValueError(f"The model was built for images {tuple(image_shape)}; got images {tuple(shape[1:])}.")
+    dtype = tf.as_dtype(dtype)
+    if not (dtype.is_floating or dtype in (tf.uint8, tf.uint16)):
+        raise TypeError(f"Expected images of floats, uint8 or uint16; got {dtype.name}.")
 
-    Arrays are checked whole. A `tf.data.Dataset`, a `keras.utils.PyDataset` or a generator is checked by its first
-    dimension now and batch by batch as it is read, so that a broken batch is named and never trained on. Distributed
-    datasets pass as they are.
+
+def checked_input(x, y, num_classes: int, image_shape=None, name: str = "the data"):
+    """Checks the data of `fit` or `evaluate`, and returns it ready for them.
+
+    Arrays are checked whole. A `tf.data.Dataset`, a `keras.utils.PyDataset` or a generator is checked by its first batch
+    or its signature now and batch by batch as it is read, so that a broken batch is named and never trained on. What Keras
+    knows and we do not (distributed datasets) passes as it is.
 
     Args:
         x: images, or something that yields `(images, labels)` or `(images, labels, sample_weight)`.
         y: labels, or None.
         num_classes: labels must be integers in [0, num_classes).
         image_shape: `(height, width, channels)` of a model that is built already.
+        name: what to call the data.
 
     Returns:
-        `(x, y, images_shape)`; `images_shape` is None where it is not known before the first batch.
+        `(x, y, shape)`; `shape` is that of an image, None where it cannot be known.
 
     Raises:
         ValueError, TypeError: the images' rank, size or values, or the labels' type or values, are not as expected.
     """
+    check = _BatchCheck(num_classes, image_shape, name)
     if isinstance(x, tf.data.Dataset):
-        images, labels = _spec_of(x)
-        _check_spec(images.shape, images.dtype, labels.shape, labels.dtype, num_classes, image_shape)
-        return _checked_dataset(x, num_classes, image_shape), y, images.shape
+        images, labels = _pair(x.element_spec)
+        check.spec(images.shape, images.dtype, labels.shape, labels.dtype)
+        return check.dataset(x), y, images.shape[1:]
     if isinstance(x, keras.utils.PyDataset):
-        return _CheckedPyDataset(x, num_classes, image_shape), y, None
+        first = check(0, x[0])
+        return _CheckedPyDataset(x, check), y, first[0].shape[1:]
     if hasattr(x, "__next__"):
-        return (_checked_batch(i, batch, num_classes, image_shape) for i, batch in enumerate(x)), y, None
+        first = next(x, None)
+        if first is None:
+            raise ValueError(f"Expected at least one batch in {name}; got none.")
+        shape = check(0, first)[0].shape[1:]
+        return (check(i, batch) for i, batch in enumerate(itertools.chain([first], x))), y, shape
+    if isinstance(x, list | tuple | dict):
+        raise TypeError(f"Expected one array of images in {name}; got a {type(x).__name__}. Try numpy.stack(images).")
     if hasattr(x, "shape"):
         if y is None:
-            raise ValueError("fit(x, y) needs labels y beside an array of images x; got None.")
-        _check_batch("", x, y, num_classes, image_shape)
-        return x, y, x.shape
+            raise ValueError(f"Expected labels y beside the array of images x in {name}; got None.")
+        y = y if hasattr(y, "shape") else np.asarray(y)
+        check.arrays("", x, y)
+        return x, y, tuple(x.shape[1:])
     return x, y, None
 
 
@@ -66,90 +102,86 @@ def named_batches():
     try:
         yield
     except tf.errors.InvalidArgumentError as error:
-        found = re.search(r"Batch b?'?(\d+).*", error.message)
-        if "of the dataset" not in error.message or not found:
+        found = re.search(r"\[(Batch\] \[\d+\] \[of .*)\]", error.message)
+        if not found:
             raise
-        raise ValueError(found.group()) from error
+        raise ValueError(found.group(1).replace("] [", " ")) from error
 
 
-def _spec_of(dataset):
-    spec = dataset.element_spec
-    if not isinstance(spec, tuple) or len(spec) not in (2, 3):
+def _pair(spec):
+    if not isinstance(spec, tuple) or len(spec) not in (2, 3) or not all(hasattr(part, "shape") for part in spec[:2]):
         raise ValueError(f"Expected a dataset of (images, labels) or (images, labels, sample_weight); got {spec}.")
     return spec[:2]
 
 
-def _check_spec(shape, dtype, label_shape, label_dtype, num_classes, image_shape):
-    shape, label_shape = tuple(shape), tuple(label_shape)
-    if len(shape) != 4:
-        raise ValueError(f"Expected batches of images [batch, height, width, channels]; got shape {shape}.")
-    known = zip(shape[1:], image_shape or shape[1:])
-    if any(got is not None and want is not None and got != want for got, want in known):
-        raise ValueError(f"The model was built for images {tuple(image_shape)}; got images {shape[1:]}.")
-    if not (tf.as_dtype(dtype).is_floating or tf.as_dtype(dtype).is_unsigned):
-        raise TypeError(f"Expected images of floats or of unsigned integers; got {tf.as_dtype(dtype).name}.")
-    if not tf.as_dtype(label_dtype).is_integer:
-        raise TypeError(f"Expected integer labels in [0, {num_classes}); got {tf.as_dtype(label_dtype).name}.")
-    if len(label_shape) != 1 and label_shape[1:] != (1,):
-        raise ValueError(f"Expected one label an image, [batch]; got shape {label_shape}. One-hot? Take its argmax.")
+class _BatchCheck:
+    """What every batch of images and labels must be."""
 
+    def __init__(self, num_classes, image_shape, name):
+        self.num_classes, self.image_shape, self.name = num_classes, image_shape, name
 
-def _check_batch(where, images, labels, num_classes, image_shape):
-    images, labels = (value if hasattr(value, "shape") else np.asarray(value) for value in (images, labels))
-    _check_spec(images.shape, _dtype(images), labels.shape, _dtype(labels), num_classes, image_shape)
-    if len(images) != len(labels):
-        raise ValueError(f"{where}Expected as many labels as images; got {len(images)} images, {len(labels)} labels.")
-    if len(images) == 0:
-        raise ValueError(f"{where}Expected at least one image; got none.")
-    labels = np.asarray(labels)
-    if labels.min() < 0 or labels.max() >= num_classes:
-        raise ValueError(f"{where}Labels must lie in [0, {num_classes}); got {labels.min()} to {labels.max()}.")
-    if not tf.as_dtype(_dtype(images)).is_floating:
-        return
-    for start in range(0, len(images), 256):  # In pieces, so that checking does not double the memory that images take.
-        finite = np.isfinite(images[start : start + 256]).reshape(len(images[start : start + 256]), -1).all(axis=1)
-        if not finite.all():
-            raise ValueError(f"{where}Image {start + int(np.argmin(finite))} holds NaN or infinite pixels.")
+    def __call__(self, index, batch):
+        self.arrays(f"Batch {index} of {self.name}: ", *batch[:2])
+        return batch
+
+    def spec(self, shape, dtype, label_shape, label_dtype):
+        check_spec(shape, dtype, self.image_shape)
+        if not tf.as_dtype(label_dtype).is_integer:
+            raise TypeError(f"Expected integer labels in [0, {self.num_classes}); got {tf.as_dtype(label_dtype).name}.")
+        label_shape = tuple(label_shape)
+        if len(label_shape) != 1 and label_shape[1:] != (1,):
+            raise ValueError(f"Expected one label an image, [batch]; got shape {label_shape}. One-hot? Take its argmax.")
+
+    def arrays(self, where, images, labels):
+        self.spec(images.shape, _dtype(images), labels.shape, _dtype(labels))
+        if len(images) != len(labels):
+            raise ValueError(f"{where}Expected as many labels as images; got {len(images)} images, {len(labels)} labels.")
+        if len(images) == 0:
+            raise ValueError(f"{where}Expected at least one image; got none.")
+        low, high = np.min(labels), np.max(labels)
+        if low < 0 or high >= self.num_classes:
+            raise ValueError(f"{where}Labels must lie in [0, {self.num_classes}); got {low} to {high}.")
+        if not tf.as_dtype(_dtype(images)).is_floating:
+            return
+        for start in range(0, len(images), 256):  # In pieces, so that checking does not double the memory images take.
+            piece = np.asarray(images[start : start + 256])
+            finite = np.isfinite(piece).reshape(len(piece), -1).all(axis=1)
+            if not finite.all():
+                raise ValueError(f"{where}Image {start + int(np.argmin(finite))} holds NaN or infinite pixels.")
+
+    def dataset(self, dataset):
+        return dataset.enumerate().map(lambda index, batch: self._in_graph(index, batch)).prefetch(tf.data.AUTOTUNE)
+
+    def _in_graph(self, index, batch):
+        images, labels = batch[:2]
+        message = ["Batch", index, f"of {self.name}"]
+        in_range = tf.reduce_all((labels >= 0) & (tf.cast(labels, tf.int64) < self.num_classes))
+        limits = [f"has labels outside [0, {self.num_classes}): from", tf.reduce_min(labels), "to", tf.reduce_max(labels)]
+        checks = [tf.debugging.Assert(in_range, [*message, *limits])]
+        if images.dtype.is_floating:
+            finite = tf.reduce_all(tf.math.is_finite(images))
+            checks.append(tf.debugging.Assert(finite, [*message, "holds NaN or infinite pixels"]))
+        with tf.control_dependencies(checks):
+            images = tf.ensure_shape(images, (None, *(self.image_shape or images.shape[1:])))
+            return (tf.identity(images), *batch[1:])
 
 
 def _dtype(array):
     return keras.backend.standardize_dtype(array.dtype)
 
 
-def _checked_dataset(dataset, num_classes, image_shape):
-    def check(index, batch):
-        images, labels = batch[:2]
-        message = ["Batch", index, "of the dataset"]
-        in_range = tf.reduce_all((labels >= 0) & (tf.cast(labels, tf.int64) < num_classes))
-        low, high = (reduce(labels) for reduce in (tf.reduce_min, tf.reduce_max))
-        limits = [f"has labels outside [0, {num_classes}): from", low, "to", high]
-        checks = [tf.debugging.Assert(in_range, [*message, *limits])]
-        if images.dtype.is_floating:
-            finite = tf.reduce_all(tf.math.is_finite(images))
-            checks.append(tf.debugging.Assert(finite, [*message, "holds NaN or infinite pixels"]))
-        with tf.control_dependencies(checks):
-            return tf.nest.map_structure(tf.identity, batch)
-
-    return dataset.enumerate().map(lambda index, batch: check(index, batch)).prefetch(tf.data.AUTOTUNE)
-
-
-def _checked_batch(index, batch, num_classes, image_shape):
-    _check_batch(f"Batch {index}: ", *batch[:2], num_classes, image_shape)
-    return batch
-
-
 class _CheckedPyDataset(keras.utils.PyDataset):
     """A PyDataset that checks what another one yields."""
 
-    def __init__(self, dataset, num_classes, image_shape):
+    def __init__(self, dataset, check):
         super().__init__(dataset.workers, dataset.use_multiprocessing, dataset.max_queue_size)
-        self._dataset, self._expected = dataset, (num_classes, image_shape)
+        self._dataset, self._check = dataset, check
 
     def __len__(self):
         return len(self._dataset)
 
     def __getitem__(self, index):
-        return _checked_batch(index, self._dataset[index], *self._expected)
+        return self._check(index, self._dataset[index])
 
     def on_epoch_begin(self):
         self._dataset.on_epoch_begin()

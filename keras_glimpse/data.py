@@ -2,6 +2,7 @@
 
 import os
 import socket
+import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,10 +64,11 @@ def _load_cached(path):
 
 
 def _download(data_dir):
-    try:
-        socket.create_connection((_MNIST_HOST, 443), timeout=10).close()
-    except OSError as error:
-        raise ConnectionError(f"MNIST cannot be downloaded: {_MNIST_HOST} cannot be reached ({error}).") from error
+    if not urllib.request.getproxies():  # Behind a proxy, a direct connection tells nothing.
+        try:
+            socket.create_connection((_MNIST_HOST, 443), timeout=10).close()
+        except OSError as error:
+            raise ConnectionError(f"MNIST cannot be downloaded: {_MNIST_HOST} cannot be reached ({error}).") from error
     return _load_tfds(data_dir, download=True)
 
 
@@ -77,9 +79,9 @@ def _tfds_dir(data_dir):
 def _load_tfds(data_dir, download):
     try:
         import tensorflow_datasets as tfds
-    except ImportError:
+    except ImportError as error:
         if download:
-            raise
+            raise ImportError("Downloading MNIST needs tensorflow-datasets: pip install 'keras-glimpse[data]'.") from error
         return None
     builder = tfds.builder("mnist", data_dir=_tfds_dir(data_dir))
     if download:
@@ -97,8 +99,10 @@ def embedded_digits(test_fraction: float = 0.25) -> Digits:
     They are real: the test part of the UCI "Optical Recognition of Handwritten Digits". As in MNIST, a digit fills 20x20
     pixels in the middle. The split mixes writers, so errors are lower than for people never seen before.
     """
-    from sklearn.datasets import load_digits
-
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ImportError("The embedded digits need scikit-learn: pip install 'keras-glimpse[data]'.") from error
     images, labels = load_digits(return_X_y=True)
     images = tf.image.resize(images.reshape(-1, 8, 8, 1), (20, 20), method="bicubic")
     images = tf.image.pad_to_bounding_box(tf.clip_by_value(images * (255.0 / 16.0), 0.0, 255.0), 4, 4, 28, 28)
@@ -143,7 +147,7 @@ def jittered(
         test_copies: images made of each test digit and each validation digit: 3 make 30,000 of MNIST's 10,000.
         fresh_places: put training digits at new places every epoch, where the paper keeps the same ones.
         validation_split: share of the training digits, the last ones, held out with all their copies as `validation`.
-        seed: of places and order.
+        seed: of the order and of the places in training; those of the test and validation images are always the same.
 
     Raises:
         ValueError: a canvas smaller than the digits.
@@ -158,6 +162,9 @@ def jittered(
     side = digits.train_images.shape[1:3]
     if canvas[0] < side[0] or canvas[1] < side[1]:
         raise ValueError(f"canvas must be at least as large as the digits, {side}; got {canvas}.")
+
+    if copies < 1 or test_copies < 1:
+        raise ValueError(f"copies and test_copies must be at least 1; got {copies} and {test_copies}.")
 
     def place(images, is_train, seed):
         return _placed(images, canvas, copies if is_train else test_copies, is_train and fresh_places, seed)
@@ -178,10 +185,12 @@ def jittered_mnist(batch_size: int = 50, *, data_dir=None, download: bool = Fals
 def _splits(digits, batch_size, validation_split, seed, images_of):
     if not 0.0 <= validation_split < 1.0:
         raise ValueError(f"validation_split must be at least 0 and below 1; got {validation_split}.")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
     first = len(digits.train_images) - round(validation_split * len(digits.train_images))
 
     def dataset(images, labels, part):
-        count, copies, read = images_of(images, part == 0, seed + part)
+        count, copies, read = images_of(images, part == 0, seed if part == 0 else part)
         labels = tf.constant(labels)
         indices = _shuffled(count, batch_size, seed) if part == 0 else _in_order(count, batch_size)
         batches = indices.map(lambda index, seed: (read(index, seed), tf.gather(labels, index // copies)))

@@ -1,10 +1,12 @@
 """Training glimpse after glimpse, in the order of section 2.2.4."""
 
 from collections.abc import Callable, Mapping, Sequence
+from math import ceil, floor
 
 import keras
 import tensorflow as tf
 
+from keras_glimpse.acceleration import scope_of
 from keras_glimpse.stage import FINE_TUNE, Stage, all_stages
 
 
@@ -52,7 +54,8 @@ def fit_greedy(
         dict from stage to the `keras.callbacks.History` of its training.
 
     Raises:
-        ValueError, TypeError: before any training, for a stage that does not exist or has no epochs; else as `fit`.
+        ValueError, TypeError: before any training, for a stage that does not exist or has no epochs, callbacks that are not
+            a function, or a generator that ends before the stages do; else as `fit`.
 
     Example:
     >>> import numpy as np
@@ -68,9 +71,13 @@ def fit_greedy(
         Stage.parse(stage, model.num_glimpses)
         if epochs.get(stage, 0) < 1:
             raise ValueError(f"epochs must be at least 1 for every stage of {stages}; got {epochs}.")
+    if callbacks is not None and not callable(callbacks):
+        raise TypeError("callbacks must be a function from a stage to a list: each stage needs callbacks of its own.")
+    if hasattr(x, "__next__") and sum(epochs[stage] for stage in stages) > 1 and not kwargs.get("steps_per_epoch"):
+        raise ValueError("A generator lasts for one epoch only; pass a dataset, or an endless one and steps_per_epoch.")
     if y is not None:
         kwargs["batch_size"] = batch_size
-    steps = _steps(x, y, batch_size)
+    steps = _steps(x, y, batch_size, kwargs)
     history = {}
     for stage in stages:
         if verbose:
@@ -79,7 +86,8 @@ def fit_greedy(
             _copy_weights(model.location_heads, stage)
             _copy_weights(model.glimpse_nets, stage)
         total = steps and steps * epochs[stage]
-        model.compile(optimizer(total), stage=stage, **(compile_args or {}))
+        with scope_of(model):
+            model.compile(optimizer(total), stage=stage, **(compile_args or {}))
         history[stage] = model.fit(
             x, y, epochs=epochs[stage], verbose=verbose, callbacks=callbacks and list(callbacks(stage)), **kwargs
         )
@@ -93,10 +101,12 @@ def _copy_weights(layers, stage):
         layers[stage - 1].set_weights(source)
 
 
-def _steps(x, y, batch_size):
+def _steps(x, y, batch_size, fit_args):
     """Steps of one epoch, or None if that is not known."""
+    if fit_args.get("steps_per_epoch"):
+        return fit_args["steps_per_epoch"]
     if y is not None:
-        return -(-len(x) // batch_size)
+        return ceil(floor(len(x) * (1 - fit_args.get("validation_split", 0.0))) / batch_size)
     if isinstance(x, tf.data.Dataset):
         count = int(x.cardinality())
         return count if count > 0 else None

@@ -21,6 +21,9 @@ def count_macs(net, *input_shapes) -> int:
     Returns:
         The number of multiply-accumulates.
 
+    Raises:
+        ValueError: a network that is not built and no shape, or one with loops or branches, whose cost is not in its graph.
+
     Example:
     >>> import keras
     >>> dense = keras.Sequential([keras.layers.Dense(500, "relu"), keras.layers.Dense(10)])
@@ -71,12 +74,16 @@ def _built_shapes(net):
 
 def _macs(operation):
     """Multiply-accumulates of one operation on learned weights: elements of its result times what each is a sum of."""
+    if operation.type in ("While", "StatelessWhile", "If", "StatelessIf", "PartitionedCall", "StatefulPartitionedCall"):
+        raise ValueError(f"count_macs cannot look into {operation.type} ({operation.name}).")
     weights = [tensor for tensor in operation.inputs if _is_learned(tensor)]
     if not weights:
         return 0
     result, weight = operation.outputs[0].shape, weights[0].shape
     if operation.type in ("Conv2D", "Conv3D"):
         return prod(result) * prod(weight[:-1])
+    if operation.type == "Conv2DBackpropInput":  # a transposed convolution: each input pixel meets the whole kernel
+        return prod(operation.inputs[2].shape[:-1]) * prod(weight)
     if operation.type == "DepthwiseConv2dNative":
         return prod(result) * prod(weight[:2])
     if operation.type in ("MatMul", "BatchMatMulV2", "Einsum"):  # (m k) (k n) (m n) = (m k n)^2
@@ -85,6 +92,6 @@ def _macs(operation):
 
 
 def _is_learned(tensor):
-    while tensor.op.type in ("Identity", "Cast", "Reshape", "Transpose"):
+    while tensor.op.type in ("Identity", "Cast", "Reshape", "Transpose", "ExpandDims"):
         tensor = tensor.op.inputs[0]
     return tensor.op.type == "ReadVariableOp"

@@ -12,8 +12,8 @@ class Measures(keras.metrics.Metric):
 
     Example:
     >>> measures = Measures(["loss", "accuracy"])
-    >>> measures.update_state([2.0, 0.5], count=10)
-    >>> measures.update_state([1.0, 1.0], count=10)
+    >>> measures.update_state([20.0, 5.0], count=10)
+    >>> measures.update_state([10.0, 10.0], count=10)
     >>> {name: float(value) for name, value in measures.result().items()}
     {'loss': 1.5, 'accuracy': 0.75}
     """
@@ -24,11 +24,10 @@ class Measures(keras.metrics.Metric):
         self.total = self.add_variable((len(self.names),), initializer="zeros", name="total")
         self.count = self.add_variable((), initializer="zeros", name="count")
 
-    def update_state(self, values, count):
-        """Adds the means `values`, in the order of the names, over `count` images."""
-        count = ops.cast(count, "float32")
-        self.total.assign_add(ops.stack([ops.cast(value, "float32") for value in values]) * count)
-        self.count.assign_add(count)
+    def update_state(self, sums, count):
+        """Adds sums over `count` images, in the order of the names. (Of no images at all, a mean would be NaN.)"""
+        self.total.assign_add(ops.stack([ops.cast(value, "float32") for value in sums]))
+        self.count.assign_add(ops.cast(count, "float32"))
 
     def result(self):
         means = ops.divide_no_nan(self.total, self.count)

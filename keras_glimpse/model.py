@@ -1,24 +1,23 @@
 """`GlimpseClassifier`: the whole system of the paper as one Keras model."""
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 
 import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_glimpse import acceleration, training
-from keras_glimpse.checks import check_one_of, check_positive, checked_input, named_batches
+from keras_glimpse.checks import check_integers, check_numbers, check_one_of, check_spec
 from keras_glimpse.cropping import portable_crops
+from keras_glimpse.downsampling import to_unit_range
 from keras_glimpse.evidence import AVERAGING, LOCATION_INPUTS, Evidence, combine, for_location
 from keras_glimpse.geometry import check_image_shape
 from keras_glimpse.layers import GlimpseNet, LocationHead, LowResNet, MultiScaleCrop
-from keras_glimpse.measures import Measures
-from keras_glimpse.stage import Stage
+from keras_glimpse.networks import one_for_each_glimpse
+from keras_glimpse.trainer import GlimpseTrainer
 
 
 @keras.saving.register_keras_serializable(package="keras_glimpse")
-class GlimpseClassifier(keras.Model):
+class GlimpseClassifier(GlimpseTrainer):
     """Classifies images by a thumbnail and a few glimpses at full resolution, at places it learns by itself.
 
     Defaults are the paper's for 48x48 images, except `location_weight`: with 100 as printed, and the learning rate
@@ -38,7 +37,8 @@ class GlimpseClassifier(keras.Model):
         diversity_variance: sigma^2 of eq. 18.
         contrastive: train on the most offending place too (eqs. 15 and 16).
         parallel: predict all places from the thumbnail alone; or, an integer M, M places at a time (section 2.2.3).
-        share_weights: one glimpse network for all glimpses; each keeps a location head of its own.
+        share_weights: one glimpse network for all glimpses; each keeps a location head of its own. A stage trains the
+            network at its own glimpse only: what it gave at earlier ones is held fixed, as section 2.2.1 has it.
         averaging: "paper" (eq. 6) or "uniform".
         location_input: "logits" (eq. 8) or "probabilities": what location heads are told of the class.
         gated_location: gate the features of the location heads by the class evidence (section 2.2.3).
@@ -46,7 +46,7 @@ class GlimpseClassifier(keras.Model):
         downsample: "area", "strided" or "bilinear" thumbnails.
         low_res_net: a layer or model of your own that maps images to `(hidden, logits)`, instead of `LowResNet`.
         glimpse_net: one of your own that maps patches to logits, instead of `GlimpseNet`: cloned for each glimpse, or a list
-            with one for each.
+            with one for each. Both are given floats, whatever the images are.
 
     Call arguments:
         images: `[batch, height, width, channels]`, floats as you scaled them or unsigned integers (scaled to [0, 1]).
@@ -96,8 +96,11 @@ class GlimpseClassifier(keras.Model):
         **kwargs,
     ):
         super().__init__(**{"autocast": False, **kwargs})  # Images keep the precision they came in.
-        check_positive(num_classes=num_classes, num_glimpses=num_glimpses, search_size=search_size)
-        check_positive(search_stride=search_stride, diversity_variance=diversity_variance)
+        check_integers(2, num_classes=num_classes)
+        check_integers(1, num_glimpses=num_glimpses, search_size=search_size, search_stride=search_stride)
+        check_integers(0, parallel=int(parallel) if isinstance(parallel, bool) else parallel)
+        check_numbers(location_weight=location_weight, diversity_weight=diversity_weight)
+        check_numbers(diversity_variance=diversity_variance, above=0.0)
         check_one_of(AVERAGING, averaging=averaging)
         check_one_of(LOCATION_INPUTS, location_input=location_input)
         if search_size % 2 == 0:
@@ -110,7 +113,7 @@ class GlimpseClassifier(keras.Model):
         self.diversity_weight = diversity_weight
         self.diversity_variance = diversity_variance
         self.contrastive = contrastive
-        self.group_size = {False: 1, True: num_glimpses}[parallel] if isinstance(parallel, bool) else parallel
+        self.group_size = num_glimpses if parallel is True else parallel or 1
         self.averaging = averaging
         self.location_input = location_input
         self.gated_glimpse = gated_glimpse
@@ -131,15 +134,18 @@ class GlimpseClassifier(keras.Model):
         self.low_res_net = low_res_net or LowResNet(num_classes, low_res_size, hidden_units, downsample, dtype=policy)
         self.location_heads = [LocationHead(gated_location, dtype=policy) for _ in range(num_glimpses)]
         template = glimpse_net or GlimpseNet(num_classes, hidden_units, gated_glimpse, dtype=policy)
-        self.glimpse_nets = _one_for_each_glimpse(template, num_glimpses, share_weights)
+        self.glimpse_nets = one_for_each_glimpse(template, num_glimpses, share_weights)
         self.image_shape = None
-        self.stage = None
         self._look_function = tf.function(self._look, reduce_retracing=True)
 
     # ---- Inference, section 2.1: one glimpse at a time, then all of them ----
 
     def first_look(self, images, training=False) -> Evidence:
-        """The thumbnail, through the low-resolution network (eq. 1)."""
+        """The thumbnail, through the low-resolution network (eq. 1): what is known before any glimpse."""
+        if self.image_shape is not None:
+            check_spec(images.shape, images.dtype, self.image_shape)
+        if self._own["low_res_net"]:
+            images = to_unit_range(images, images.dtype)
         hidden, logits = self.low_res_net(images, training=training)
         return Evidence(hidden, ops.cast(logits, "float32"))
 
@@ -181,14 +187,21 @@ class GlimpseClassifier(keras.Model):
 
     def build(self, images_shape):
         check_image_shape(images_shape, {})
-        self.image_shape = tuple(images_shape[1:])
-        images = keras.KerasTensor((None, *self.image_shape), "float32")
+        images = keras.KerasTensor((None, *images_shape[1:]), "float32")
         outputs = self.low_res_net(images)
         if not isinstance(outputs, tuple | list) or len(outputs) != 2:
             raise ValueError(f"low_res_net must return (hidden, logits); got {outputs}.")
-        looked = self._look(images)  # Builds every network, its own or the user's, on what it will be given.
-        if looked["logits"].shape[-1] != self.num_classes:
-            raise ValueError(f"Networks must give {self.num_classes} logits; got shape {looked['logits'].shape}.")
+        evidence = Evidence(outputs[0], outputs[1])
+        self._check_logits("low_res_net", evidence.low_res)
+        for _ in range(self.num_glimpses):  # Builds every network, the user's too, on what it will be given.
+            location = self.locate(evidence)
+            evidence = self.glimpse(evidence, self.crop(images, location), location)
+            self._check_logits("glimpse_net", evidence.glimpses[-1])
+        self.image_shape = tuple(images_shape[1:])
+
+    def _check_logits(self, name, logits):
+        if tuple(logits.shape[1:]) != (self.num_classes,):
+            raise ValueError(f"{name} must give {self.num_classes} logits; got {', '.join(map(str, logits.shape[1:]))}.")
 
     def call(self, images, training=False):
         return self._look(images, training)["logits"][:, -1]
@@ -197,7 +210,7 @@ class GlimpseClassifier(keras.Model):
         """Looks at images and tells what was seen where.
 
         Args:
-            images: `[batch, height, width, channels]`.
+            images: `[batch, height, width, channels]`; all at once, so not more than fit in memory several times over.
 
         Returns:
             dict of float32 tensors: `logits` `[batch, num_glimpses + 1, num_classes]`, after 0, 1, ... glimpses;
@@ -207,92 +220,26 @@ class GlimpseClassifier(keras.Model):
         images = ops.convert_to_tensor(images)
         if not self.built:
             self.build(images.shape)
-        return self._look_function(images)
-
-    # ---- Training, section 2.2 ----
-
-    def compile(self, optimizer="sgd", *, stage=1, jit_compile="auto", steps_per_execution="auto", **kwargs):
-        """Chooses what to train, and how.
-
-        Args:
-            optimizer: a Keras optimizer, fresh for each stage.
-            stage: 1, 2, ..., num_glimpses: the glimpse to train, with the low-resolution network if it is the first, and
-                all before it frozen; or "fine_tune" for the last glimpse network at the predicted places (section 2.2.2).
-            jit_compile, steps_per_execution: as in Keras; "auto" is the fastest that works here (see `acceleration`).
-            **kwargs: as in Keras: `metrics` (on the logits after the last glimpse of the stage), `run_eagerly`, ...
-
-        Raises:
-            ValueError: a stage that does not exist, or a `loss`: the loss is the paper's.
-        """
-        if kwargs.get("loss") is not None:
-            raise ValueError(f"GlimpseClassifier brings its own loss (eqs. 16 to 18); got loss={kwargs['loss']!r}.")
-        self.stage = Stage.parse(stage, self.num_glimpses)
-        self._choices = {"stage": stage, "jit_compile": jit_compile, "steps_per_execution": steps_per_execution}
-        names = training.measure_names(self.stage, self.contrastive)
-        self._measures = SimpleNamespace(train=Measures(names[0]), test=Measures(names[1]))
-        acceleration.compile_fast(super().compile, optimizer, jit_compile, steps_per_execution, **kwargs)
-
-    @property
-    def trainable_variables(self):
-        """What the stage trains; before `compile`, everything. Layers that you froze yourself stay frozen."""
-        if self.stage is None:
-            return super().trainable_variables
-        layers = [self.glimpse_nets[self.stage.glimpse]]
-        if self.stage.searches:
-            layers.insert(0, self.location_heads[self.stage.glimpse])
-        if self.stage.trains_low_res:
-            layers.insert(0, self.low_res_net)
-        return [variable for layer in layers for variable in layer.trainable_variables]
-
-    @property
-    def non_trainable_variables(self):
-        trained = {id(variable) for variable in self.trainable_variables}
-        return [variable for variable in self.variables if id(variable) not in trained]
-
-    trainable_weights, non_trainable_weights = trainable_variables, non_trainable_variables
-
-    def reset_metrics(self):
-        super().reset_metrics()
-        for measures in (self._measures.train, self._measures.test):
-            measures.reset_state()
-
-    def train_step(self, data):
-        measured, logits = training.train_step(self, data)
-        return self._report(self._measures.train, measured, data, logits)
-
-    def test_step(self, data):
-        measured, logits = training.test_step(self, data)
-        return self._report(self._measures.test, measured, data, logits)
-
-    def _report(self, measures, measured, data, logits):
-        images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
-        means = [ops.mean(measured[name]) for name in measures.names]
-        measures.update_state(means, ops.shape(images)[0])
-        if self._compile_metrics is not None:
-            self._compile_metrics.update_state(labels, logits, sample_weight=weights)
-            return measures.result() | self._compile_metrics.result()
-        return measures.result()
-
-    def fit(self, x=None, y=None, *args, **kwargs):
-        """As `keras.Model.fit`; images and labels are checked first, and while they are read (see `checks`)."""
-        x, y, shape = checked_input(x, y, self.num_classes, self.image_shape)
-        if shape is not None and not self.built:
-            self.build(tuple(shape))
-        if isinstance(x, tf.data.Dataset):
-            kwargs.setdefault("shuffle", False)  # Keras warns that it cannot shuffle a dataset, asked to or not.
-        with named_batches():
-            return super().fit(x, y, *args, **kwargs)
+        # Eagerly, by a graph of its own; in another graph it must be traced anew, since that may be for another runtime.
+        return self._look_function(images) if tf.executing_eagerly() else self._look(images)
 
     # ---- Saving and exporting ----
 
     def export(self, *args, **kwargs):
-        """As `keras.Model.export`, with operations that every runtime has."""
+        """As `keras.Model.export`, with operations that every runtime has.
+
+        Raises:
+            ValueError: the model is not built.
+        """
+        if not self.built:
+            raise ValueError("Only a model that is built can be exported: fit it, load it or call it on images first.")
         self(tf.zeros((1, *self.image_shape)))  # Keras exports only models that were called; training does not call them.
         with portable_crops():
             return super().export(*args, **kwargs)
 
     def get_config(self):
-        own = {"low_res_net": self.low_res_net, "glimpse_net": self.glimpse_nets}
+        shared = self._plain_config["share_weights"]
+        own = {"low_res_net": self.low_res_net, "glimpse_net": self.glimpse_nets[0] if shared else self.glimpse_nets}
         names = ("num_classes", "num_glimpses", "search_size", "search_stride", "location_weight", "diversity_weight")
         names += ("diversity_variance", "contrastive", "averaging", "location_input", "gated_glimpse")
         config = super().get_config() | self._plain_config | {name: getattr(self, name) for name in names}
@@ -302,24 +249,3 @@ class GlimpseClassifier(keras.Model):
     def from_config(cls, config):
         nets = {name: config[name] for name in ("low_res_net", "glimpse_net") if name in config}
         return cls(**config | {name: keras.saving.deserialize_keras_object(net) for name, net in nets.items()})
-
-    def get_compile_config(self):
-        return super().get_compile_config() | (self._choices if self.stage else {})
-
-    def compile_from_config(self, config):
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        if self.built and self.optimizer:
-            self.optimizer.build(self.trainable_variables)
-
-
-def _one_for_each_glimpse(net, num_glimpses, share_weights):
-    """A network for each glimpse: those given, the same one for all, or `net` and clones of it."""
-    if isinstance(net, list | tuple):
-        if len(net) != num_glimpses:
-            raise ValueError(f"glimpse_net must be one network or {num_glimpses}, one a glimpse; got {len(net)}.")
-        return list(net)
-    if share_weights:
-        return [net] * num_glimpses
-    config = net.get_config()
-    names = [f"{config['name']}_glimpse_{n}" for n in range(2, num_glimpses + 1)]
-    return [net] + [type(net).from_config(config | {"name": name}) for name in names]

@@ -5,6 +5,7 @@ import os
 import numpy as np
 
 from keras_glimpse.downsampling import downsample, to_unit_range
+from keras_glimpse.layers import LowResNet
 
 COLOURS = ("tab:red", "tab:cyan", "tab:orange", "tab:green", "tab:purple", "tab:pink")
 
@@ -36,7 +37,10 @@ def draw_glimpses(model, images, labels=None, path: str | os.PathLike | None = N
         raise ValueError(f"Only images of 1 or 3 channels can be drawn; got {images.shape[-1]}.")
     looked = {name: np.asarray(values) for name, values in model.look(images).items()}
     probabilities = np.exp(looked["logits"] - np.logaddexp.reduce(looked["logits"], axis=-1, keepdims=True))
-    thumbnails = np.asarray(downsample(np.asarray(images), _thumbnail_size(model), "area"))
+    n0 = model.low_res_net  # A network of the user's own may not see a thumbnail as ours does.
+    shown = (n0.size, n0.downsample) if isinstance(n0, LowResNet) else (images.shape[1:3], "area")
+    thumbnails = np.asarray(downsample(np.asarray(images), *shown))
+    finest = images.shape[-1] * int(np.argmin(model.crop.scales))
     pixels = np.asarray(to_unit_range(images, images.dtype))
     columns = 2 + model.num_glimpses
     figure = Figure(figsize=(1.6 * columns, 1.85 * len(images)), layout="constrained")
@@ -48,16 +52,12 @@ def draw_glimpses(model, images, labels=None, path: str | os.PathLike | None = N
             colour = COLOURS[n % len(COLOURS)]
             _frame(axes[0], location, model.crop, images.shape, colour)
             title = _title(f"glimpse {n + 1}", probabilities[row, n + 1], label, class_names)
-            _show(axes[2 + n], looked["patches"][row, n, :, :, : images.shape[-1]], *title)
+            _show(axes[2 + n], looked["patches"][row, n, :, :, finest : finest + images.shape[-1]], *title)
             for spine in axes[2 + n].spines.values():
                 spine.set(color=colour, linewidth=2)
     if path is not None:
         figure.savefig(path, dpi=120)
     return figure
-
-
-def _thumbnail_size(model):
-    return getattr(model.low_res_net, "size", (12, 12))
 
 
 def _name(label, class_names):

@@ -12,18 +12,19 @@ def best_and_offending(logits, labels, penalty):
     Args:
         logits: `[batch, candidates, num_classes]`, the class logits if that place were looked at.
         labels: `[batch]`, integers.
-        penalty: `[batch, candidates]`, the terms of the loss that depend on the place alone (eqs. 9 and 18).
+        penalty: the other terms of the loss, in a shape that broadcasts to that of the logits: those that depend on the
+            place alone (eqs. 9 and 18), and in the first stage E0, which depends on the class alone (eq. 9).
 
     Returns:
         `(best, offending)`, each `[batch]`, int32: indices of candidates.
 
     Example:
     >>> logits = ops.array([[[4.0, 0.0], [0.0, 4.0], [1.0, 1.0]]])  # three places, two classes
-    >>> best, offending = best_and_offending(logits, ops.array([0]), ops.zeros((1, 3)))
+    >>> best, offending = best_and_offending(logits, ops.array([0]), penalty=0.0)
     >>> int(best[0]), int(offending[0])
     (0, 1)
     """
-    loss = penalty[..., None] - ops.log_softmax(logits, axis=-1)
+    loss = penalty - ops.log_softmax(logits, axis=-1)
     correct = ops.cast(ops.one_hot(labels, logits.shape[-1]), "bool")[:, None, :]
     of_correct = ops.where(correct, loss, float("inf"))
     of_others = ops.where(correct, float("inf"), loss)

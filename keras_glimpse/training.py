@@ -33,7 +33,8 @@ def train_step(model, data):
         if not model.stage.searches:
             guess = logits[:, 0]
         parts = _loss(model, evidence, logits, labels, locations, places)
-        loss = model.optimizer.scale_loss(_global_mean(parts["loss"], weights))
+        loss = _global_mean(parts["loss"], weights) + _regularization(model)
+        loss = model.optimizer.scale_loss(loss)
     model.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables))
 
     moved = tf.norm((places[:, 0] - locations[-1]) * extent(images.shape), axis=-1)
@@ -59,9 +60,7 @@ def test_step(model, data):
 def measure_names(stage, contrastive: bool) -> tuple[list[str], list[str]]:
     """What `train_step` and `test_step` measure in a stage.
 
-    `loss` is what training minimises, in testing the cross-entropy after the last glimpse; `low_res_loss` E0; `best_loss`
-    Ek at z*, `offending_loss` at z-; `location_loss` lambda/2 |l - z*|^2; `accuracy_n` after n glimpses at the predicted
-    places; `moved_px` how far z* is from the prediction; `border_px` how far the prediction is from the image's border.
+    What the names mean is told in `GlimpseClassifier.compile`.
     """
     accuracies = [f"accuracy_{n}" for n in range(stage.glimpse + 2)]
     parts = ["low_res_loss"] * stage.trains_low_res + ["best_loss"]
@@ -84,6 +83,8 @@ def _look_until_stage(model, images, labels):
     locations = [model.locate(evidence)]
     for _ in range(stage.glimpse):
         evidence = model.glimpse(evidence, model.crop(images, locations[-1]), locations[-1])
+        # With weights shared by all glimpses, the earlier ones are held fixed all the same (section 2.2.1).
+        evidence = keras.tree.map_structure(tf.stop_gradient, evidence)
         correct.append(_correct(model.combine(evidence), labels))
         locations.append(model.locate(evidence))
     return evidence, locations, correct
@@ -95,7 +96,9 @@ def _search(model, images, labels, evidence, locations):
     patches = model.crop.candidates(images, locations[-1], model.search_size, model.search_stride)
     places = candidate_locations(locations[-1], offsets, images.shape)
     logits = model.try_glimpse(evidence, patches, places, training=False)
-    penalty = _penalty(model, locations, places)
+    penalty = _penalty(model, locations, places)[..., None]
+    if model.stage.trains_low_res:  # E0, a part of L, does not depend on the place, but on the class: it counts in eq. 15.
+        penalty -= tf.nn.log_softmax(evidence.low_res)[:, None]
     chosen = best_and_offending(logits, labels, penalty)[: 1 + model.contrastive]
     index = tf.stack(chosen, axis=1)
     patches, places = (tf.gather(values, index, axis=1, batch_dims=1) for values in (patches, places))
@@ -132,6 +135,12 @@ def _global_mean(losses, weights):
     if tf.distribute.get_strategy().num_replicas_in_sync > 1:
         size = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, size)
     return tf.reduce_sum(losses) / size
+
+
+def _regularization(model):
+    """What the trained networks add to the loss by themselves (`kernel_regularizer`, `add_loss`), as this replica's share."""
+    losses = [loss for layer in model.trained_layers for loss in layer.losses]
+    return sum(losses) / tf.distribute.get_strategy().num_replicas_in_sync
 
 
 def _correct(logits, labels):

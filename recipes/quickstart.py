@@ -9,6 +9,8 @@ Leaves in --out: model.keras, saved_model/, result.json, glimpses.png. No networ
 import argparse
 import json
 import os
+import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -46,21 +48,29 @@ def positive(text):
 
 def main():
     args = parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "result.json").unlink(missing_ok=True)  # Also tells, before anything is trained, whether we may write.
-    (args.out / "model.keras").touch()
     keras.utils.set_random_seed(args.seed)
-    digits = data.mnist_digits(args.data_dir, args.download) if args.data == "mnist" else data.embedded_digits()
+    try:  # All that can be known before training.
+        digits = data.mnist_digits(args.data_dir, args.download) if args.data == "mnist" else data.embedded_digits()
+        args.out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=args.out).close()
+    except OSError as error:
+        sys.exit(f"quickstart: {error}")
     train, _, test = data.jittered(digits, seed=args.seed, fresh_places=args.data == "digits")
 
     start = time.perf_counter()
     model = keras_glimpse.GlimpseClassifier(num_classes=10, num_glimpses=args.glimpses)
     epochs = args.epochs or (4 if args.data == "mnist" else 6)
-    keras_glimpse.fit_greedy(model, train, epochs=epochs)
+    # The model is saved after every epoch: nothing that comes later can lose what was trained.
+    keep = lambda stage: [keras.callbacks.ModelCheckpoint(args.out / "model.keras")]  # noqa: E731
+    keras_glimpse.fit_greedy(model, train, epochs=epochs, callbacks=keep)
     seconds = time.perf_counter() - start
-    model.save(args.out / "model.keras")  # Before all else, so that nothing after it can lose what was trained.
 
-    result = measure(model, test) | {"data": args.data, "epochs": epochs, "seed": args.seed, "seconds": round(seconds, 1)}
+    result = measure(model, test) | {
+        "data": args.data,
+        "epochs": epochs,
+        "seed": args.seed,
+        "seconds": round(seconds, 1),
+    }
     (args.out / "result.json").write_text(json.dumps(result, indent=2) + "\n")
     show(result)
     model.export(args.out / "saved_model", verbose=False)

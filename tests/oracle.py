@@ -97,7 +97,7 @@ class Paper:
         low = self.low_res(image)[1]
         logits = low + (sum(outputs) + self.glimpse(n, image, z)) / (n + 1)
         error = -np.log(softmax(logits)[label])
-        bumps = sum(np.exp(-0.5 * np.sum((z - l) ** 2) / variance) for l in previous)
+        bumps = sum(np.exp(-0.5 * np.sum((z - place) ** 2) / variance) for place in previous)
         return error + lam / 2 * np.sum((location - z) ** 2) + gamma * bumps
 
     def search(self, n, image, label, search_size, stride, lam, gamma, variance):
@@ -110,9 +110,12 @@ class Paper:
         def loss(z, y):
             return self.loss_at(n, image, y, z, outputs, location, previous, lam, gamma, variance)
 
+        def whole(z, y):  # L of eq. 9 has E0 in it, which depends on y.
+            return loss(z, y) - (np.log(softmax(low)[y]) if n == 0 else 0)
+
         classes = len(low)
-        best = min(places, key=lambda z: loss(z, label))
-        offending = min(places, key=lambda z: min(loss(z, y) for y in range(classes) if y != label))
+        best = min(places, key=lambda z: whole(z, label))
+        offending = min(places, key=lambda z: min(whole(z, y) for y in range(classes) if y != label))
         return location, best, offending, outputs, previous
 
     def loss(self, n, image, label, contrastive=True, **hyper):

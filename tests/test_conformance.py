@@ -23,8 +23,19 @@ LAYERS = {
 }
 MODELS = {
     "model": {},
-    "model_shared": {"share_weights": True, "parallel": True, "averaging": "uniform", "location_input": "probabilities"},
-    "model_gated": {"gated_location": True, "gated_glimpse": True, "num_glimpses": 3, "parallel": 2, "scales": (1, 2, 3)},
+    "model_shared": {
+        "share_weights": True,
+        "parallel": True,
+        "averaging": "uniform",
+        "location_input": "probabilities",
+    },
+    "model_gated": {
+        "gated_location": True,
+        "gated_glimpse": True,
+        "num_glimpses": 3,
+        "parallel": 2,
+        "scales": (1, 2, 3),
+    },
 }
 
 
@@ -122,14 +133,15 @@ for name in sys.argv[2:]:
 """
 
 BARE = """
-import sys, numpy as np, tensorflow as tf
+import sys
+sys.modules.update({"keras": None, "keras_glimpse": None})  # importing either fails
+import numpy as np, tensorflow as tf
 for name in sys.argv[2:]:
     data = np.load(f"{sys.argv[1]}/{name}.npz")
-    served = tf.saved_model.load(f"{sys.argv[1]}/{name}").serve
+    model = tf.saved_model.load(f"{sys.argv[1]}/{name}")
     values = [data[f"input_{i}"] for i in range(sum(key.startswith("input") for key in data))]
-    outputs = tf.nest.flatten(served(values[0] if len(values) == 1 else values))
+    outputs = tf.nest.flatten(model.serve(values[0] if len(values) == 1 else values))
     print(name, max(float(np.abs(np.asarray(out) - data[f"output_{i}"]).max()) for i, out in enumerate(outputs)))
-assert not {"keras", "keras_glimpse"} & {name for name in sys.modules}, "the package was imported"
 """
 
 
@@ -168,7 +180,7 @@ def test_exports_run_without_keras_or_the_package(saved):
 def test_layers_refuse_bad_arguments():
     with pytest.raises(ValueError, match="downsample must be one of"):
         LowResNet(3, downsample="cubic")
-    with pytest.raises(ValueError, match="scales must be positive integers"):
+    with pytest.raises(ValueError, match="scales must be an integer, at least 1; got 0"):
         MultiScaleCrop(5, scales=(0, 1))
     with pytest.raises(ValueError, match="needs the location"):
         GlimpseNet(3, 8, gated=True)(np.zeros((1, 4, 4, 1), np.float32))

@@ -132,9 +132,7 @@ def test_area_thumbnail_is_the_mean_of_what_lies_under_a_pixel(rng):
     fine = image.astype(np.float64).repeat(10, axis=1).repeat(8, axis=2)  # 280 x 168: divisible by both 10 and 8
     expected = fine.reshape(2, 10, 28, 8, 21, 2).mean(axis=(2, 4))
     np.testing.assert_allclose(downsample(image, (10, 8), "area"), expected, atol=1e-6)
-    np.testing.assert_allclose(
-        downsample(image, (7, 7), "area"), image.reshape(2, 7, 4, 7, 3, 2).mean(axis=(2, 4)), atol=1e-6
-    )
+    np.testing.assert_allclose(downsample(image, (7, 7), "area"), image.reshape(2, 7, 4, 7, 3, 2).mean(axis=(2, 4)), atol=1e-6)
 
 
 def test_other_thumbnails(rng):

@@ -54,13 +54,14 @@ def test_search_and_loss(paper_model, images, rng, stage, contrastive):
         np.testing.assert_allclose(measured["loss"][i], expected, rtol=1e-5)
 
 
-def test_places_of_the_search(paper_model, images, rng):
+@pytest.mark.parametrize("stage", [1, 2])
+def test_places_of_the_search(paper_model, images, rng, stage):
     labels = rng.integers(0, 3, len(images)).astype(np.int32)
-    paper_model.compile("sgd", stage=2, jit_compile=False)
+    paper_model.compile("sgd", stage=stage, jit_compile=False)
     evidence, locations, _ = training._look_until_stage(paper_model, tf.constant(images), labels)
     _, places, _ = training._search(paper_model, tf.constant(images), labels, evidence, locations)
     paper = Paper(paper_model, **SIZES)
-    found = [paper.search(1, image, label, **HYPER)[1:3] for image, label in zip(images.astype(np.float64), labels)]
+    found = [paper.search(stage - 1, image, label, **HYPER)[1:3] for image, label in zip(images.astype(np.float64), labels)]
     np.testing.assert_allclose(places, found, atol=5e-6)
     assert len({tuple(np.round(place, 6)) for place in (places - locations[-1][:, None]).numpy().reshape(-1, 2)}) > 3
 
@@ -94,7 +95,7 @@ def test_loss_terms(rng):
 def test_most_offending_place_is_of_a_wrong_class(rng):
     logits, labels = rng.normal(size=(50, 9, 5)).astype(np.float32), rng.integers(0, 5, 50)
     penalty = rng.random((50, 9)).astype(np.float32)
-    best, offending = best_and_offending(logits, labels, penalty)
+    best, offending = best_and_offending(logits, labels, penalty[..., None])
     loss = penalty[..., None] - np.asarray(tf.nn.log_softmax(logits))
     for i, label in enumerate(labels):
         assert best[i] == loss[i, :, label].argmin()

@@ -6,6 +6,8 @@ from math import prod
 import keras
 from keras import ops
 
+from keras_glimpse.checks import check_integers
+
 
 @keras.saving.register_keras_serializable(package="keras_glimpse")
 class GlimpseNet(keras.layers.Layer):
@@ -38,6 +40,8 @@ class GlimpseNet(keras.layers.Layer):
         self.num_classes = num_classes
         self.hidden_units = (hidden_units,) if isinstance(hidden_units, int) else tuple(hidden_units)
         self.gated = gated
+        for units in self.hidden_units:
+            check_integers(1, hidden_units=units)
         policy = self.dtype_policy
         self.hidden_layers = [keras.layers.Dense(n, "relu", dtype=policy) for n in self.hidden_units]
         self.output_layer = keras.layers.Dense(num_classes, dtype=policy)

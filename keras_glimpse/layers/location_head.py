@@ -1,5 +1,7 @@
 """Where to look next."""
 
+from math import prod
+
 import keras
 from keras import ops
 
@@ -27,16 +29,14 @@ class LocationHead(keras.layers.Layer):
     """
 
     def __init__(self, gated: bool = False, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(**{"autocast": False, **kwargs})
         self.gated = gated
-        self.from_hidden = keras.layers.Dense(2, dtype=self.dtype_policy)
-        self.from_logits = keras.layers.Dense(2, use_bias=False, dtype=self.dtype_policy)
+        self.from_hidden = keras.layers.Dense(2, dtype="float32")  # In half precision, a place would be pixels off.
+        self.from_logits = keras.layers.Dense(2, use_bias=False, dtype="float32")
         self.gate = None
 
     def build(self, hidden_shape, logits_shape):
-        features = 1
-        for side in hidden_shape[1:]:
-            features *= side
+        features = prod(hidden_shape[1:])
         self.from_hidden.build((None, features))
         self.from_logits.build(logits_shape)
         if self.gated:
@@ -46,9 +46,8 @@ class LocationHead(keras.layers.Layer):
     def call(self, hidden, logits):
         hidden = ops.reshape(hidden, (-1, self.from_hidden.kernel.shape[0]))
         if self.gated:
-            hidden = hidden * self.gate(logits)
-        score = self.from_hidden(hidden) + self.from_logits(logits)
-        return ops.sigmoid(ops.cast(score, "float32"))
+            hidden = ops.cast(hidden, "float32") * ops.cast(self.gate(logits), "float32")
+        return ops.sigmoid(self.from_hidden(hidden) + self.from_logits(logits))
 
     def get_config(self):
         return super().get_config() | {"gated": self.gated}

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
+from keras_glimpse.checks import check_integers
 from keras_glimpse.cropping import crop_window
 from keras_glimpse.downsampling import to_unit_range
 from keras_glimpse.geometry import check_image_shape
@@ -14,9 +15,9 @@ from keras_glimpse.geometry import check_image_shape
 class MultiScaleCrop(keras.layers.Layer):
     """Patches centred at a location, one for each scale (sections 2.1 and 2.2.3).
 
-    The patch at scale s covers a window of `s * size` pixels, averaged s by s. The finest comes first, as
-    `tf.image.crop_and_resize` would give it on the window's box: bilinear, and 0 outside the image. Coarser ones have the
-    same size and centre and are stacked as channels: for `scales=(1, 2)` the first `channels` of them are scale 1.
+    The patch at scale s covers a window of `s * size` pixels, averaged s by s. At scale 1 it is what
+    `tf.image.crop_and_resize` gives on the window's box: bilinear, and 0 outside the image. All have the same size and
+    centre and are stacked as channels, in the order of `scales`.
 
     Args:
         size: side of a patch in pixels, w.
@@ -41,12 +42,11 @@ class MultiScaleCrop(keras.layers.Layer):
 
     def __init__(self, size: int = 12, scales: Sequence[int] = (1, 2), **kwargs):
         super().__init__(**{"autocast": False, **kwargs})  # Geometry stays float32 under mixed precision.
-        if not scales or any(int(scale) != scale or scale < 1 for scale in scales):
-            raise ValueError(f"scales must be positive integers, at least one; got {scales!r}.")
-        if size < 1:
-            raise ValueError(f"size must be at least 1 pixel; got {size}.")
+        check_integers(1, size=size, number_of_scales=len(scales))
+        for scale in scales:
+            check_integers(1, scales=scale)
         self.size = size
-        self.scales = tuple(int(scale) for scale in scales)
+        self.scales = tuple(scales)
 
     def build(self, image_shape, location_shape=None):
         check_image_shape(image_shape, {"A patch (`size`)": (self.size, self.size)})

@@ -1,0 +1,142 @@
+"""The Keras side of training: choosing a stage in `compile`, then `fit` and `evaluate` as everywhere in Keras."""
+
+from types import SimpleNamespace
+
+import keras
+from keras import ops
+
+from keras_glimpse import acceleration, training
+from keras_glimpse.checks import checked_input, named_batches
+from keras_glimpse.measures import Measures
+from keras_glimpse.stage import Stage
+
+
+class GlimpseTrainer(keras.Model):
+    """What `GlimpseClassifier` adds to `keras.Model` for training one stage after another (section 2.2)."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.stage = None
+        self._measures = None
+
+    def compile(self, optimizer="sgd", *, stage=1, jit_compile="auto", steps_per_execution="auto", **kwargs):
+        """Chooses what to train, and how.
+
+        `fit` then shows, for each batch and epoch:
+
+        - `loss`, what is minimised, and its parts: `low_res_loss`, E0 of eq. 10; `best_loss`, Ek at z* (or at the
+          predicted place, in fine-tuning); `offending_loss`, Ek at z-; `location_loss`, the terms of eqs. 9 and 18.
+          `val_loss` is another thing: the cross-entropy after the last glimpse of the stage.
+        - `accuracy_n`, after n glimpses, at the predicted places.
+        - `moved_px`, how far z* is from the prediction, and `border_px`, how far the prediction is from the border of the
+          image, in pixels: near 0, the location head has saturated and looks at the border whatever it sees.
+
+        Sample weights count in the losses only.
+
+        Args:
+            optimizer: a Keras optimizer, fresh for each stage.
+            stage: 1, 2, ..., num_glimpses: the glimpse to train, with the low-resolution network if it is the first, and
+                all before it frozen; or "fine_tune" for the last glimpse network at the predicted places (section 2.2.2).
+                Glimpses that no stage has trained yet still take part in `predict`; `fit_greedy` trains them all.
+            jit_compile, steps_per_execution: as in Keras; "auto" is the fastest that works here (see `acceleration`).
+            **kwargs: as in Keras: `metrics` (on the logits after the last glimpse of the stage), `run_eagerly`, ...
+
+        Raises:
+            ValueError: a stage that does not exist, an optimizer that trained another stage, or a `loss`: it is the
+                paper's.
+        """
+        if kwargs.get("loss") is not None:
+            raise ValueError(f"GlimpseClassifier brings its own loss (eqs. 16 to 18); got loss={kwargs['loss']!r}.")
+        self.stage = Stage.parse(stage, self.num_glimpses)
+        self._check_fresh(optimizer)
+        self._choices = {"stage": stage, "jit_compile": jit_compile, "steps_per_execution": steps_per_execution}
+        names = training.measure_names(self.stage, self.contrastive)
+        with acceleration.scope_of(self):
+            self._measures = SimpleNamespace(train=Measures(names[0]), test=Measures(names[1]))
+            acceleration.compile_fast(super().compile, optimizer, jit_compile, steps_per_execution, **kwargs)
+
+    def _check_fresh(self, optimizer):
+        trained = getattr(optimizer, "_trainable_variables", None)
+        if getattr(optimizer, "built", False) and [id(v) for v in trained] != [id(v) for v in self.trainable_variables]:
+            raise ValueError("The optimizer has trained other variables: each stage needs a fresh optimizer.")
+
+    @property
+    def trained_layers(self) -> list:
+        """The layers that the stage trains."""
+        layers = [self.glimpse_nets[self.stage.glimpse]]
+        if self.stage.searches:
+            layers.insert(0, self.location_heads[self.stage.glimpse])
+        if self.stage.trains_low_res:
+            layers.insert(0, self.low_res_net)
+        return layers
+
+    @property
+    def trainable_variables(self):
+        """What the stage trains; before `compile`, everything. Layers that you froze yourself stay frozen."""
+        if self.stage is None:
+            return super().trainable_variables
+        return [variable for layer in self.trained_layers for variable in layer.trainable_variables]
+
+    @property
+    def non_trainable_variables(self):
+        trained = {id(variable) for variable in self.trainable_variables}
+        return [variable for variable in self.variables if id(variable) not in trained]
+
+    trainable_weights, non_trainable_weights = trainable_variables, non_trainable_variables
+
+    def reset_metrics(self):
+        super().reset_metrics()
+        for measures in vars(self._measures).values() if self._measures else ():
+            measures.reset_state()
+
+    def train_step(self, data):
+        measured, logits = training.train_step(self, data)
+        return self._report(self._measures.train, measured, data, logits)
+
+    def test_step(self, data):
+        measured, logits = training.test_step(self, data)
+        return self._report(self._measures.test, measured, data, logits)
+
+    def _report(self, measures, measured, data, logits):
+        images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
+        if weights is not None:
+            weights = ops.cast(ops.reshape(weights, (-1,)), "float32")
+            measured = {name: v * weights if name.endswith("loss") else v for name, v in measured.items()}
+        measures.update_state([ops.sum(measured[name]) for name in measures.names], ops.shape(images)[0])
+        if self._compile_metrics is None:
+            return measures.result()
+        self._compile_metrics.update_state(labels, logits, sample_weight=weights)
+        return measures.result() | self._compile_metrics.result()
+
+    def fit(self, x=None, y=None, *args, validation_data=None, **kwargs):
+        """As `keras.Model.fit`; images and labels are checked first, or while they are read (see `checks`)."""
+        x, y, shape = checked_input(x, y, self.num_classes, self.image_shape, "the training data")
+        if shape is not None and not self.built:
+            self.build((None, *shape))
+        if isinstance(validation_data, tuple | list) and len(validation_data) > 1:
+            held_out, labels, _ = self._checked(*validation_data[:2], "the validation data")
+            validation_data = (held_out, labels, *validation_data[2:])
+        elif validation_data is not None:
+            validation_data, _, _ = self._checked(validation_data, None, "the validation data")
+        if y is None and not isinstance(x, keras.utils.PyDataset):
+            kwargs.setdefault("shuffle", False)  # Keras warns that it cannot shuffle such data, asked to or not.
+        with named_batches():
+            return super().fit(x, y, *args, validation_data=validation_data, **kwargs)
+
+    def evaluate(self, x=None, y=None, *args, **kwargs):
+        """As `keras.Model.evaluate`; images and labels are checked as in `fit`."""
+        if not kwargs.get("_use_cached_eval_dataset"):  # `fit` calls this too, with what it has checked.
+            x, y, _ = self._checked(x, y, "the test data")
+        with named_batches():
+            return super().evaluate(x, y, *args, **kwargs)
+
+    def _checked(self, x, y, name):
+        return checked_input(x, y, self.num_classes, self.image_shape, name)
+
+    def get_compile_config(self):
+        return super().get_compile_config() | (self._choices if self.stage else {})
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built and self.optimizer:
+            self.optimizer.build(self.trainable_variables)
