@@ -89,24 +89,41 @@ class GlimpseTrainer(keras.Model):
         for measures in vars(self._measures).values() if self._measures else ():
             measures.reset_state()
 
-    def train_step(self, data):
+    def train_on(self, data):
+        """One step of training on a batch, and its measures."""
         measured, logits = training.train_step(self, data)
-        return self._report(self._measures.train, measured, data, logits)
+        self._measure(self._measures.train, measured, data, logits)
+
+    def train_results(self) -> dict:
+        """The measures since they were last reset."""
+        return self._results(self._measures.train)
+
+    def train_step(self, data):
+        self.train_on(data)
+        return self.train_results()
 
     def test_step(self, data):
         measured, logits = training.test_step(self, data)
-        return self._report(self._measures.test, measured, data, logits)
+        self._measure(self._measures.test, measured, data, logits)
+        return self._results(self._measures.test)
 
-    def _report(self, measures, measured, data, logits):
+    def _measure(self, measures, measured, data, logits):
         images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
         if weights is not None:
             weights = ops.cast(ops.reshape(weights, (-1,)), "float32")
             measured = {name: v * weights if name.endswith("loss") else v for name, v in measured.items()}
         measures.update_state([ops.sum(measured[name]) for name in measures.names], ops.shape(images)[0])
-        if self._compile_metrics is None:
-            return measures.result()
-        self._compile_metrics.update_state(labels, logits, sample_weight=weights)
-        return measures.result() | self._compile_metrics.result()
+        if self._compile_metrics is not None:
+            self._compile_metrics.update_state(labels, logits, sample_weight=weights)
+
+    def _results(self, measures):
+        return measures.result() | (self._compile_metrics.result() if self._compile_metrics is not None else {})
+
+    def make_train_function(self, force=False):
+        if self.train_function is None or force:
+            super().make_train_function(force)
+            if self.jit_compile and self.steps_per_execution > 1 and type(self).train_step is GlimpseTrainer.train_step:
+                self.train_function = acceleration.many_steps(self, otherwise=self.train_function)
 
     def fit(self, x=None, y=None, *args, validation_data=None, **kwargs):
         """As `keras.Model.fit`; images and labels are checked first, or while they are read (see `checks`)."""

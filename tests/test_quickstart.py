@@ -34,8 +34,6 @@ def test_quickstart(tmp_path):
     ("arguments", "message"),
     [
         (["--glimpses", 0], "must be at least 1; got 0"),
-        (["--epochs", "many"], "invalid positive value: 'many'"),
-        (["--data", "cifar"], "invalid choice: 'cifar'"),
         (
             ["--data", "mnist", "--data-dir", "no-such-folder"],
             "MNIST was found neither prepared by TFDS in no-such-folder",

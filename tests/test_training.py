@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_glimpse import GlimpseClassifier, data, fit_greedy, paper_sgd
+from keras_glimpse import GlimpseClassifier, acceleration, data, fit_greedy, paper_sgd
 
 
 def plain_step(model, images, labels, stage, velocity, learning_rate=0.05):
@@ -107,6 +107,20 @@ def test_every_way_of_running_gives_the_same(make_model, batch, stage):
             np.testing.assert_allclose(a, b, atol=2e-6, err_msg=name)
         for key in history:
             np.testing.assert_allclose(other[key], history[key], rtol=1e-4, atol=1e-5, err_msg=f"{name} {key}")
+
+
+def test_stacks_that_hold_fewer_batches_than_an_execution(make_model, batch, monkeypatch):
+    """16 batches of 4 and stacks of 3: all of them are trained on, each once."""
+    model, twin = make_model(), make_model()
+    twin.set_weights(model.get_weights())
+    monkeypatch.setattr(acceleration, "STACK_BYTES", 3 * 4 * 20 * 24 * 4)
+    model.compile(paper_sgd(), steps_per_execution=8, jit_compile=True)
+    twin.compile(paper_sgd(), steps_per_execution=1, jit_compile=False)
+    for each in (model, twin):
+        each.fit(batch[0][:62], batch[1][:62], batch_size=4, shuffle=False, verbose=0)
+    assert int(model.optimizer.iterations) == 16
+    for a, b in zip(model.get_weights(), twin.get_weights()):
+        np.testing.assert_allclose(a, b, atol=2e-6)
 
 
 def parts_of(model):
@@ -246,7 +260,7 @@ def dots(rng):
     colours = np.eye(3, dtype=np.float32)
 
     def draw(count):
-        images = rng.random((count, 64, 96, 3), dtype=np.float32) * 0.2
+        images = rng.random((count, 64, 96, 3), dtype=np.float32) * 0.1
         labels = rng.integers(0, 3, count)
         for image, label, y, x in zip(images, labels, rng.integers(0, 58, count), rng.integers(0, 90, count)):
             image[y : y + 6, x : x + 6] = colours[label]
