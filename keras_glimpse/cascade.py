@@ -61,7 +61,7 @@ def cascade_predict(model, images, threshold: float = 0.95, batch_size: int = 10
     return CascadePrediction(probabilities, stages, stage_macs(model)[stages])
 
 
-def cascade(model, images, threshold):
+def cascade(model, images: tf.Tensor, threshold: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The cascade on one batch, as graph: `(probabilities [batch, num_classes], exit_stage [batch], int64)`."""
     evidence = model.first_look(images)
     probabilities = tf.nn.softmax(model.combine(evidence))

@@ -37,7 +37,7 @@ def _compiled_by_xla() -> bool:
     return False
 
 
-def crop_window(image, location, size: int):
+def crop_window(image: tf.Tensor, location: tf.Tensor, size: int) -> tf.Tensor:
     """The `size` x `size` window centred at each location, bilinearly interpolated, 0 outside the image.
 
     Args:

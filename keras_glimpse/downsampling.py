@@ -7,14 +7,14 @@ from keras import ops
 METHODS = ("area", "strided", "bilinear")
 
 
-def to_unit_range(values, image_dtype):
+def to_unit_range(values: tf.Tensor, image_dtype) -> tf.Tensor:
     """float32 pixels in [0, 1]: those of an unsigned-integer image divided by the largest value, others as they are."""
     values = tf.cast(values, tf.float32)
     dtype = tf.as_dtype(image_dtype)
     return values / float(dtype.max) if dtype.is_unsigned else values
 
 
-def downsample(image, size: tuple[int, int], method: str = "area"):
+def downsample(image: tf.Tensor, size: tuple[int, int], method: str = "area") -> tf.Tensor:
     """Shrinks images to `size`.
 
     Args:

@@ -1,7 +1,8 @@
 """What is known of an image after some glimpses, and how it is combined (eqs. 5, 6 and 8)."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import tensorflow as tf
 from keras import ops
 
 AVERAGING = ("paper", "uniform")
@@ -17,12 +18,12 @@ class Evidence(NamedTuple):
         glimpses: o^{H_1}, o^{H_2}, ..., the logits of the glimpses looked at, in order.
     """
 
-    hidden: Any
-    low_res: Any
+    hidden: tf.Tensor
+    low_res: tf.Tensor
     glimpses: tuple = ()
 
 
-def combine(evidence: Evidence, averaging: str):
+def combine(evidence: Evidence, averaging: str) -> tf.Tensor:
     """The class logits of eqs. 5 and 6: averaged logits, which is a geometric mean of the distributions.
 
     "paper" is o^L + 1/n sum_j o^{H_j}; "uniform" is the plain mean of all n + 1 (section 2.1: "worked comparably well").
@@ -35,7 +36,7 @@ def combine(evidence: Evidence, averaging: str):
     return evidence.low_res + total / len(evidence.glimpses)
 
 
-def for_location(evidence: Evidence, location_input: str, averaging: str):
+def for_location(evidence: Evidence, location_input: str, averaging: str) -> tf.Tensor:
     """What the location head is told of the class (eqs. 3 and 8): o^L + sum_j o^{H_j}, a sum and not a mean.
 
     As printed, eq. 8 has the location of glimpse n depend on glimpse n itself; we sum over the glimpses before it, which

@@ -20,12 +20,12 @@ def search_grid(search_size: int, stride: int) -> np.ndarray:
     return np.stack(np.meshgrid(steps, steps, indexing="ij"), axis=-1).reshape(-1, 2)
 
 
-def candidate_locations(location, offsets: np.ndarray, image_shape):
+def candidate_locations(location: tf.Tensor, offsets: np.ndarray, image_shape) -> tf.Tensor:
     """N(l) of eq. 12, `[batch, candidates, 2]`: the locations `offsets` pixels away from `location`, not clipped."""
     return location[:, None, :] + tf.constant(offsets / extent(image_shape))
 
 
-def border_distance(location, image_shape):
+def border_distance(location: tf.Tensor, image_shape) -> tf.Tensor:
     """Pixels from each location to the nearest border of its image; 0 where a location head has saturated."""
     return tf.reduce_min(tf.minimum(location, 1.0 - location) * extent(image_shape), axis=-1)
 

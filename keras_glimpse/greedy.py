@@ -34,7 +34,7 @@ def fit_greedy(
     compile_args: Mapping | None = None,
     verbose: str | int = "auto",
     **kwargs,
-) -> dict:
+) -> dict[int | str, keras.callbacks.History]:
     """Trains each glimpse in turn, then fine-tunes the last, each stage with a fresh optimizer (section 2.2.4).
 
     Args:

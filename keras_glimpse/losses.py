@@ -1,9 +1,10 @@
 """The terms of the loss (eqs. 9, 10 and 18). Each function gives one number per image, or per image and candidate."""
 
+import tensorflow as tf
 from keras import ops
 
 
-def cross_entropy(logits, labels):
+def cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """E of eq. 10, -log softmax(logits)[label], in nats.
 
     Args:
@@ -17,7 +18,7 @@ def cross_entropy(logits, labels):
     return -ops.sum(ops.one_hot(labels, logits.shape[-1]) * ops.log_softmax(logits, axis=-1), axis=-1)
 
 
-def location_penalty(predicted, chosen, weight: float):
+def location_penalty(predicted: tf.Tensor, chosen: tf.Tensor, weight: float) -> tf.Tensor:
     """lambda / 2 * |l - z|^2 of eq. 9.
 
     Args:
@@ -28,7 +29,7 @@ def location_penalty(predicted, chosen, weight: float):
     return 0.5 * weight * ops.sum(ops.square(predicted - chosen), axis=-1)
 
 
-def diversity_penalty(chosen, previous, weight: float, variance: float):
+def diversity_penalty(chosen: tf.Tensor, previous: tf.Tensor, weight: float, variance: float) -> tf.Tensor:
     """gamma * sum_j exp(-|z - l_j|^2 / (2 sigma^2)) of eq. 18: a bump around each place looked at before.
 
     Args:

@@ -149,7 +149,7 @@ class GlimpseClassifier(GlimpseTrainer):
         hidden, logits = self.low_res_net(images, training=training)
         return Evidence(hidden, ops.cast(logits, "float32"))
 
-    def locate(self, evidence: Evidence):
+    def locate(self, evidence: Evidence) -> tf.Tensor:
         """Where the next glimpse looks, `[batch, 2]` (eqs. 3 and 8)."""
         n = len(evidence.glimpses)
         seen = evidence._replace(glimpses=evidence.glimpses[: n - n % self.group_size])
@@ -162,11 +162,11 @@ class GlimpseClassifier(GlimpseTrainer):
         logits = ops.cast(net(patches, *where, training=training), "float32")
         return evidence._replace(glimpses=(*evidence.glimpses, logits))
 
-    def combine(self, evidence: Evidence):
+    def combine(self, evidence: Evidence) -> tf.Tensor:
         """The class logits after the glimpses so far, `[..., num_classes]` (eqs. 5 and 6)."""
         return combine(evidence, self.averaging)
 
-    def try_glimpse(self, evidence: Evidence, patches, places, training=False):
+    def try_glimpse(self, evidence: Evidence, patches, places, training=False) -> tf.Tensor:
         """The class logits `[batch, n, num_classes]` if the next glimpse were `patches` `[batch, n, ...]` at `places`."""
         flat = [ops.reshape(values, (-1, *values.shape[2:])) for values in (patches, places)]
         output = self.glimpse(evidence, *flat, training=training).glimpses[-1]
@@ -206,7 +206,7 @@ class GlimpseClassifier(GlimpseTrainer):
     def call(self, images, training=False):
         return self._look(images, training)["logits"][:, -1]
 
-    def look(self, images) -> dict:
+    def look(self, images) -> dict[str, tf.Tensor]:
         """Looks at images and tells what was seen where.
 
         Args:

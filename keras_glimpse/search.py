@@ -1,9 +1,10 @@
 """The E step: which of the candidate places is best, and which is most misleading (eqs. 11, 12 and 15)."""
 
+import tensorflow as tf
 from keras import ops
 
 
-def best_and_offending(logits, labels, penalty):
+def best_and_offending(logits: tf.Tensor, labels: tf.Tensor, penalty: tf.Tensor | float) -> tuple[tf.Tensor, tf.Tensor]:
     """Picks z* and z- among the candidates of each image.
 
     z* (eqs. 11 and 12) has the lowest loss of the correct class. z- (eq. 15) has the lowest loss of any other class: there

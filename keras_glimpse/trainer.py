@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from keras_glimpse import acceleration, training
@@ -19,7 +20,15 @@ class GlimpseTrainer(keras.Model):
         self.stage = None
         self._measures = None
 
-    def compile(self, optimizer="sgd", *, stage=1, jit_compile="auto", steps_per_execution="auto", **kwargs):
+    def compile(
+        self,
+        optimizer: str | keras.Optimizer = "sgd",
+        *,
+        stage: int | str = 1,
+        jit_compile: bool | str = "auto",
+        steps_per_execution: int | str = "auto",
+        **kwargs,
+    ) -> None:
         """Chooses what to train, and how.
 
         `fit` then shows, for each batch and epoch:
@@ -61,7 +70,7 @@ class GlimpseTrainer(keras.Model):
             raise ValueError("The optimizer has trained other variables: each stage needs a fresh optimizer.")
 
     @property
-    def trained_layers(self) -> list:
+    def trained_layers(self) -> list[keras.Layer]:
         """The layers that the stage trains."""
         layers = [self.glimpse_nets[self.stage.glimpse]]
         if self.stage.searches:
@@ -94,7 +103,7 @@ class GlimpseTrainer(keras.Model):
         measured, logits = training.train_step(self, data)
         self._measure(self._measures.train, measured, data, logits)
 
-    def train_results(self) -> dict:
+    def train_results(self) -> dict[str, tf.Tensor]:
         """The measures since they were last reset."""
         return self._results(self._measures.train)
 
@@ -119,13 +128,18 @@ class GlimpseTrainer(keras.Model):
     def _results(self, measures):
         return measures.result() | (self._compile_metrics.result() if self._compile_metrics is not None else {})
 
+    def get_metrics_result(self) -> dict[str, tf.Tensor]:
+        """What Keras shows at the end of an epoch: over all replicas, where a step's results are of one."""
+        used = [measures for measures in vars(self._measures).values() if measures.count > 0]  # Both are reset before.
+        return self._results(used[0]) if used else {}
+
     def make_train_function(self, force=False):
         if self.train_function is None or force:
             super().make_train_function(force)
             if self.jit_compile and self.steps_per_execution > 1 and type(self).train_step is GlimpseTrainer.train_step:
                 self.train_function = acceleration.many_steps(self, otherwise=self.train_function)
 
-    def fit(self, x=None, y=None, *args, validation_data=None, **kwargs):
+    def fit(self, x=None, y=None, *args, validation_data=None, **kwargs) -> keras.callbacks.History:
         """As `keras.Model.fit`; images and labels are checked first, or while they are read (see `checks`)."""
         x, y, shape = checked_input(x, y, self.num_classes, self.image_shape, "the training data")
         if shape is not None and not self.built:

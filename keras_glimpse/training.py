@@ -8,7 +8,7 @@ from keras_glimpse.losses import cross_entropy, diversity_penalty, location_pena
 from keras_glimpse.search import best_and_offending
 
 
-def train_step(model, data):
+def train_step(model, data) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
     """Alternates once between the two steps of section 2.2 on one batch, for the stage that `model` is compiled for.
 
     Args:
@@ -43,7 +43,7 @@ def train_step(model, data):
     return parts | _accuracies(correct) | {"moved_px": moved, "border_px": border}, guess
 
 
-def test_step(model, data):
+def test_step(model, data) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
     """Measures of the glimpses trained so far, looking where the model says, for one batch; returns as `train_step`."""
     images, labels, _ = _unpack(data)
     evidence = model.first_look(images)

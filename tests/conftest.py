@@ -7,7 +7,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import keras_glimpse
 from keras_glimpse import data
@@ -50,10 +49,3 @@ def mnist():
         return data.mnist_digits()
     except FileNotFoundError as error:
         pytest.skip(str(error))
-
-
-def logical_cpus(count):
-    """That many logical CPU devices; must be called before TensorFlow has run anything."""
-    tf.config.set_logical_device_configuration(
-        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * count
-    )

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from keras_glimpse.checks import check_integers
@@ -54,7 +55,7 @@ class MultiScaleCrop(keras.layers.Layer):
     def call(self, image, location):
         return self.candidates(image, location, search_size=1, stride=1)[:, 0]
 
-    def candidates(self, image, location, search_size: int, stride: int):
+    def candidates(self, image, location, search_size: int, stride: int) -> tf.Tensor:
         """Patches at every point of the search grid around a location (eq. 12), in the order of `search_grid`.
 
         All of them are slices of one crop, `stride * (search_size - 1)` pixels wider than the widest window, which is
