@@ -95,9 +95,9 @@ def _collect(iterator, most, limit):
     """
     first = iterator.get_next()
     parts = tf.nest.flatten(first)
-    size = tf.shape(parts[0])[0]
+    size = tf.shape(parts[0], tf.int64)[0]
     image_bytes = prod(parts[0].shape[1:]) * parts[0].dtype.size
-    room = tf.clip_by_value(STACK_BYTES // (image_bytes * tf.maximum(size, 1)), 1, most)
+    room = tf.cast(tf.clip_by_value(STACK_BYTES // (image_bytes * tf.maximum(size, 1)), 1, most), tf.int32)
     stacks = [tf.TensorArray(part.dtype, room, element_shape=part.shape).write(0, part) for part in parts]
 
     def following(count):
@@ -105,7 +105,7 @@ def _collect(iterator, most, limit):
         return tf.cond(count < tf.minimum(room, limit), iterator.get_next_as_optional, lambda: empty)
 
     def same_size(count, stacks, optional):
-        found = lambda: tf.equal(tf.shape(tf.nest.flatten(optional.get_value())[0])[0], size)  # noqa: E731
+        found = lambda: tf.equal(tf.shape(tf.nest.flatten(optional.get_value())[0], tf.int64)[0], size)  # noqa: E731
         return tf.cond(optional.has_value(), found, lambda: False)
 
     def add(count, stacks, optional):
