@@ -29,14 +29,16 @@ THRESHOLD = 0.95  # The paper's, section 4.1.
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--data", choices=["digits", "mnist"], default="digits", help="1,797 embedded digits, or MNIST")
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "--data", choices=["digits", "mnist"], default="digits", help="1,797 embedded digits (default), or MNIST"
+    )
     parser.add_argument("--data-dir", help="folder where TFDS keeps MNIST; default $TFDS_DATA_DIR or ~/tensorflow_datasets")
     parser.add_argument("--download", action="store_true", help="download MNIST by TFDS if it is not there")
-    parser.add_argument("--glimpses", type=positive, default=2, help="number of glimpses")
+    parser.add_argument("--glimpses", type=positive, default=2, help="number of glimpses; default 2")
     parser.add_argument("--epochs", type=positive, help="sweeps over the training set in each stage; default 6, MNIST 4")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, places and order")
-    parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="folder to write to")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, places and order; default 0")
+    parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="folder to write to; default %(default)s")
     return parser.parse_args()
 
 
