@@ -18,7 +18,7 @@ class GlimpseTrainer(keras.Model):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self.stage = None
-        self._measures = None
+        self._measures = SimpleNamespace()  # none before `compile`
 
     def compile(
         self,
@@ -72,12 +72,9 @@ class GlimpseTrainer(keras.Model):
     @property
     def trained_layers(self) -> list[keras.Layer]:
         """The layers that the stage trains."""
-        layers = [self.glimpse_nets[self.stage.glimpse]]
-        if self.stage.searches:
-            layers.insert(0, self.location_heads[self.stage.glimpse])
-        if self.stage.trains_low_res:
-            layers.insert(0, self.low_res_net)
-        return layers
+        low_res = [self.low_res_net] if self.stage.trains_low_res else []
+        head = [self.location_heads[self.stage.glimpse]] if self.stage.searches else []
+        return [*low_res, *head, self.glimpse_nets[self.stage.glimpse]]
 
     @property
     def trainable_variables(self):
@@ -95,7 +92,7 @@ class GlimpseTrainer(keras.Model):
 
     def reset_metrics(self):
         super().reset_metrics()
-        for measures in vars(self._measures).values() if self._measures else ():
+        for measures in vars(self._measures).values():
             measures.reset_state()
 
     def train_on(self, data):
@@ -141,7 +138,7 @@ class GlimpseTrainer(keras.Model):
 
     def fit(self, x=None, y=None, *args, validation_data=None, **kwargs) -> keras.callbacks.History:
         """As `keras.Model.fit`; images and labels are checked first, or while they are read (see `checks`)."""
-        x, y, shape = checked_input(x, y, self.num_classes, self.image_shape, "the training data")
+        x, y, shape = self._checked(x, y, "the training data")
         if shape is not None and not self.built:
             self.build((None, *shape))
         if isinstance(validation_data, tuple | list) and len(validation_data) > 1:
