@@ -6,6 +6,7 @@ import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -30,6 +31,24 @@ class Splits(NamedTuple):
     train: tf.data.Dataset
     validation: tf.data.Dataset | None
     test: tf.data.Dataset
+
+
+class Epoch(keras.callbacks.Callback):
+    """The number of the epoch, for a dataset whose order and places follow it.
+
+    Given to the dataset and to `fit`, it makes training that was interrupted go on with the very batches that would have come:
+
+    >>> epoch = Epoch()
+    >>> train, _, _ = plain(embedded_digits(), epoch=epoch)
+    >>> callbacks = [epoch, keras.callbacks.BackupAndRestore("backup")]  # ... model.fit(train, callbacks=callbacks)
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.number = tf.Variable(0, dtype=tf.int64)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.number.assign(epoch)
 
 
 def mnist_digits(data_dir: str | os.PathLike | None = None, download: bool = False) -> Digits:
@@ -112,7 +131,14 @@ def embedded_digits(test_fraction: float = 0.25) -> Digits:
     return Digits(images[:first], labels[:first], images[first:], labels[first:])
 
 
-def plain(digits: Digits, batch_size: int = 50, *, validation_split: float = 0.0, seed: int = 0) -> Splits:
+def plain(
+    digits: Digits,
+    batch_size: int = 50,
+    *,
+    validation_split: float = 0.0,
+    seed: int = 0,
+    epoch: Epoch | None = None,
+) -> Splits:
     """Digits as they are, the training set in a new order every epoch.
 
     Args:
@@ -120,8 +146,9 @@ def plain(digits: Digits, batch_size: int = 50, *, validation_split: float = 0.0
         batch_size: images in a batch; the last batch of an epoch may have fewer.
         validation_split: share of the training digits, the last ones, held out as `validation`.
         seed: of the order.
+        epoch: a callback that is given to `fit` too; without it, epochs are counted as the dataset is iterated over.
     """
-    return _splits(digits, batch_size, validation_split, seed, lambda images, is_train, seed: _as_they_are(images))
+    return _splits(digits, batch_size, validation_split, seed, epoch, lambda images, is_train, seed: _as_they_are(images))
 
 
 def jittered(
@@ -134,6 +161,7 @@ def jittered(
     fresh_places: bool = False,
     validation_split: float = 0.0,
     seed: int = 0,
+    epoch: Epoch | None = None,
 ) -> Splits:
     """Each digit at random places of an otherwise black canvas, as section 4.1 makes jittered MNIST of MNIST.
 
@@ -148,6 +176,7 @@ def jittered(
         fresh_places: put training digits at new places every epoch, where the paper keeps the same ones.
         validation_split: share of the training digits, the last ones, held out with all their copies as `validation`.
         seed: of the order and of the places in training; those of the test and validation images are always the same.
+        epoch: as in `plain`.
 
     Raises:
         ValueError: a canvas smaller than the digits.
@@ -169,7 +198,7 @@ def jittered(
     def place(images, is_train, seed):
         return _placed(images, canvas, copies if is_train else test_copies, is_train and fresh_places, seed)
 
-    return _splits(digits, batch_size, validation_split, seed, place)
+    return _splits(digits, batch_size, validation_split, seed, epoch, place)
 
 
 def mnist(batch_size: int = 50, *, data_dir=None, download: bool = False, **kwargs) -> Splits:
@@ -182,7 +211,7 @@ def jittered_mnist(batch_size: int = 50, *, data_dir=None, download: bool = Fals
     return jittered(mnist_digits(data_dir, download), batch_size, **kwargs)
 
 
-def _splits(digits, batch_size, validation_split, seed, images_of):
+def _splits(digits, batch_size, validation_split, seed, epoch, images_of):
     if not 0.0 <= validation_split < 1.0:
         raise ValueError(f"validation_split must be at least 0 and below 1; got {validation_split}.")
     if batch_size < 1:
@@ -192,7 +221,7 @@ def _splits(digits, batch_size, validation_split, seed, images_of):
     def dataset(images, labels, part):
         count, copies, read = images_of(images, part == 0, seed if part == 0 else part)
         labels = tf.constant(labels)
-        indices = _shuffled(count, batch_size, seed) if part == 0 else _in_order(count, batch_size)
+        indices = _shuffled(count, batch_size, seed, epoch) if part == 0 else _in_order(count, batch_size)
         batches = indices.map(lambda index, seed: (read(index, seed), tf.gather(labels, index // copies)))
         return batches.prefetch(tf.data.AUTOTUNE)
 
@@ -208,21 +237,24 @@ def _in_order(count, batch_size):
     return slices.map(lambda start: (tf.range(start, tf.minimum(start + batch_size, count)), tf.zeros([2], tf.int64)))
 
 
-def _shuffled(count, batch_size, seed):
+def _shuffled(count, batch_size, seed, epoch):
     """Batches of a new permutation of 0 ... count - 1 every epoch, each with a seed of its own.
 
     The permutation is drawn at once: it takes a sixth of the time that shuffling and batching single indices take.
     """
 
-    def epoch(epoch_seed):
+    def batches(epoch_seed):
         seeds = tf.stack([epoch_seed, tf.constant(seed, tf.int64)])
         order = tf.random.experimental.stateless_shuffle(tf.range(count, dtype=tf.int64), seeds)
         slices = tf.data.Dataset.range(0, count, batch_size)
         return slices.map(lambda start: (order[start : start + batch_size], tf.stack([epoch_seed, start])))
 
-    epoch_seeds = tf.data.Dataset.random(seed, rerandomize_each_iteration=True).take(1)
+    if epoch is None:
+        epoch_seeds = tf.data.Dataset.random(seed, rerandomize_each_iteration=True).take(1)
+    else:  # A step that is a large prime keeps the seeds of neighbouring runs apart.
+        epoch_seeds = tf.data.Dataset.from_tensors(0).map(lambda _: epoch.number + 1_000_003 * seed)
     steps = -(-count // batch_size)
-    return epoch_seeds.flat_map(epoch).apply(tf.data.experimental.assert_cardinality(steps))
+    return epoch_seeds.flat_map(batches).apply(tf.data.experimental.assert_cardinality(steps))
 
 
 def _as_they_are(images):

@@ -1,0 +1,62 @@
+"""The networks that the tables compare with, and the model that looks at places nobody has learned."""
+
+import keras
+from keras import ops
+
+from keras_glimpse import GlimpseClassifier, LowResNet
+
+
+def dense(hidden_units: int = 500) -> keras.Model:
+    """Fully connected on high-resolution images: one hidden layer."""
+    layers = [keras.layers.Rescaling(1 / 255), keras.layers.Flatten(), keras.layers.Dense(hidden_units, "relu")]
+    return keras.Sequential([*layers, keras.layers.Dense(10)])
+
+
+def conv() -> keras.Model:
+    """The convolutional network of section 4.1. The MACs of table 1 require convolutions without padding."""
+    layers = [keras.layers.Rescaling(1 / 255)]
+    for _ in range(2):
+        layers += [keras.layers.Conv2D(64, 5, activation="relu"), keras.layers.MaxPooling2D(2)]
+    layers += [keras.layers.Flatten(), keras.layers.Dense(128, "relu"), keras.layers.Dense(10)]
+    return keras.Sequential(layers)
+
+
+@keras.saving.register_keras_serializable(package="recipes")
+class Thumbnail(keras.Model):
+    """Fully connected on down-sampled images: the low-resolution network alone."""
+
+    def __init__(self, size: int, **kwargs):
+        super().__init__(**kwargs)
+        self.net = LowResNet(10, size)
+
+    def build(self, images_shape):
+        self.net.build(images_shape)
+
+    def call(self, images):
+        return self.net(images)[1]
+
+    def get_config(self):
+        return {"size": self.net.size[0]}
+
+
+@keras.saving.register_keras_serializable(package="recipes")
+class CentreGlimpse(GlimpseClassifier):
+    """One glimpse at the centre of every image: "fixed at the center" of table 3.
+
+    Without a search (`search_size=1`), the only place that is tried is this one.
+    """
+
+    def locate(self, evidence):
+        return ops.full_like(super().locate(evidence), 0.5)
+
+
+@keras.saving.register_keras_serializable(package="recipes")
+class RandomGlimpse(GlimpseClassifier):
+    """One glimpse at a random place of every image, in training and in testing: what looking is compared with."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.places = keras.random.SeedGenerator(0)
+
+    def locate(self, evidence):
+        return keras.random.uniform(ops.shape(super().locate(evidence)), seed=self.places)
