@@ -39,6 +39,24 @@ class Thumbnail(keras.Model):
         return {"size": self.net.size[0]}
 
 
+class Centre(keras.layers.Layer):
+    """A location head that knows one place only."""
+
+    def call(self, hidden, logits):
+        return ops.full((ops.shape(hidden)[0], 2), 0.5)
+
+
+class Anywhere(keras.layers.Layer):
+    """A location head that says another place each time."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.places = keras.random.SeedGenerator(0)
+
+    def call(self, hidden, logits):
+        return keras.random.uniform((ops.shape(hidden)[0], 2), seed=self.places)
+
+
 @keras.saving.register_keras_serializable(package="recipes")
 class CentreGlimpse(GlimpseClassifier):
     """One glimpse at the centre of every image: "fixed at the center" of table 3.
@@ -46,8 +64,9 @@ class CentreGlimpse(GlimpseClassifier):
     Without a search (`search_size=1`), the only place that is tried is this one.
     """
 
-    def locate(self, evidence):
-        return ops.full_like(super().locate(evidence), 0.5)
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.location_heads = [Centre()]
 
 
 @keras.saving.register_keras_serializable(package="recipes")
@@ -56,7 +75,4 @@ class RandomGlimpse(GlimpseClassifier):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.places = keras.random.SeedGenerator(0)
-
-    def locate(self, evidence):
-        return keras.random.uniform(ops.shape(super().locate(evidence)), seed=self.places)
+        self.location_heads = [Anywhere()]
