@@ -155,8 +155,9 @@ class _BatchCheck:
     def _in_graph(self, index, batch):
         images, labels = batch[:2]
         message = ["Batch", index, f"of {self.name}"]
-        in_range = tf.reduce_all((labels >= 0) & (tf.cast(labels, tf.int64) < self.num_classes))
-        limits = [f"has labels outside [0, {self.num_classes}): from", tf.reduce_min(labels), "to", tf.reduce_max(labels)]
+        low, high = tf.reduce_min(labels), tf.reduce_max(labels)
+        in_range = (low >= 0) & (tf.cast(high, tf.int64) < self.num_classes)
+        limits = [f"has labels outside [0, {self.num_classes}): from", low, "to", high]
         checks = [tf.debugging.Assert(in_range, [*message, *limits])]
         if images.dtype.is_floating:
             finite = tf.reduce_all(tf.math.is_finite(images))
