@@ -36,6 +36,11 @@ def compile_fast(compile_, optimizer, jit_compile: bool | str, steps_per_executi
         compile_(optimizer, jit_compile=jit_compile, steps_per_execution=steps_per_execution, **kwargs)
 
 
+def compiles_inference(model) -> bool:
+    """Whether inference goes through XLA: as the model was compiled, and if it was not, yes."""
+    return bool(model.jit_compile) if model.compiled else True
+
+
 def many_steps(model, otherwise):
     """A train function, as Keras's `fit` calls it, whose steps are one loop inside one XLA program.
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from keras_glimpse.geometry import extent
 
+FEW_COLUMNS = 4  # An image of at most so many times the columns of a window is cropped sooner by a matrix than by gathering.
 _portable = contextvars.ContextVar("portable", default=False)
 
 
@@ -70,17 +71,25 @@ def _crop_by_op(image, start, size):
 
 
 def _crop_by_gather(image, start, size):
-    # At native spacing every pixel of a window has the same fractional offset, so a window is a blend of four shifted
-    # copies of the (size + 1)^2 pixels under it. Those are gathered first, and only they are converted to float32.
+    # At native spacing every pixel of a window has the same fractional offset, so a window is a blend of shifted copies
+    # of the (size + 1)^2 pixels under it. Those are gathered first, and only they are converted to float32.
     corner = tf.floor(start)
     step = tf.range(size + 1, dtype=tf.float32)
     last = extent(image.shape)[:, None]
     index = tf.cast(tf.clip_by_value(corner[:, :, None] + step, 0.0, last), tf.int32)
-    pixels = tf.gather(image, index[:, 0], axis=1, batch_dims=1)
-    pixels = tf.cast(tf.gather(pixels, index[:, 1], axis=2, batch_dims=1), tf.float32)
-    y, x = tf.split((start - corner)[:, :, None, None], 2, axis=1)
-    pixels = pixels[:, :-1] * (1.0 - y) + pixels[:, 1:] * y
-    pixels = pixels[:, :, :-1] * (1.0 - x) + pixels[:, :, 1:] * x
     position = start[:, :, None] + step[:-1]
     inside = tf.cast((position >= 0.0) & (position <= last), tf.float32)
-    return pixels * inside[:, 0, :, None, None] * inside[:, 1, None, :, None]
+    y, x = tf.split((start - corner)[:, :, None, None], 2, axis=1)
+    width, channels = image.shape[2:]
+    rows = tf.gather(tf.reshape(image, [-1, image.shape[1], width * channels]), index[:, 0], axis=1, batch_dims=1)
+    if width > FEW_COLUMNS * size:
+        rows = tf.reshape(rows, [-1, size + 1, width, channels])
+        pixels = tf.cast(tf.gather(rows, index[:, 1], axis=2, batch_dims=1), tf.float32)
+        pixels = pixels[:, :-1] * (1.0 - y) + pixels[:, 1:] * y
+        pixels = pixels[:, :, :-1] * (1.0 - x) + pixels[:, :, 1:] * x
+        return pixels * inside[:, 0, :, None, None] * inside[:, 1, None, :, None]
+    rows = tf.cast(rows, tf.float32)
+    rows = (rows[:, :-1] * (1.0 - y[..., 0]) + rows[:, 1:] * y[..., 0]) * inside[:, 0, :, None]
+    rows = tf.transpose(tf.reshape(rows, [-1, size, width, channels]), [0, 3, 1, 2])
+    tents = tf.nn.relu(1.0 - tf.abs(position[:, 1, :, None] - tf.range(width, dtype=tf.float32))) * inside[:, 1, :, None]
+    return tf.transpose(tf.matmul(rows, tents[:, None], transpose_b=True), [0, 2, 3, 1])

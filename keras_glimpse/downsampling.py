@@ -2,7 +2,6 @@
 
 import numpy as np
 import tensorflow as tf
-from keras import ops
 
 METHODS = ("area", "strided", "bilinear")
 
@@ -34,7 +33,7 @@ def downsample(image: tf.Tensor, size: tuple[int, int], method: str = "area") ->
     """
     height, width = image.shape[1:3]
     if method == "area":
-        return _average(to_unit_range(image, image.dtype), size)
+        return to_unit_range(_average(image, size), image.dtype)
     if method == "strided":
         rows, columns = (np.floor(_centres(*sides) + 0.5).astype(np.int32) for sides in zip((height, width), size))
         return to_unit_range(tf.gather(tf.gather(image, rows, axis=1), columns, axis=2), image.dtype)
@@ -47,13 +46,26 @@ def _centres(side, parts):
     return (np.arange(parts) + 0.5) * side / parts - 0.5
 
 
+def block_mean(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
+    """The mean of each of `size` equal blocks of pixels, float32, in the units of the image.
+
+    It is several times as fast as average pooling, which XLA does badly on a CPU, and exact for integers.
+    """
+    height, width, channels = image.shape[1:]
+    tall, wide = height // size[0], width // size[1]
+    exact = tf.as_dtype(image.dtype).is_unsigned and tall * wide < 2**16
+    image = tf.cast(image, tf.uint32 if exact else tf.float32)
+    rows = tf.reduce_sum(tf.reshape(image, [-1, size[0], tall, width * channels]), axis=2)
+    total = tf.reduce_sum(tf.reshape(rows, [-1, *size, wide, channels]), axis=3)
+    return tf.cast(total, tf.float32) / (tall * wide)
+
+
 def _average(image, size):
     height, width = image.shape[1:3]
     if height % size[0] == 0 and width % size[1] == 0:
-        block = (height // size[0], width // size[1])
-        return ops.average_pool(image, block, data_format="channels_last")
+        return block_mean(image, size)
     rows, columns = _overlap(height, size[0]), _overlap(width, size[1])
-    return tf.einsum("iy,byxc,jx->bijc", rows, image, columns)
+    return tf.einsum("iy,byxc,jx->bijc", rows, tf.cast(image, tf.float32), columns)
 
 
 def _overlap(side, parts):

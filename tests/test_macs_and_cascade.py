@@ -107,8 +107,10 @@ def test_later_networks_run_on_unsure_images_only(model_and_images):
             return tf.zeros((tf.shape(patches)[0], 4))
 
     model.glimpse_nets[0] = Spy()
-    result = cascade_predict(model, images, 0.9)
-    assert seen[0] == np.sum(result.exit_stage > 0) and 0 < seen[0] < 300
+    model.compile(jit_compile=False)
+    result = cascade_predict(model, images, 0.9, batch_size=64)
+    unsure, seen = np.sum(result.exit_stage > 0), seen[1:]  # The first was to count MACs.
+    assert set(seen[:-1]) <= {64} and unsure <= sum(seen) < 2 * unsure and 0 < unsure < 300
 
 
 def test_cascade_takes_datasets(model_and_images):

@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_glimpse.checks import check_integers
 from keras_glimpse.cropping import crop_window
-from keras_glimpse.downsampling import to_unit_range
+from keras_glimpse.downsampling import block_mean, to_unit_range
 from keras_glimpse.geometry import check_image_shape
 
 
@@ -89,7 +89,7 @@ class MultiScaleCrop(keras.layers.Layer):
 
 
 def _average(image, factor):
-    return image if factor == 1 else ops.average_pool(image, factor, data_format="channels_last")
+    return image if factor == 1 else block_mean(image, (image.shape[1] // factor, image.shape[2] // factor))
 
 
 def _windows(image, size, count, step):
