@@ -57,82 +57,56 @@ def cascade_predict(model, images, threshold: float = 0.95, batch_size: int = 20
         raise ValueError("cascade_predict needs a model that is built: fit it, load it or call it on images first.")
     if not isinstance(images, tf.data.Dataset):
         images = [images[start : start + batch_size] for start in range(0, len(images), batch_size)] or [images]
-    stages, macs = _prepared(model)
-    line = _Line(stages, np.float32(threshold), batch_size)
-    count = 0
-    for batch in images:
-        batch = np.asarray(batch[0] if isinstance(batch, tuple | list) else batch)
-        line.add(0, (np.arange(count, count + len(batch)), batch, ()))
-        count += len(batch)
-    line.finish()
-    order = np.argsort(np.concatenate([rows for rows, _, _ in line.stopped]))
-    probabilities = np.concatenate([values for _, values, _ in line.stopped])[order]
-    exit_stage = np.concatenate([np.full(len(rows), stage) for rows, _, stage in line.stopped])[order]
+    look, macs = _prepared(model)
+    results = [_until_sure(look, _only_images(batch), threshold, len(macs) - 1) for batch in images]
+    probabilities, exit_stage = (np.concatenate(parts) for parts in zip(*results))
     return CascadePrediction(probabilities, exit_stage, macs[exit_stage])
 
 
-class _Line:
-    """Images on their way: at each stage they wait until there are enough for a batch, and those that are sure stop.
-
-    Batches of one size, and at the end of the next larger power of two, need few compiled programs whatever the counts.
-    """
-
-    def __init__(self, stages, threshold, batch_size):
-        self.stages, self.threshold, self.batch_size = stages, threshold, batch_size
-        self.waiting = [None] * len(stages)  # for each stage: rows, images and evidence
-        self.stopped = []  # rows, probabilities, stage
-
-    def add(self, stage, batch):
-        before = self.waiting[stage]
-        if before is not None:
-            batch = keras.tree.map_structure(lambda *parts: np.concatenate(parts), before, batch)
-        while len(batch[0]) >= self.batch_size:
-            self.run(stage, _rows(batch, slice(self.batch_size)))
-            batch = _rows(batch, slice(self.batch_size, None))
-        self.waiting[stage] = batch
-
-    def finish(self):
-        for stage, batch in enumerate(self.waiting):
-            if batch is not None and (len(batch[0]) or not self.stopped):
-                self.run(stage, self.waiting[stage])
-
-    def run(self, stage, batch):
-        rows, *inputs = batch
-        count = len(rows)
-        room = 1 << max(count - 1, 0).bit_length() if count < self.batch_size else count
-        padded = keras.tree.map_structure(lambda values: _pad(values, room), inputs)
-        outputs = keras.tree.map_structure(lambda values: values.numpy()[:count], self.stages[stage](*padded))
-        evidence, probabilities = outputs
-        sure = probabilities.max(axis=-1) >= self.threshold
-        if stage + 1 == len(self.stages):
-            sure[:] = True
-        self.stopped.append((rows[sure], probabilities[sure], stage))
-        if not sure.all():
-            self.add(stage + 1, _rows((rows, inputs[0], evidence), ~sure))
+def _until_sure(look, images, threshold, num_glimpses):
+    """Probabilities and exit stages of one batch: each stage looks only at the rows that none before it was sure of."""
+    images = tf.convert_to_tensor(images)
+    evidence, probabilities = look(images, (), (), ())
+    probabilities = probabilities.numpy()
+    stages = np.zeros(len(probabilities), np.int64)
+    rows, latest = np.arange(len(probabilities)), probabilities
+    for stage in range(1, num_glimpses + 1):
+        unsure = np.flatnonzero(latest.max(axis=-1) < np.float32(threshold))
+        if not len(unsure):
+            break
+        rows = rows[unsure]
+        evidence, latest = look(images, evidence, _padded(rows), _padded(unsure))
+        latest = latest.numpy()[: len(rows)]
+        probabilities[rows], stages[rows] = latest, stage
+    return probabilities, stages
 
 
-def _rows(batch, which):
-    return keras.tree.map_structure(lambda values: values[which], batch)
-
-
-def _pad(values, count):
-    return np.pad(values, [(0, count - len(values))] + [(0, 0)] * (values.ndim - 1)) if len(values) < count else values
+def _padded(rows):
+    """Row numbers, the last one repeated until there are 1, 2, 3, 4, 6, 8, 12, ...: few sizes, so that few are compiled."""
+    power = 1 << (len(rows) - 1).bit_length()
+    size = 3 * power // 4 if len(rows) <= 3 * power // 4 else power
+    return tf.constant(np.pad(rows, (0, size - len(rows)), mode="edge"), tf.int32)
 
 
 def _prepared(model):
-    """The stages as compiled functions, and their MACs, made once for each model and kept with it."""
+    """One look as a compiled function, and the MACs of the stages, made once for each model and kept with it."""
     if not hasattr(model, "_cascade"):
         jit = acceleration.compiles_inference(model)
-        functions = [tf.function(partial(_stage, model), jit_compile=jit, reduce_retracing=True)] * (model.num_glimpses + 1)
-        model._cascade = functions, stage_macs(model)
+        model._cascade = tf.function(partial(_look, model), jit_compile=jit, reduce_retracing=True), stage_macs(model)
     return model._cascade
 
 
-def _stage(model, images, evidence):
-    """One more look at images: the thumbnail if there is no evidence yet, else the next glimpse."""
+def _look(model, images, evidence, rows, evidence_rows):
+    """The thumbnails of all images; or, where there is evidence, one more glimpse at some rows of them."""
     if not evidence:
         evidence = model.first_look(images)
     else:
+        images = tf.gather(images, rows)
+        evidence = keras.tree.map_structure(lambda values: tf.gather(values, evidence_rows), evidence)
         location = model.locate(evidence)
         evidence = model.glimpse(evidence, model.crop(images, location), location)
     return evidence, tf.nn.softmax(model.combine(evidence))
+
+
+def _only_images(batch):
+    return batch[0] if isinstance(batch, tuple | list) else batch

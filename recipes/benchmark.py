@@ -17,7 +17,7 @@ import os
 import resource
 import tempfile
 import time
-import warnings
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: what its C++ says is not for readers.
@@ -236,7 +236,9 @@ def inference(rounds, smoke):
         repeats = max(1, 200 // batch)
         seconds = in_turn({name: _repeat(call, repeats) for name, call in calls.items()}, rounds)
         rows += _speed_ups("Keras", batch, {name: each / repeats for name, each in seconds.items()}, macs)
-    litert = {name: _litert(net, images) for name, net in nets.items()}
+    litert = {name: _litert(images, partial(_export_plainly, net)) for name, net in nets.items()}
+    litert["cascade"] = _litert(images, partial(keras_glimpse.export_litert, model, threshold=THRESHOLD))
+    macs["cascade"] = cascade_predict(model, images[:200], THRESHOLD).macs.mean()
     seconds = in_turn(litert, rounds)
     rows += _speed_ups("LiteRT, one thread", 1, {name: each / 200 for name, each in seconds.items()}, macs)
     report("inference", "Inference, jittered MNIST", rows, smoke)
@@ -291,20 +293,22 @@ def _trained(digits, smoke):
     return model
 
 
-def _litert(net, images):
+def _export_plainly(net, path):
+    signature = [keras.InputSpec(shape=(1, 48, 48, 1), dtype="float32")]
+    builtins = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}
+    net.export(path, format="litert", input_signature=signature, target_spec=builtins, verbose=False)
+
+
+def _litert(images, export):
     """A function that classifies 200 images, one by one, on one thread."""
     from ai_edge_litert.interpreter import Interpreter
 
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # The converter's own.
-        path = f"{folder}/net.tflite"
-        signature = [keras.InputSpec(shape=(1, 48, 48, 1), dtype="float32")]
-        builtins = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}
-        net.export(path, format="litert", input_signature=signature, target_spec=builtins, verbose=False)
-        run = Interpreter(model_path=path, num_threads=1)
+    with tempfile.TemporaryDirectory() as folder:
+        export(path=f"{folder}/net.tflite")
+        run = Interpreter(model_path=f"{folder}/net.tflite", num_threads=1)
     run.allocate_tensors()
     place, result = run.get_input_details()[0]["index"], run.get_output_details()[0]["index"]
-    images = images[:200, None].astype("float32")
+    images = images[:200, None].astype("float32") / 255.0
 
     def classify():
         for image in images:

