@@ -1,5 +1,7 @@
 """The thumbnail: how a large image becomes the small one that the low-resolution network sees (section 2.1)."""
 
+from math import gcd
+
 import numpy as np
 import tensorflow as tf
 
@@ -36,7 +38,9 @@ def downsample(image: tf.Tensor, size: tuple[int, int], method: str = "area") ->
         return to_unit_range(_average(image, size), image.dtype)
     if method == "strided":
         rows, columns = (np.floor(_centres(*sides) + 0.5).astype(np.int32) for sides in zip((height, width), size))
-        return to_unit_range(tf.gather(tf.gather(image, rows, axis=1), columns, axis=2), image.dtype)
+        pixels = tf.reshape(image, [-1, height * width, image.shape[3]])
+        pixels = tf.gather(pixels, (rows[:, None] * width + columns).ravel(), axis=1)
+        return to_unit_range(tf.reshape(pixels, [-1, *size, image.shape[3]]), image.dtype)
     thumbnail = _interpolate(_interpolate(image, _centres(height, size[0]), 1), _centres(width, size[1]), 2)
     return to_unit_range(thumbnail, image.dtype)
 
@@ -64,8 +68,12 @@ def _average(image, size):
     height, width = image.shape[1:3]
     if height % size[0] == 0 and width % size[1] == 0:
         return block_mean(image, size)
-    rows, columns = _overlap(height, size[0]), _overlap(width, size[1])
-    return tf.einsum("iy,byxc,jx->bijc", rows, tf.cast(image, tf.float32), columns)
+    # Where edges of thumbnail pixels meet edges of pixels, the sums fall into groups, and the matrix is as much smaller.
+    groups = gcd(height, size[0])
+    rows, columns = _overlap(height // groups, size[0] // groups), _overlap(width, size[1])
+    strips = tf.reshape(tf.cast(image, tf.float32), [-1, height // groups, width * image.shape[3]])
+    strips = tf.reshape(tf.matmul(rows, strips), [-1, size[0], width, image.shape[3]])
+    return tf.einsum("jx,bixc->bijc", columns, strips)
 
 
 def _overlap(side, parts):
