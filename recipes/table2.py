@@ -9,25 +9,25 @@ Protocol as in `table1.py`, whose rows these start from.
 from dataclasses import replace
 from functools import partial
 
-from experiment import Row, Table, main
-from table1 import DENSE_MACS, FIRST, SECOND, two_glimpses
+from experiment import Table, main
+from table1 import DENSE_MACS, FIRST, SECOND, ours, two_glimpses
 
 single = partial(two_glimpses, scales=(1,))
-repulsion_free = partial(two_glimpses, diversity_weight=0.0)
+no_penalty = partial(two_glimpses, diversity_weight=0.0)
 probabilities = partial(two_glimpses, location_input="probabilities")
 uniform = partial(two_glimpses, averaging="uniform")
 
-NO_DIVERSITY = Row("no-diversity", "this method, 2 glimpses, no diversity penalty", repulsion_free, 1.4, 3, 1.4, FIRST, 2)
-PROBABILITIES_1 = Row("probabilities-1", "1 glimpse, y instead of o for the location", probabilities, target=None, stage=1)
-UNIFORM_1 = Row("uniform-1", "1 glimpse, uniform weighting", uniform, stage=1)
+NO_DIVERSITY = ours("no-diversity", "this method, 2 glimpses, no diversity penalty", no_penalty, 1.4, 3, 1.4, FIRST, 2)
+PROBABILITIES_1 = ours("probabilities-1", "1 glimpse, y instead of o for the location", probabilities, target=None, stage=1)
+UNIFORM_1 = ours("uniform-1", "1 glimpse, uniform weighting", uniform, stage=1)
 
 TABLE = Table(
     "table2",
     "Table 2: control experiments on jittered MNIST",
     (
         replace(FIRST, title="this method, 1 glimpse (multi-resolution)", target=2.3),
-        Row("single-resolution", "this method, 1 glimpse (single resolution)", single, 4.2, 7, 4.2, stage=1),
-        Row(
+        ours("single-resolution", "this method, 1 glimpse (single resolution)", single, 4.2, 7, 4.2, stage=1),
+        ours(
             "no-contrast",
             "this method, 1 glimpse (single resolution), no contrastive term",
             partial(single, contrastive=False),
@@ -36,7 +36,7 @@ TABLE = Table(
             stage=1,
         ),
         replace(SECOND, target=1.6),
-        Row(
+        ours(
             "parallel",
             "this method, 2 glimpses, done in parallel",
             partial(two_glimpses, parallel=True),
@@ -47,17 +47,17 @@ TABLE = Table(
             2,
         ),
         NO_DIVERSITY,
-        Row(
+        ours(
             "no-diversity-fine-tuned",
             "this method, 2 glimpses, no diversity penalty with fine tuning",
-            repulsion_free,
+            no_penalty,
             1.2,
             3,
             1.2,
             NO_DIVERSITY,
             "fine_tune",
         ),
-        Row(
+        ours(
             "weight-sharing",
             "this method, 2 glimpses, with weight sharing",
             partial(two_glimpses, share_weights=True),
@@ -68,9 +68,9 @@ TABLE = Table(
             2,
         ),
         PROBABILITIES_1,
-        Row("probabilities", "2 glimpses, y instead of o for the location", probabilities, after=PROBABILITIES_1, stage=2),
+        ours("probabilities", "2 glimpses, y instead of o for the location", probabilities, after=PROBABILITIES_1, stage=2),
         UNIFORM_1,
-        Row("uniform", "2 glimpses, uniform weighting", uniform, after=UNIFORM_1, stage=2),
+        ours("uniform", "2 glimpses, uniform weighting", uniform, after=UNIFORM_1, stage=2),
     ),
     DENSE_MACS,
 )
