@@ -95,12 +95,12 @@ def main(table: Table, doc: str) -> None:
         _digits(args.smoke)
     except OSError as error:
         sys.exit(f"{table.name}: {error}")
-    scratch = tempfile.TemporaryDirectory()
-    runs, results = (Path(scratch.name), Path(scratch.name)) if args.smoke else (args.runs, RESULTS)
-    found = []
-    for row in rows:
-        for seed in range(1 if args.smoke else args.seeds or row.seeds):
-            found.append(Run(row, seed, args.sweeps, runs, args.smoke).result(table, results))
+    with tempfile.TemporaryDirectory() as scratch:
+        runs, results = (Path(scratch), Path(scratch)) if args.smoke else (args.runs, RESULTS)
+        found = []
+        for row in rows:
+            for seed in range(1 if args.smoke else args.seeds or row.seeds):
+                found.append(Run(row, seed, args.sweeps, runs, args.smoke).result(table, results))
     _show(table, found)
 
 
@@ -157,7 +157,7 @@ class Run:
     def _describe(self, table, commit):
         row = self.row
         log = self.folder / "log.csv"
-        seconds = sum(float(line["seconds"]) for line in csv.DictReader(log.open())) if log.exists() else 0.0
+        epochs = csv.DictReader(log.read_text().splitlines()) if log.exists() else []
         names = ("tensorflow", "keras", "keras-glimpse")
         versions = " ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
         return {
@@ -167,7 +167,7 @@ class Run:
             "sweeps": self.sweeps,
             "paper_error": row.paper,
             "paper_speed_up": row.paper_speed_up,
-            "seconds": round(seconds),
+            "seconds": round(sum(float(epoch["seconds"]) for epoch in epochs)),
             "commit": commit,
             "versions": versions,
         }
