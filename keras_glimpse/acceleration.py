@@ -37,8 +37,10 @@ def compile_fast(compile_, optimizer, jit_compile: bool | str, steps_per_executi
 
 
 def compiles_inference(model) -> bool:
-    """Whether inference goes through XLA: as the model was compiled, and if it was not, yes."""
-    return bool(model.jit_compile) if model.compiled else True
+    """Whether inference goes through XLA: as the model was compiled, or if it was not, where all of its layers can."""
+    if model.compiled:
+        return bool(model.jit_compile)
+    return all(layer.supports_jit for layer in model._flatten_layers())
 
 
 def many_steps(model, otherwise):

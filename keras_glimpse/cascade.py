@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_glimpse import acceleration
-from keras_glimpse.checks import check_threshold
+from keras_glimpse.checks import check_integers, check_threshold
 from keras_glimpse.macs import stage_macs
 
 
@@ -36,13 +36,13 @@ def cascade_predict(model, images, threshold: float = 0.95, batch_size: int = 20
         model: a built `GlimpseClassifier`.
         images: array `[n, height, width, channels]`, or a dataset of batches of images, with labels or without.
         threshold: confidence at which to stop, in (0, 1].
-        batch_size: images at a time, in each stage.
+        batch_size: images at a time, for an array.
 
     Returns:
         A `CascadePrediction`.
 
     Raises:
-        ValueError: a threshold outside (0, 1], or a model that is not built.
+        ValueError: a threshold outside (0, 1], a batch size below 1, no images in a dataset, or a model that is not built.
 
     Example:
     >>> from keras_glimpse import GlimpseClassifier
@@ -53,12 +53,15 @@ def cascade_predict(model, images, threshold: float = 0.95, batch_size: int = 20
     (array([0, 0, 0]), array([77000, 77000, 77000]))
     """
     check_threshold(threshold)
+    check_integers(1, batch_size=batch_size)
     if not model.built:
         raise ValueError("cascade_predict needs a model that is built: fit it, load it or call it on images first.")
     if not isinstance(images, tf.data.Dataset):
         images = [images[start : start + batch_size] for start in range(0, len(images), batch_size)] or [images]
     look, macs = _prepared(model)
     results = [_until_sure(look, _only_images(batch), threshold, len(macs) - 1) for batch in images]
+    if not results:
+        raise ValueError("Expected at least one batch of images; got an empty dataset.")
     probabilities, exit_stage = (np.concatenate(parts) for parts in zip(*results))
     return CascadePrediction(probabilities, exit_stage, macs[exit_stage])
 
@@ -71,7 +74,7 @@ def _until_sure(look, images, threshold, num_glimpses):
     stages = np.zeros(len(probabilities), np.int64)
     rows, latest = np.arange(len(probabilities)), probabilities
     for stage in range(1, num_glimpses + 1):
-        unsure = np.flatnonzero(latest.max(axis=-1) < np.float32(threshold))
+        unsure = np.flatnonzero(~(latest.max(axis=-1) >= np.float32(threshold)))  # What is not a number is not sure.
         if not len(unsure):
             break
         rows = rows[unsure]
@@ -89,11 +92,13 @@ def _padded(rows):
 
 
 def _prepared(model):
-    """One look as a compiled function, and the MACs of the stages, made once for each model and kept with it."""
-    if not hasattr(model, "_cascade"):
-        jit = acceleration.compiles_inference(model)
-        model._cascade = tf.function(partial(_look, model), jit_compile=jit, reduce_retracing=True), stage_macs(model)
-    return model._cascade
+    """One look as a compiled function, and the MACs of the stages: made once, and kept with the model while it is the same."""
+    jit = acceleration.compiles_inference(model)
+    key = (jit, *map(id, (model.low_res_net, *model.location_heads, *model.glimpse_nets)))
+    if getattr(model, "_cascade", (None,))[0] != key:
+        function = tf.function(partial(_look, model), jit_compile=jit, reduce_retracing=True)
+        model._cascade = key, function, stage_macs(model)
+    return model._cascade[1:]
 
 
 def _look(model, images, evidence, rows, evidence_rows):

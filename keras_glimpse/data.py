@@ -3,6 +3,7 @@
 import os
 import socket
 import urllib.request
+from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-CHUNK = 1600  # images that are read at once, in whole batches
+CHUNK, CHUNK_BYTES = 1600, 2**23  # images that are read at once, in whole batches, and at most so many bytes
 _MNIST_HOST = "storage.googleapis.com"
 
 
@@ -223,7 +224,8 @@ def _splits(digits, batch_size, validation_split, seed, epoch, images_of):
 
     def dataset(images, labels, part):
         count, copies, read = images_of(images, part == 0, seed if part == 0 else part)
-        labels, chunk = tf.constant(labels), max(1, CHUNK // batch_size)
+        image_bytes = prod(read(tf.range(0), tf.zeros([2], tf.int64)).shape[1:])
+        labels, chunk = tf.constant(labels), max(1, min(CHUNK, CHUNK_BYTES // image_bytes) // batch_size)
         size = chunk * batch_size
         indices = _shuffled(count, size, seed, epoch) if part == 0 else _in_order(count, size)
         chunks = indices.map(lambda index, seed: (read(index, seed), tf.gather(labels, index // copies)))
@@ -288,7 +290,7 @@ def _placed(images, canvas, copies, fresh, seed):
     # A canvas, row by row, is zeros, the rows of the digit as wide as the canvas, and zeros again: three strings of bytes,
     # which are joined several times faster than pixels are gathered or images are padded one by one.
     length = (height - 1) * canvas[1] + width
-    wide = np.pad(images[..., 0], ((0, 0), (0, 0), (0, canvas[1] - width))).reshape(len(images), -1)[:, :length]
+    wide = np.pad(images[..., 0], ((0, 0), (0, 0), (0, canvas[1] - width))).reshape(len(images), height * canvas[1])[:, :length]
     digits = tf.constant([digit.tobytes() for digit in wide])
     blank, total = tf.constant(bytes(canvas[0] * canvas[1])), canvas[0] * canvas[1]
 

@@ -14,7 +14,8 @@ from keras_glimpse.cropping import portable_crops
 def export_litert(model, path: str | os.PathLike, threshold: float | None = None) -> None:
     """Writes a `.tflite` file that classifies one image at a time, by built-in operations of LiteRT.
 
-    Its input is `images` `[1, height, width, channels]`, float32; its outputs are `probabilities` `[1, num_classes]` and
+    Its input is `images` `[1, height, width, channels]`, float32, scaled as the model was trained: to [0, 1] if that was
+    on unsigned integers. Its outputs are `probabilities` `[1, num_classes]` and
     `exit_stage` `[1]`, int32. With a threshold the cascade runs inside the file: once a stage is sure, the networks after it
     are skipped, which is what makes it fast on a phone.
 
@@ -24,7 +25,8 @@ def export_litert(model, path: str | os.PathLike, threshold: float | None = None
         threshold: confidence at which to stop, in (0, 1]; None to look at everything.
 
     Raises:
-        ValueError: a model that is not built, or a threshold outside (0, 1].
+        ValueError: a model that is not built or not of float32, or a threshold outside (0, 1].
+        FileNotFoundError: the folder does not exist.
 
     Example:
     >>> import tempfile
@@ -37,6 +39,11 @@ def export_litert(model, path: str | os.PathLike, threshold: float | None = None
         check_threshold(threshold)
     if not model.built:
         raise ValueError("export_litert needs a model that is built: fit it, load it or call it on images first.")
+    if model.compute_dtype != "float32":
+        raise ValueError(f"export_litert needs a model of float32; got {model.dtype_policy.name}.")
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"The folder to write to does not exist: {path.parent}")
     signature = tf.TensorSpec((1, *model.image_shape), tf.float32, name="images")
     with portable_crops(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # The converter warns of its own internals.
@@ -48,7 +55,6 @@ def export_litert(model, path: str | os.PathLike, threshold: float | None = None
             converter = tf.lite.TFLiteConverter.from_saved_model(folder)
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
             content = converter.convert()
-    path = Path(path)
     scratch = path.with_name(f".{path.name}.part")
     scratch.write_bytes(content)
     os.replace(scratch, path)

@@ -26,6 +26,7 @@ import keras
 import networks
 import numpy as np
 import tensorflow as tf
+from experiment import commit
 from rich.console import Console
 from rich.table import Table
 
@@ -74,9 +75,9 @@ def report(name: str, title: str, rows: list[dict], smoke: bool) -> None:
         return
     RESULTS.mkdir(exist_ok=True)
     with (RESULTS / f"benchmark_{name}.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
+        writer = csv.DictWriter(file, [*rows[0], "commit"])
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(row | {"commit": commit()} for row in rows)
 
 
 def short(value: float, digits: int = 3) -> float:
@@ -232,11 +233,10 @@ def inference(rounds, smoke):
 
     rows = []
     for batch in (1, 100) if smoke else (1, 100, 10_000):
-        calls = _in_keras(nets, model, images[:batch])
-        macs["cascade"] = cascade_predict(model, images[:batch], THRESHOLD).macs.mean()
-        repeats = max(1, 200 // batch)
-        seconds = in_turn({name: _repeat(call, repeats) for name, call in calls.items()}, rounds)
-        rows += _speed_ups("Keras", batch, {name: each / repeats for name, each in seconds.items()}, macs)
+        batches = [images[start : start + batch] for start in range(0, max(batch, 200), batch)]
+        macs["cascade"] = cascade_predict(model, np.concatenate(batches), THRESHOLD).macs.mean()
+        seconds = in_turn(_in_keras(nets, model, batches), rounds)
+        rows += _speed_ups("Keras", batch, {name: each / len(batches) for name, each in seconds.items()}, macs)
     litert = {name: _litert(images, partial(_export_plainly, net)) for name, net in nets.items()}
     litert["cascade"] = _litert(images, partial(keras_glimpse.export_litert, model, threshold=THRESHOLD))
     macs["cascade"] = cascade_predict(model, images[:200], THRESHOLD).macs.mean()
@@ -245,13 +245,14 @@ def inference(rounds, smoke):
     report("inference", "Inference, jittered MNIST", rows, smoke)
 
 
-def _in_keras(nets, model, images):
-    """Functions that classify all the images at once."""
-    tensor = tf.constant(images)
-    calls = {name: (lambda net=net: net.predict_on_batch(tensor)) for name, net in nets.items()}
-    if len(images) > 1000:
+def _in_keras(nets, model, batches):
+    """Functions that classify batch after batch."""
+    batches = [tf.constant(batch) for batch in batches]
+    size = len(batches[0])
+    calls = {name: (lambda net=net: [net.predict_on_batch(batch) for batch in batches]) for name, net in nets.items()}
+    if size > 1000:
         del calls["conv"]  # Its first layer alone would give 5 GB.
-    return calls | {"cascade": lambda: cascade_predict(model, images, THRESHOLD, batch_size=len(images))}
+    return calls | {"cascade": lambda: [cascade_predict(model, batch, THRESHOLD, batch_size=size) for batch in batches]}
 
 
 def _first(model):

@@ -9,14 +9,13 @@ import csv
 import importlib.metadata
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: what its C++ says is not for readers.
@@ -31,6 +30,7 @@ from keras_glimpse import data
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
+BACKUP = "last.weights.h5"
 COLUMNS = ["table", "row", "seed", "sweeps", "error", "paper_error", "macs", "speed_up", "paper_speed_up", "seconds"]
 COLUMNS += ["commit", "versions", "details"]
 
@@ -143,18 +143,17 @@ class Run:
         done = self.folder / f"{table.name}.json"
         if done.exists():
             return json.loads(done.read_text())
-        commit = _commit()  # What runs now, not what the folder holds when it ends.
         model = self.model()
         splits = self._splits()
         test = splits.validation or splits.test
         result = _cascade(model, test, self.row.threshold) if self.row.threshold else _test(model, test)
-        result = self._describe(table, commit) | result | {"speed_up": round(table.reference_macs / result["macs"], 3)}
+        result = self._describe(table) | result | {"speed_up": round(table.reference_macs / result["macs"], 3)}
         _append(results / f"{table.name}.csv", result)
         _write(done, json.dumps(result, indent=2) + "\n")
         print(f"{self.row.title}, seed {self.seed}: {result['error']:.2f} %")
         return result
 
-    def _describe(self, table, commit):
+    def _describe(self, table):
         row = self.row
         log = self.folder / "log.csv"
         epochs = csv.DictReader(log.read_text().splitlines()) if log.exists() else []
@@ -164,17 +163,18 @@ class Run:
             "table": table.name,
             "row": row.name,
             "seed": self.seed,
-            "sweeps": self.sweeps,
+            "sweeps": self.sweeps or replace(self, row=row.after).sweeps,
             "paper_error": row.paper,
             "paper_speed_up": row.paper_speed_up,
             "seconds": round(sum(float(epoch["seconds"]) for epoch in epochs)),
-            "commit": commit,
+            "commit": self._same_protocol(),
             "versions": versions,
         }
 
     def model(self) -> keras.Model:
         """The trained model, compiled for its stage."""
         path = self.folder / "model.keras"
+        self._same_protocol()
         if path.exists():
             return keras.models.load_model(path)
         keras.utils.set_random_seed(self.seed)
@@ -187,8 +187,23 @@ class Run:
             return model
         model.save(_scratch(path))
         os.replace(_scratch(path), path)
-        shutil.rmtree(self.folder / "backup", ignore_errors=True)
+        (self.folder / BACKUP).unlink(missing_ok=True)
         return model
+
+    def _same_protocol(self):
+        """The commit at which this run began, if what it was to do then is what it is to do now."""
+        path, row = self.folder / "protocol.json", self.row
+        network = getattr(row.build, "keywords", {}) | {"class": getattr(row.build, "func", row.build).__name__}
+        protocol = {"network": network, "stage": row.stage, "sweeps": self.sweeps, "after": row.after and row.after.name}
+        protocol |= {"learning_rate": row.learning_rate, "falls": row.falls, "data": row.data, "threshold": row.threshold}
+        protocol = json.loads(json.dumps(protocol))
+        if not path.exists():
+            _write(path, json.dumps(protocol | {"commit": commit()}, indent=2) + "\n")
+        before = json.loads(path.read_text())
+        began = before.pop("commit")
+        if before != protocol:
+            sys.exit(f"{self.folder} was begun with {before}; now asked for {protocol}. Move it away to train anew.")
+        return began
 
     def _fit(self, model):
         row, epoch = self.row, data.Epoch()
@@ -219,6 +234,28 @@ class Run:
         return data.jittered(digits, **options)
 
 
+class Resume(keras.callbacks.Callback):
+    """Goes on from the last epoch that was finished.
+
+    As `keras.callbacks.BackupAndRestore`, but that writes the weights and the number of the epoch one after the other, and
+    a process killed in between repeats an epoch. Here the optimizer's own count of steps, in the same file, tells the epoch.
+    """
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.path = path
+
+    def on_train_begin(self, logs=None):
+        if self.path.exists():
+            self.model.optimizer.build(self.model.trainable_variables)
+            self.model.load_weights(self.path)
+            self.model._initial_epoch = int(self.model.optimizer.iterations) // self.params["steps"]
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.save_weights(_scratch(self.path), overwrite=True)
+        os.replace(_scratch(self.path), self.path)
+
+
 class Stopwatch(keras.callbacks.Callback):
     """Puts the seconds that an epoch took into its log."""
 
@@ -231,8 +268,7 @@ class Stopwatch(keras.callbacks.Callback):
 
 def _keep(folder):
     folder.mkdir(parents=True, exist_ok=True)
-    backup = keras.callbacks.BackupAndRestore(folder / "backup", double_checkpoint=True, delete_checkpoint=False)
-    return [backup, Stopwatch(), keras.callbacks.CSVLogger(folder / "log.csv", append=True)]
+    return [Stopwatch(), keras.callbacks.CSVLogger(folder / "log.csv", append=True), Resume(folder / BACKUP)]
 
 
 def _take_over(source, target):
@@ -279,16 +315,21 @@ def _percent(share):
 
 @cache
 def _digits(smoke):
-    if not smoke:
-        return data.mnist_digits()
+    return smoke_digits() if smoke else data.mnist_digits()
+
+
+def smoke_digits() -> data.Digits:
+    """A hundred digits to train on and fifty to test on, that need no download."""
     digits = data.embedded_digits()
     return data.Digits(digits.train_images[:100], digits.train_labels[:100], digits.test_images[:50], digits.test_labels[:50])
 
 
-def _commit():
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    found = subprocess.run(command, cwd=HERE, capture_output=True, text=True)
-    return found.stdout.strip() or "unknown"
+def commit() -> str:
+    """The commit that runs, marked if the code differs from it (results that were added do not count)."""
+    git = partial(subprocess.run, cwd=HERE.parent, capture_output=True, text=True)
+    found = git(["git", "rev-parse", "--short", "HEAD"]).stdout.strip()
+    changed = git(["git", "diff", "--quiet", "HEAD", "--", "keras_glimpse", "recipes/*.py", "pyproject.toml"]).returncode
+    return f"{found or 'unknown'}{'-dirty' if found and changed else ''}"
 
 
 def _append(path, result):

@@ -47,13 +47,18 @@ def markdown(table: Table, results: list[dict]) -> str:
     lines = ["| row | paper | ours | target | sweeps | seeds | speed-up: paper | ours |"]
     lines.append("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for row in table.rows:
-        wanted = [line for line in results if line["row"] == row.name and int(line["sweeps"]) == row.sweeps]
+        wanted = [line for line in results if line["row"] == row.name and int(line["sweeps"]) == _sweeps(row)]
         errors = [float(line["error"]) for line in wanted]
-        figures = [row.title, _or_blank(row.paper), _mean_and_spread(errors), _or_blank(row.target), row.sweeps or ""]
+        figures = [row.title, _or_blank(row.paper), _mean_and_spread(errors), _or_blank(row.target), _sweeps(row)]
         speed_up = f"{statistics.mean(float(line['speed_up']) for line in wanted):.2f}" if wanted else ""
         figures += [len(errors) or "", _or_blank(row.paper_speed_up), speed_up]
         lines.append("| " + " | ".join(str(figure) for figure in figures) + " |")
-    return "\n".join([*lines, *_exits(results)])
+    return "\n".join([*lines, *_exits(table, results)])
+
+
+def _sweeps(row):
+    """A row that trains nothing tells of what it tests."""
+    return row.sweeps or row.after.sweeps
 
 
 def _mean_and_spread(errors):
@@ -67,17 +72,18 @@ def _or_blank(figure):
     return "" if figure is None else figure
 
 
-def _exits(results):
+def _exits(table, results):
     """Where the images of a cascade stopped, as section 4.1 tells it."""
+    sweeps = {row.name: _sweeps(row) for row in table.rows if row.threshold}
     for line in results:
+        if sweeps.get(line["row"]) != int(line["sweeps"]):
+            continue
         details = json.loads(line["details"])
-        if "exit_fractions" in details:
-            parts = zip(details["exit_fractions"], details["exit_errors"], details["rejected"])
-            told = "; ".join(
-                f"N{n} is sure of {share:.1f} %, {wrong:.2f} % of them wrong, {left:.1f} % left"
-                for n, (share, wrong, left) in enumerate(parts)
-            )
-            yield f"\n{line['row']}, seed {line['seed']}, threshold {details['threshold']}: {told}."
+        parts = enumerate(zip(details["exit_fractions"], details["exit_errors"], details["rejected"]))
+        told = [
+            f"N{n} is sure of {sure:.1f} %, {wrong:.2f} % of them wrong, {left:.1f} % left" for n, (sure, wrong, left) in parts
+        ]
+        yield f"\n{line['row']}, seed {line['seed']}, threshold {details['threshold']}: {'; '.join(told)}."
 
 
 def replaced(text: str, name: str, table: str) -> str:

@@ -48,4 +48,10 @@ def test_bad_exports(model, tmp_path):
         keras_glimpse.export_litert(model, tmp_path / "model.tflite", 1.5)
     with pytest.raises(ValueError, match="needs a model that is built"):
         keras_glimpse.export_litert(keras_glimpse.GlimpseClassifier(3), tmp_path / "model.tflite")
+    with pytest.raises(FileNotFoundError, match="The folder to write to does not exist: .*missing"):
+        keras_glimpse.export_litert(model, tmp_path / "missing" / "model.tflite")
+    half = keras_glimpse.GlimpseClassifier(3, low_res_size=5, patch_size=6, dtype="mixed_bfloat16")
+    half.build((None, 20, 24, 1))
+    with pytest.raises(ValueError, match="needs a model of float32; got mixed_bfloat16"):
+        keras_glimpse.export_litert(half, tmp_path / "model.tflite")
     assert not list(tmp_path.iterdir())

@@ -119,6 +119,30 @@ def test_later_networks_run_on_unsure_images_only(model_and_images):
     assert max(seen) <= 64 and unsure <= sum(seen) < 1.5 * unsure and 0 < unsure < 300
 
 
+def test_the_cascade_follows_the_model(model_and_images):
+    model, images = model_and_images
+
+    class OutsideXLA(keras.layers.Layer):
+        def call(self, patches):
+            return tf.ensure_shape(
+                tf.numpy_function(lambda p: -p[:, 0, 0, :1] + np.arange(4), [patches], tf.float32), (None, 4)
+            )
+
+    before = cascade_predict(model, images, 1.0)
+    model.glimpse_nets[-1] = OutsideXLA()
+    model.compile(jit_compile=False)
+    after = cascade_predict(model, images, 1.0)
+    assert np.abs(after.probabilities - before.probabilities).max() > 0.1
+
+
+def test_cascade_needs_images_and_a_batch_size(model_and_images):
+    model, images = model_and_images
+    with pytest.raises(ValueError, match="batch_size must be an integer, at least 1; got 0"):
+        cascade_predict(model, images, batch_size=0)
+    with pytest.raises(ValueError, match="got an empty dataset"):
+        cascade_predict(model, tf.data.Dataset.from_tensor_slices(images).batch(8).take(0))
+
+
 def test_cascade_takes_datasets(model_and_images):
     model, images = model_and_images
     dataset = tf.data.Dataset.from_tensor_slices((images, np.zeros(300, np.int32))).batch(128)

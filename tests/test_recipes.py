@@ -4,7 +4,12 @@ import importlib
 import sys
 from pathlib import Path
 
+import keras
+import numpy as np
 import pytest
+
+import keras_glimpse
+from keras_glimpse import data
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
@@ -41,3 +46,55 @@ def test_bad_arguments(recipe, capsys, arguments):
     with pytest.raises(SystemExit):
         table.main(table.TABLE, table.__doc__)
     assert "error: " in capsys.readouterr().err
+
+
+class Killed(Exception):
+    pass
+
+
+class Killer(keras.callbacks.Callback):
+    """Stops the third epoch, as far in as it is told."""
+
+    def __init__(self, batch):
+        super().__init__()
+        self.batch = batch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.model.optimizer.iterations > 2 * self.params["steps"] + self.batch:
+            raise Killed
+
+
+@pytest.mark.parametrize("batch", [0, 7])
+def test_interrupted_training_ends_as_if_it_were_not(recipe, tmp_path, batch):
+    resume = recipe("experiment").Resume
+
+    def train(path, *more):
+        keras.utils.set_random_seed(1)
+        digits = recipe("experiment").smoke_digits()
+        train = data.jittered(digits, 10, copies=2, fresh_places=True, epoch=(epoch := data.Epoch())).train
+        model = keras_glimpse.GlimpseClassifier(10, 1, hidden_units=20)
+        model.build((None, 48, 48, 1))
+        callbacks = lambda stage: [epoch, resume(path), *more]  # noqa: E731
+        compile_args = {"jit_compile": False, "steps_per_execution": 1}
+        fit = {"epochs": 4, "stages": [1], "callbacks": callbacks, "compile_args": compile_args, "verbose": 0}
+        history = keras_glimpse.fit_greedy(model, train, **fit)
+        return model.get_weights(), history[1].epoch
+
+    whole, epochs = train(tmp_path / "whole.weights.h5")
+    assert epochs == [0, 1, 2, 3]
+    with pytest.raises(Killed):
+        train(tmp_path / "killed.weights.h5", Killer(batch))
+    resumed, epochs = train(tmp_path / "killed.weights.h5")
+    assert epochs == [2, 3]
+    for one, other in zip(whole, resumed):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_another_protocol_is_not_taken_for_the_same(recipe, tmp_path):
+    experiment, table1 = recipe("experiment"), recipe("table1")
+    run = experiment.Run(table1.FIRST, 0, None, tmp_path)
+    commit = run._same_protocol()
+    assert run._same_protocol() == commit
+    changed = experiment.replace(run, row=experiment.replace(table1.FIRST, learning_rate=1.0))
+    with pytest.raises(SystemExit, match="was begun with"):
+        changed._same_protocol()

@@ -1,0 +1,119 @@
+"""Figures 2 to 5 of the paper, and error against cost over thresholds, from a trained model.
+
+    python recipes/figures.py                        # the fine-tuned model of table 1, seed 0, once `table1.py` has trained it
+    python recipes/figures.py --model MODEL.keras    # any model of 48x48 images
+    python recipes/figures.py --smoke                # an untrained model and few digits, in seconds; keeps nothing
+
+Leaves PNG files in `recipes/results/figures/`.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import keras
+import numpy as np
+import table1
+from experiment import RESULTS, Run, smoke_digits
+from matplotlib.figure import Figure
+
+import keras_glimpse
+from keras_glimpse import data
+
+THRESHOLD = 0.95
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", type=Path, help="a trained GlimpseClassifier of 48x48 images")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs/tables"), help="where table1.py keeps models; default %(default)s"
+    )
+    parser.add_argument("--smoke", action="store_true", help="an untrained model and few digits; keeps nothing")
+    args = parser.parse_args()
+    keras.utils.set_random_seed(0)
+    digits = smoke_digits() if args.smoke else data.mnist_digits()
+    test = data.jittered(digits).test
+    images, labels = (np.concatenate(parts) for parts in zip(*test.as_numpy_iterator()))
+    model = _model(args)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) if args.smoke else RESULTS / "figures"
+        folder.mkdir(parents=True, exist_ok=True)
+        draw_all(model, images, labels, folder)
+        print(f"Wrote {', '.join(path.name for path in sorted(folder.iterdir()))} to {folder}/")
+
+
+def _model(args):
+    if args.smoke:
+        model = keras_glimpse.GlimpseClassifier(10, 2)
+        model.build((None, 48, 48, 1))
+        return model
+    path = args.model or Run(table1.TUNED, 0, None, args.runs).folder / "model.keras"
+    if not path.exists():
+        sys.exit(f"figures: {path} does not exist. Train it by table1.py --row fine-tuned --seeds 1, or name one by --model.")
+    return keras.models.load_model(path)
+
+
+def draw_all(model, images, labels, folder):
+    logits = np.concatenate([model.look(part)["logits"] for part in np.array_split(images, max(1, len(images) // 1000))])
+    tiles(images[np.random.default_rng(0).permutation(len(images))[:60], ..., 0], 12, folder / "figure2.png")
+    n0, n1 = (net.hidden_layers[0].kernel.numpy().T for net in (model.low_res_net, model.glimpse_nets[0]))
+    tiles(n0.reshape(-1, *model.low_res_net.size), 25, folder / "figure3.png")
+    finest = int(np.argmin(model.crop.scales))
+    patches = n1.reshape(-1, model.crop.size, model.crop.size, len(model.crop.scales))[..., finest]
+    tiles(patches, 25, folder / "figure4.png")
+    chosen = disagreement(logits).argsort(kind="stable")[::-1][:10]
+    keras_glimpse.draw_glimpses(model, images[chosen], labels[chosen], folder / "figure5.png")
+    curve(model, logits, labels, folder / "cascade.png")
+
+
+def tiles(pictures, columns, path):
+    """Pictures side by side, each between its own least and largest value."""
+    low, high = (edge(pictures, axis=(1, 2), keepdims=True) for edge in (np.min, np.max))
+    pictures = np.pad((pictures - low) / np.maximum(high - low, 1e-9), ((0, 0), (1, 0), (1, 0)), constant_values=1.0)
+    blank = np.ones((-len(pictures) % columns, *pictures.shape[1:]))
+    rows = np.concatenate([pictures, blank]).reshape(-1, columns, *pictures.shape[1:])
+    sheet = rows.swapaxes(1, 2).reshape(rows.shape[0] * rows.shape[2], -1)
+    figure = Figure(figsize=(8, 8 * sheet.shape[0] / sheet.shape[1]))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.imshow(sheet, cmap="gray", interpolation="nearest")
+    axes.axis("off")
+    figure.savefig(path, dpi=150)
+
+
+def disagreement(logits):
+    """How much the distributions of N0, N1, ... differ: the largest distance between two of them, for each image."""
+    probabilities = np.exp(logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True))
+    return np.abs(probabilities[:, :, None] - probabilities[:, None]).sum(axis=-1).max(axis=(1, 2))
+
+
+def curve(model, logits, labels, path):
+    """Error against mean MACs as the threshold goes from 0 to 1."""
+    macs = keras_glimpse.stage_macs(model)
+    points = np.array([cascade_at(threshold, logits, labels, macs) for threshold in 1 - np.logspace(0, -6, 121)])
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(points[:, 1] / 1000, points[:, 0], color="tab:blue", label="cascade, threshold 0 to 1")
+    each = 100 * (logits.argmax(axis=-1) != labels[:, None]).mean(axis=0)
+    axes.plot(macs / 1000, each, "o", color="black", label="all images through N0, N1, ...")
+    error, mean_macs = cascade_at(THRESHOLD, logits, labels, macs)
+    axes.plot(mean_macs / 1000, error, "D", color="tab:red", label=f"threshold {THRESHOLD}")
+    axes.set(xlabel="mean multiply-accumulates an image, thousands", ylabel="test error, %", yscale="log")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    figure.savefig(path, dpi=150)
+
+
+def cascade_at(threshold, logits, labels, macs):
+    """Error in percent and mean MACs of a cascade, from what every stage said of every image."""
+    confidence = np.exp(logits.max(axis=-1) - np.logaddexp.reduce(logits, axis=-1))
+    sure = confidence >= threshold
+    sure[:, -1] = True
+    stage = sure.argmax(axis=-1)
+    wrong = logits[np.arange(len(labels)), stage].argmax(axis=-1) != labels
+    return 100 * wrong.mean(), macs[stage].mean()
+
+
+if __name__ == "__main__":
+    main()
