@@ -125,7 +125,7 @@ def test_the_cascade_follows_the_model(model_and_images):
     class OutsideXLA(keras.layers.Layer):
         def call(self, patches):
             return tf.ensure_shape(
-                tf.numpy_function(lambda p: -p[:, 0, 0, :1] + np.arange(4), [patches], tf.float32), (None, 4)
+                tf.numpy_function(lambda p: -p[:, 0, 0, :1] + np.arange(4, dtype=np.float32), [patches], tf.float32), (None, 4)
             )
 
     before = cascade_predict(model, images, 1.0)
