@@ -36,6 +36,11 @@ def test_every_row_trains_and_is_tested(recipe, capsys, name):
     assert {path: path.stat().st_mtime for path in RECIPES.rglob("*.csv")} == before
 
 
+def test_figures(recipe, capsys):
+    recipe("figures", "--smoke").main()
+    assert "cascade.png, figure2.png, figure3.png, figure4.png, figure5.png" in capsys.readouterr().out
+
+
 def test_the_readme_has_the_results(recipe):
     recipe("report", "--check").main()
 
