@@ -108,8 +108,7 @@ def _look(model, images, evidence, rows, evidence_rows):
     else:
         images = tf.gather(images, rows)
         evidence = keras.tree.map_structure(lambda values: tf.gather(values, evidence_rows), evidence)
-        location = model.locate(evidence)
-        evidence = model.glimpse(evidence, model.crop(images, location), location)
+        evidence = model.look_again(images, evidence)
     return evidence, tf.nn.softmax(model.combine(evidence))
 
 

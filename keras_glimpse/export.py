@@ -69,11 +69,7 @@ def one_image(model, images: tf.Tensor, threshold: float | None) -> dict[str, tf
         stop = lambda: {"probabilities": probabilities, "exit_stage": tf.constant([stage])}  # noqa: E731
         if stage == model.num_glimpses:
             return stop()
-
-        def look():
-            location = model.locate(evidence)
-            return go_on(model.glimpse(evidence, model.crop(images, location), location))
-
+        look = lambda: go_on(model.look_again(images, evidence))  # noqa: E731
         return look() if threshold is None else tf.cond(tf.reduce_max(probabilities) >= threshold, stop, look)
 
     return go_on(model.first_look(images))

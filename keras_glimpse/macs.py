@@ -55,13 +55,8 @@ def stage_macs(model) -> np.ndarray:
     evidence = model.first_look(tf.zeros((1, *shape)))
     total = [count_macs(model.low_res_net, shape)]
     for _ in range(model.num_glimpses):
-
-        def step(images, evidence=evidence):
-            location = model.locate(evidence)
-            return model.glimpse(evidence, model.crop(images, location), location)
-
-        total.append(total[-1] + count_macs(step, shape))
-        evidence = step(tf.zeros((1, *shape)))
+        total.append(total[-1] + count_macs(lambda images, evidence=evidence: model.look_again(images, evidence), shape))
+        evidence = model.look_again(tf.zeros((1, *shape)), evidence)
     return np.asarray(total, np.int64)
 
 

@@ -162,6 +162,11 @@ class GlimpseClassifier(GlimpseTrainer):
         logits = ops.cast(net(patches, *where, training=training), "float32")
         return evidence._replace(glimpses=(*evidence.glimpses, logits))
 
+    def look_again(self, images, evidence: Evidence) -> Evidence:
+        """Adds the next glimpse, at the place that the model predicts."""
+        location = self.locate(evidence)
+        return self.glimpse(evidence, self.crop(images, location), location)
+
     def combine(self, evidence: Evidence) -> tf.Tensor:
         """The class logits after the glimpses so far, `[..., num_classes]` (eqs. 5 and 6)."""
         return combine(evidence, self.averaging)
@@ -194,8 +199,7 @@ class GlimpseClassifier(GlimpseTrainer):
         evidence = Evidence(outputs[0], outputs[1])
         self._check_logits("low_res_net", evidence.low_res)
         for _ in range(self.num_glimpses):  # Builds every network, the user's too, on what it will be given.
-            location = self.locate(evidence)
-            evidence = self.glimpse(evidence, self.crop(images, location), location)
+            evidence = self.look_again(images, evidence)
             self._check_logits("glimpse_net", evidence.glimpses[-1])
         self.image_shape = tuple(images_shape[1:])
 

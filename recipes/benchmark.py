@@ -26,14 +26,13 @@ import keras
 import networks
 import numpy as np
 import tensorflow as tf
-from experiment import commit
+from experiment import RESULTS, commit
 from rich.console import Console
 from rich.table import Table
 
 import keras_glimpse
 from keras_glimpse import GlimpseClassifier, cascade_predict, count_macs, data, stage_macs
 
-RESULTS = Path(__file__).parent / "results"
 THRESHOLD = 0.95
 
 
@@ -77,7 +76,8 @@ def report(name: str, title: str, rows: list[dict], smoke: bool) -> None:
     with (RESULTS / f"benchmark_{name}.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, [*rows[0], "commit"])
         writer.writeheader()
-        writer.writerows(row | {"commit": commit()} for row in rows)
+        now = commit()
+        writer.writerows(row | {"commit": now} for row in rows)
 
 
 def short(value: float, digits: int = 3) -> float:
@@ -104,7 +104,7 @@ def train(rounds, smoke):
             model.build((None, 48, 48, 1))
             model.compile(keras.optimizers.SGD(contenders.RATE, contenders.MOMENTUM), stage=stage)
             weights = contenders.weights_of(model)
-            runs = _trainers(contenders, model, weights, stage, images, labels, dataset)
+            runs = _trainers(contenders, model, weights, stage)
             if batch == 50:
                 _check_alike(runs, images, labels)
             few = max(1, steps // 8)
@@ -132,7 +132,7 @@ def train(rounds, smoke):
     _pipeline(digits, rounds, smoke)
 
 
-def _trainers(contenders, model, weights, stage, images, labels, dataset):
+def _trainers(contenders, model, weights, stage):
     """Functions of images `[steps, batch, ...]`, labels and a dataset of the same; they give the loss of the last step."""
     plain = contenders.Straightforward(stage, weights)
     plain.compile(keras.optimizers.SGD(contenders.RATE, contenders.MOMENTUM), steps_per_execution=1)
@@ -220,7 +220,7 @@ def inference(rounds, smoke):
     images = np.concatenate([images for images, _ in data.jittered(digits).test.take(200)])
     one = GlimpseClassifier(10, 1)
     one.build((None, 48, 48, 1))
-    for mine, theirs in zip((one.low_res_net, one.location_heads[0], one.glimpse_nets[0]), _first(model)):
+    for mine, theirs in zip(_first(one), _first(model)):
         mine.set_weights(theirs.get_weights())
     one.compile()
     nets = {"dense": networks.dense(), "conv": networks.conv(), "1 glimpse": one, "2 glimpses": model}

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 import keras_glimpse
 from keras_glimpse import data
 
-THRESHOLD = 0.95
+THRESHOLD = table1.CASCADE.threshold
 
 
 def main():
@@ -56,16 +56,17 @@ def _model(args):
 
 
 def draw_all(model, images, labels, folder):
-    logits = np.concatenate([model.look(part)["logits"] for part in np.array_split(images, max(1, len(images) // 1000))])
+    parts = np.array_split(images, max(1, len(images) // 1000))
+    probabilities = np.concatenate([keras.ops.softmax(model.look(part)["logits"]) for part in parts])
     tiles(images[np.random.default_rng(0).permutation(len(images))[:60], ..., 0], 12, folder / "figure2.png")
     n0, n1 = (net.hidden_layers[0].kernel.numpy().T for net in (model.low_res_net, model.glimpse_nets[0]))
     tiles(n0.reshape(-1, *model.low_res_net.size), 25, folder / "figure3.png")
     finest = int(np.argmin(model.crop.scales))
     patches = n1.reshape(-1, model.crop.size, model.crop.size, len(model.crop.scales))[..., finest]
     tiles(patches, 25, folder / "figure4.png")
-    chosen = disagreement(logits).argsort(kind="stable")[::-1][:10]
+    chosen = disagreement(probabilities).argsort(kind="stable")[::-1][:10]
     keras_glimpse.draw_glimpses(model, images[chosen], labels[chosen], folder / "figure5.png")
-    curve(model, logits, labels, folder / "cascade.png")
+    curve(keras_glimpse.stage_macs(model), probabilities, labels, folder / "cascade.png")
 
 
 def tiles(pictures, columns, path):
@@ -82,22 +83,20 @@ def tiles(pictures, columns, path):
     figure.savefig(path, dpi=150)
 
 
-def disagreement(logits):
+def disagreement(probabilities):
     """How much the distributions of N0, N1, ... differ: the largest distance between two of them, for each image."""
-    probabilities = np.exp(logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True))
     return np.abs(probabilities[:, :, None] - probabilities[:, None]).sum(axis=-1).max(axis=(1, 2))
 
 
-def curve(model, logits, labels, path):
+def curve(macs, probabilities, labels, path):
     """Error against mean MACs as the threshold goes from 0 to 1."""
-    macs = keras_glimpse.stage_macs(model)
-    points = np.array([cascade_at(threshold, logits, labels, macs) for threshold in 1 - np.logspace(0, -6, 121)])
+    confidence, wrong = probabilities.max(axis=-1), probabilities.argmax(axis=-1) != labels[:, None]
+    points = np.array([cascade_at(threshold, confidence, wrong, macs) for threshold in 1 - np.logspace(0, -6, 121)])
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     axes.plot(points[:, 1] / 1000, points[:, 0], color="tab:blue", label="cascade, threshold 0 to 1")
-    each = 100 * (logits.argmax(axis=-1) != labels[:, None]).mean(axis=0)
-    axes.plot(macs / 1000, each, "o", color="black", label="all images through N0, N1, ...")
-    error, mean_macs = cascade_at(THRESHOLD, logits, labels, macs)
+    axes.plot(macs / 1000, 100 * wrong.mean(axis=0), "o", color="black", label="all images through N0, N1, ...")
+    error, mean_macs = cascade_at(THRESHOLD, confidence, wrong, macs)
     axes.plot(mean_macs / 1000, error, "D", color="tab:red", label=f"threshold {THRESHOLD}")
     axes.set(xlabel="mean multiply-accumulates an image, thousands", ylabel="test error, %", yscale="log")
     axes.grid(alpha=0.3, which="both")
@@ -105,14 +104,12 @@ def curve(model, logits, labels, path):
     figure.savefig(path, dpi=150)
 
 
-def cascade_at(threshold, logits, labels, macs):
-    """Error in percent and mean MACs of a cascade, from what every stage said of every image."""
-    confidence = np.exp(logits.max(axis=-1) - np.logaddexp.reduce(logits, axis=-1))
+def cascade_at(threshold, confidence, wrong, macs):
+    """Error in percent and mean MACs of a cascade, from how sure and whether wrong every stage was of every image."""
     sure = confidence >= threshold
     sure[:, -1] = True
     stage = sure.argmax(axis=-1)
-    wrong = logits[np.arange(len(labels)), stage].argmax(axis=-1) != labels
-    return 100 * wrong.mean(), macs[stage].mean()
+    return 100 * wrong[np.arange(len(stage)), stage].mean(), macs[stage].mean()
 
 
 if __name__ == "__main__":
