@@ -8,6 +8,8 @@ from keras_glimpse import data as data
 from keras_glimpse.cascade import CascadePrediction as CascadePrediction
 from keras_glimpse.cascade import cascade_predict as cascade_predict
 from keras_glimpse.export import export_litert as export_litert
+from keras_glimpse.export import export_onnx as export_onnx
+from keras_glimpse.export import export_saved_model as export_saved_model
 from keras_glimpse.greedy import fit_greedy as fit_greedy
 from keras_glimpse.greedy import paper_sgd as paper_sgd
 from keras_glimpse.layers import GlimpseNet as GlimpseNet

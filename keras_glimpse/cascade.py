@@ -58,22 +58,22 @@ def cascade_predict(model, images, threshold: float = 0.95, batch_size: int = 20
         raise ValueError("cascade_predict needs a model that is built: fit it, load it or call it on images first.")
     if not isinstance(images, tf.data.Dataset):
         images = [images[start : start + batch_size] for start in range(0, len(images), batch_size)] or [images]
-    look, macs = _prepared(model)
-    results = [_until_sure(look, _only_images(batch), threshold, len(macs) - 1) for batch in images]
+    looks, macs = _prepared(model)
+    results = [_until_sure(looks, _only_images(batch), threshold) for batch in images]
     if not results:
         raise ValueError("Expected at least one batch of images; got an empty dataset.")
     probabilities, exit_stage = (np.concatenate(parts) for parts in zip(*results))
     return CascadePrediction(probabilities, exit_stage, macs[exit_stage])
 
 
-def _until_sure(look, images, threshold, num_glimpses):
+def _until_sure(looks, images, threshold):
     """Probabilities and exit stages of one batch: each stage looks only at the rows that none before it was sure of."""
     images = tf.convert_to_tensor(images)
-    evidence, probabilities = look(images, (), (), ())
+    evidence, probabilities = looks[0](images, (), (), ())
     probabilities = probabilities.numpy()
     stages = np.zeros(len(probabilities), np.int64)
     rows, latest = np.arange(len(probabilities)), probabilities
-    for stage in range(1, num_glimpses + 1):
+    for stage, look in enumerate(looks[1:], start=1):
         unsure = np.flatnonzero(~(latest.max(axis=-1) >= np.float32(threshold)))  # What is not a number is not sure.
         if not len(unsure):
             break
@@ -92,12 +92,12 @@ def _padded(rows):
 
 
 def _prepared(model):
-    """One look as a compiled function, and the MACs of the stages: made once, and kept with the model while it is the same."""
+    """Each look as a compiled function, and the MACs of the stages: made once, and kept with the model while it is the same."""
     jit = acceleration.compiles_inference(model)
     key = (jit, *map(id, (model.low_res_net, *model.location_heads, *model.glimpse_nets)))
     if getattr(model, "_cascade", (None,))[0] != key:
-        function = tf.function(partial(_look, model), jit_compile=jit, reduce_retracing=True)
-        model._cascade = key, function, stage_macs(model)
+        look = lambda: tf.function(partial(_look, model), jit_compile=jit, reduce_retracing=True)  # noqa: E731
+        model._cascade = key, [look() for _ in range(model.num_glimpses + 1)], stage_macs(model)
     return model._cascade[1:]
 
 

@@ -37,6 +37,16 @@ def check_threshold(threshold: float) -> None:
         raise ValueError(f"threshold must lie in (0, 1]; got {threshold!r}.")
 
 
+def check_exportable(function: str, model, threshold: float | None, float32: bool = False) -> None:
+    """Raises ValueError unless the model can be exported: it must be built and, if `float32`, compute in that."""
+    if threshold is not None:
+        check_threshold(threshold)
+    if not model.built:
+        raise ValueError(f"{function} needs a model that is built: fit it, load it or call it on images first.")
+    if float32 and model.compute_dtype != "float32":
+        raise ValueError(f"{function} needs a model of float32; got {model.dtype_policy.name}.")
+
+
 def check_spec(shape, dtype, image_shape=None) -> None:
     """Raises unless shape and dtype are those of images `[batch, height, width, channels]`, and of this `image_shape`."""
     if isinstance(shape, tf.TensorShape) and shape.rank is None:

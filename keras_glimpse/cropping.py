@@ -8,6 +8,7 @@ which XLA does sooner.
 import contextlib
 import contextvars
 
+import numpy as np
 import tensorflow as tf
 
 from keras_glimpse.geometry import extent
@@ -60,6 +61,8 @@ def crop_window(image: tf.Tensor, location: tf.Tensor, size: int) -> tf.Tensor:
     location = tf.stop_gradient(tf.cast(location, tf.float32))
     start = location * extent(image.shape) - (size - 1) / 2
     if _portable.get() or _compiled_by_xla():
+        if image.shape[0] == 1 and image.shape[2] > FEW_COLUMNS * size:
+            image, start = _surroundings(image, start, size)
         return _crop_by_gather(image, start, size)
     return _crop_by_op(image, start, size)
 
@@ -69,6 +72,18 @@ def _crop_by_op(image, start, size):
         image = tf.cast(image, tf.float32)
     boxes = tf.concat([start, start + (size - 1)], axis=1) / tf.tile(extent(image.shape), [2])
     return tf.image.crop_and_resize(image, boxes, tf.range(tf.shape(image)[0]), [size, size])
+
+
+def _surroundings(image, start, size):
+    """Of one image, the `size + 1` rows and columns that a window there can read, and where it starts in them.
+
+    The image is not touched elsewhere, so what follows costs the same however large it is.
+    """
+    most = np.maximum(np.asarray(image.shape[1:3]) - (size + 1), 0)
+    corner = tf.clip_by_value(tf.floor(start), 0.0, most.astype(np.float32))
+    begin = tf.concat([[0], tf.cast(corner[0], tf.int32), [0]], axis=0)
+    rows, columns = (min(size + 1, side) for side in image.shape[1:3])
+    return tf.slice(image, begin, [1, rows, columns, image.shape[3]]), start - corner
 
 
 def _crop_by_gather(image, start, size):

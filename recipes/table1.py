@@ -4,8 +4,9 @@
     python recipes/table1.py --row 1-glimpse --seeds 1     # 50 sweeps over 600,000 images, about 20 minutes on two cores
 
 The paper's protocol is 50 sweeps of SGD with momentum 0.9, batches of 50, learning rate 0.05 and lambda 100. With these the
-location head saturates (row `as-printed`). The rows of the method have a rate of 0.01, the paper's for MNIST, that
-falls linearly to 0. On digits held out of training (`tuning.py`) it was as good as any of five settings, within noise.
+location head saturates (row `as-printed`). The rows of the method have lambda 10 and a rate of 0.01, the paper's for MNIST,
+that falls linearly to 0: the one setting of six with which, on digits held out of training (`tuning.py`), both glimpses
+learn and neither saturates.
 """
 
 from functools import partial
@@ -16,7 +17,7 @@ from networks import RandomGlimpse, conv, dense
 from keras_glimpse import GlimpseClassifier
 
 DENSE_MACS = 1_157_000  # The fully connected network on 48x48 pixels.
-two_glimpses = partial(GlimpseClassifier, 10, 2, location_weight=100.0)
+two_glimpses = partial(GlimpseClassifier, 10, 2, location_weight=10.0)
 ours = partial(Row, learning_rate=0.01)
 
 DENSE = Row("dense", "fully connected on high resolution images", dense, 3.5, 1.0, 3.5)
@@ -30,16 +31,17 @@ CASCADE = ours(
 PRINTED = Row(
     "as-printed",
     "1 glimpse, lambda 100 and a constant rate of 0.05, as printed",
-    two_glimpses,
+    partial(two_glimpses, location_weight=100.0),
     2.3,
     5,
     stage=1,
     falls=False,
 )
-LAMBDA_10 = Row(
-    "lambda-10",
-    "1 glimpse, lambda 10 and a rate of 0.05 falling to 0",
-    partial(two_glimpses, location_weight=10.0),
+LAMBDA_10 = Row("lambda-10", "1 glimpse, lambda 10 and a rate of 0.05 falling to 0", two_glimpses, 2.3, 5, stage=1)
+LAMBDA_100 = ours(
+    "lambda-100",
+    "1 glimpse, lambda 100 and a rate of 0.01 falling to 0 (a second one saturates)",
+    partial(two_glimpses, location_weight=100.0),
     2.3,
     5,
     stage=1,
@@ -50,7 +52,7 @@ RANDOM = ours(
 THIRD = ours(
     "3-glimpses",
     'this method, 3 glimpses ("only marginal improvements")',
-    partial(GlimpseClassifier, 10, 3, location_weight=100.0),
+    partial(GlimpseClassifier, 10, 3, location_weight=10.0),
     after=SECOND,
     stage=3,
 )
@@ -58,7 +60,7 @@ THIRD = ours(
 TABLE = Table(
     "table1",
     "Table 1: jittered MNIST",
-    (DENSE, CONV, FIRST, SECOND, TUNED, CASCADE, RANDOM, THIRD, PRINTED, LAMBDA_10),
+    (DENSE, CONV, FIRST, SECOND, TUNED, CASCADE, RANDOM, THIRD, PRINTED, LAMBDA_10, LAMBDA_100),
     DENSE_MACS,
 )
 

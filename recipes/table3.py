@@ -15,7 +15,7 @@ from keras_glimpse import GlimpseClassifier
 
 DENSE_MACS = 397_000  # The fully connected network on 28x28 pixels.
 row = partial(Row, jittered=False, learning_rate=0.01)
-small = {"low_res_size": 10, "patch_size": 10, "scales": (1,), "location_weight": 100.0}
+small = {"low_res_size": 10, "patch_size": 10, "scales": (1,), "location_weight": 10.0}
 two_glimpses = partial(GlimpseClassifier, 10, 2, **small)
 no_penalty = partial(two_glimpses, diversity_weight=0.0)
 

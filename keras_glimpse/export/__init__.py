@@ -1,0 +1,5 @@
+"""Trained models for other runtimes: TensorFlow Serving, LiteRT and ONNX, with the cascade inside the file."""
+
+from keras_glimpse.export.litert import export_litert as export_litert
+from keras_glimpse.export.onnx import export_onnx as export_onnx
+from keras_glimpse.export.saved_model import export_saved_model as export_saved_model

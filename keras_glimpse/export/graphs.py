@@ -1,0 +1,60 @@
+"""What exported files compute, as graphs: everything, the cascade of one image, and the cascade of a batch."""
+
+from functools import partial
+
+import keras
+import tensorflow as tf
+
+from keras_glimpse.macs import stage_macs
+
+
+def everything(model, images: tf.Tensor, threshold: float | None) -> dict[str, tf.Tensor]:
+    """All stages of all images, wherever the cascade would stop: what to show a person."""
+    seen = model.look(images)
+    probabilities = tf.nn.softmax(seen["logits"])
+    exit_stage = tf.fill(tf.shape(images)[:1], model.num_glimpses)
+    if threshold is not None:
+        sure = tf.reduce_max(probabilities, axis=-1) >= threshold
+        last = tf.one_hot(model.num_glimpses, model.num_glimpses + 1, True, False, dtype=tf.bool)
+        exit_stage = tf.argmax(sure | last, axis=-1, output_type=tf.int32)
+    return {
+        "stage_probabilities": probabilities,
+        "locations": seen["locations"],
+        "exit_stage": exit_stage,
+        "macs": tf.gather(tf.constant(stage_macs(model)), exit_stage),
+    }
+
+
+def one_image(model, images: tf.Tensor, threshold: float | None) -> dict[str, tf.Tensor]:
+    """The cascade for a batch of one, as branches that a runtime takes or skips."""
+
+    def go_on(evidence):
+        stage = len(evidence.glimpses)
+        probabilities = tf.nn.softmax(model.combine(evidence))
+        stop = lambda: {"probabilities": probabilities, "exit_stage": tf.constant([stage])}  # noqa: E731
+        if stage == model.num_glimpses:
+            return stop()
+        look = lambda: go_on(model.look_again(images, evidence))  # noqa: E731
+        return look() if threshold is None else tf.cond(tf.reduce_max(probabilities) >= threshold, stop, look)
+
+    return go_on(model.first_look(images))
+
+
+def until_sure(model, images: tf.Tensor, threshold: float | None) -> dict[str, tf.Tensor]:
+    """The cascade for a batch: each network runs only on the images that none before it was sure of."""
+    if threshold is None:
+        return {"probabilities": tf.nn.softmax(model.look(images)["logits"][:, -1])}
+    evidence = model.first_look(images)
+    probabilities = latest = tf.nn.softmax(model.combine(evidence))
+    rows = tf.range(tf.shape(images)[0])
+    for _ in range(model.num_glimpses):
+        unsure = tf.where(~(tf.reduce_max(latest, axis=-1) >= threshold))[:, 0]  # What is not a number is not sure.
+        rows, evidence = keras.tree.map_structure(partial(_rows, unsure), (rows, evidence))
+        evidence = model.look_again(tf.gather(images, rows), evidence)
+        latest = tf.nn.softmax(model.combine(evidence))
+        probabilities = tf.tensor_scatter_nd_update(probabilities, rows[:, None], latest)
+    return {"probabilities": probabilities}
+
+
+def _rows(which, values):
+    return tf.gather(values, which)

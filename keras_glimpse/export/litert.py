@@ -1,0 +1,114 @@
+"""LiteRT files in which easy images stop early, with built-in operations only."""
+
+import os
+import tempfile
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.lite.python.schema_py_generated import BuiltinOperator
+
+from keras_glimpse.checks import check_exportable, check_integers, check_one_of, check_spec
+from keras_glimpse.cropping import portable_crops
+from keras_glimpse.downsampling import to_unit_range
+from keras_glimpse.export.files import complete_file
+from keras_glimpse.export.graphs import one_image, until_sure
+
+QUANTIZE = (None, "float16", "dynamic", "int8")
+QUANTIZED = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D")
+
+
+def export_litert(
+    model,
+    path: str | os.PathLike,
+    threshold: float | None = None,
+    quantize: str | None = None,
+    *,
+    calibration=None,
+    batch_size: int | None = 1,
+) -> None:
+    """Writes a `.tflite` file of built-in operations of LiteRT.
+
+    Its input is `images` `[batch_size, height, width, channels]`, float32, scaled as the model was trained: to [0, 1] if
+    that was on unsigned integers. Its output is `probabilities` `[batch_size, num_classes]` and, for one image at a time,
+    `exit_stage` `[1]`, int32. With a threshold the cascade runs inside the file: once a stage is sure, the networks after
+    it are skipped, which is what makes it fast on a phone. What a glimpse costs does not depend on the size of the image.
+
+    Args:
+        model: a built `GlimpseClassifier`.
+        path: file to write; an existing one is replaced when the new one is complete.
+        threshold: confidence at which to stop, in (0, 1]; None to look at everything.
+        quantize: None; "float16" weights; "dynamic", 8-bit weights; or "int8", matrix products and convolutions in 8 bits.
+        calibration: for "int8", a few hundred images `[n, height, width, channels]` like those to come, which tell the range
+            of every activation; unsigned integers are scaled to [0, 1].
+        batch_size: images at a time; None for any number. The cascade needs 1.
+
+    Raises:
+        ValueError: a model that is not built or not of float32, a threshold outside (0, 1], one with a batch, a `quantize`
+            that does not exist, or calibration images that are missing, not wanted or of another shape.
+        FileNotFoundError: the folder does not exist.
+
+    Example:
+    >>> import tempfile
+    >>> from keras_glimpse import GlimpseClassifier
+    >>> model = GlimpseClassifier(num_classes=10)
+    >>> model.build((None, 48, 48, 1))
+    >>> export_litert(model, tempfile.mkdtemp() + "/model.tflite", threshold=0.95)
+    """
+    check_exportable("export_litert", model, threshold, float32=True)
+    check_one_of(QUANTIZE, quantize=quantize)
+    if batch_size is not None:
+        check_integers(1, batch_size=batch_size)
+    if threshold is not None and batch_size != 1:
+        raise ValueError(f"A cascade looks at one image at a time: batch_size must be 1 with a threshold; got {batch_size}.")
+    images = _calibration_images(model, quantize, calibration)
+    compute = one_image if batch_size == 1 else until_sure
+    signature = tf.TensorSpec((batch_size, *model.image_shape), tf.float32, name="images")
+    with complete_file(path) as scratch, portable_crops(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # The converter warns of its own internals.
+        scratch.write_bytes(_convert(lambda images: compute(model, images, threshold), model, signature, quantize, images))
+
+
+def _calibration_images(model, quantize, calibration):
+    if (quantize == "int8") != (calibration is not None):
+        raise ValueError(
+            f'Calibration images are wanted with quantize="int8" and only then; got quantize={quantize!r} '
+            f"{'without' if calibration is None else 'with'} calibration images."
+        )
+    if calibration is None:
+        return None
+    calibration = np.asarray(calibration)
+    check_spec(calibration.shape, calibration.dtype, model.image_shape)
+    if not len(calibration):
+        raise ValueError("Expected at least one calibration image; got none.")
+    return to_unit_range(calibration, calibration.dtype).numpy()
+
+
+def _convert(compute: Callable, model, signature, quantize, calibration) -> bytes:
+    holder = tf.Module()
+    holder.weights = [variable.value for variable in model.variables]
+    with tempfile.TemporaryDirectory() as folder:
+        function = tf.function(compute, autograph=False).get_concrete_function(signature)
+        tf.saved_model.save(holder, folder, {"serving_default": function})
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        if quantize:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if quantize == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        return _to_int8(converter, signature, calibration) if quantize == "int8" else converter.convert()
+
+
+def _to_int8(converter, signature, calibration) -> bytes:
+    """Matrix products in 8 bits. All else stays float32: a place in 256 steps would miss by pixels in a large image."""
+    size = signature.shape[0] or len(calibration)
+    batches = np.resize(calibration, (-(-len(calibration) // size), size, *calibration.shape[1:]))
+    converter.representative_dataset = lambda: ({"images": batch} for batch in batches)
+    kept = [name for name in vars(BuiltinOperator) if name.isupper() and name not in QUANTIZED]
+    debugger = tf.lite.experimental.QuantizationDebugger(  # The public way to name the operations that are not to change.
+        converter=converter,
+        debug_dataset=converter.representative_dataset,
+        debug_options=tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=kept),
+    )
+    return debugger.get_nondebug_quantized_model()
