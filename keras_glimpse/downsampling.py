@@ -71,7 +71,8 @@ def _average(image, size):
     rows, columns = _overlap(height // groups, size[0] // groups), _overlap(width, size[1])
     strips = tf.reshape(tf.cast(image, tf.float32), [-1, height // groups, width * image.shape[3]])
     strips = tf.reshape(tf.matmul(rows, strips), [-1, size[0], width, image.shape[3]])
-    return tf.einsum("jx,bixc->bijc", columns, strips)
+    strips = tf.transpose(strips, [0, 1, 3, 2])  # An einsum does the same, but not in LiteRT with a batch of any size.
+    return tf.transpose(tf.tensordot(strips, columns, [[3], [1]]), [0, 1, 3, 2])
 
 
 def _overlap(side, parts):

@@ -38,6 +38,15 @@ def make_model():
 
 
 @pytest.fixture
+def sharp_model(make_model):
+    """One with larger weights, so that images differ in how sure it is: some stop at 0.8 after each stage."""
+    model = make_model(num_classes=4, num_glimpses=2)
+    for net in (model.low_res_net, *model.glimpse_nets):
+        net.set_weights([4 * weights for weights in net.get_weights()])
+    return model
+
+
+@pytest.fixture
 def batch(rng):
     """64 images and labels for `make_model`."""
     return rng.random((64, 20, 24, 1), dtype=np.float32), rng.integers(0, 3, 64).astype(np.int32)

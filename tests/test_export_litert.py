@@ -1,0 +1,105 @@
+"""LiteRT files answer as Keras does, in their own runtime."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_glimpse
+
+litert = pytest.importorskip("ai_edge_litert.interpreter")
+
+
+def answers(path, images):
+    run = litert.Interpreter(model_path=str(path), num_threads=1).get_signature_runner()
+    return [run(images=image[None]) for image in images]
+
+
+@pytest.mark.parametrize("threshold", [None, 0.8, 1.0])
+def test_litert_equals_keras(sharp_model, rng, tmp_path, threshold):
+    images = rng.random((60, 20, 24, 1), dtype=np.float32)
+    keras_glimpse.export_litert(sharp_model, tmp_path / "model.tflite", threshold)
+    found = answers(tmp_path / "model.tflite", images)
+    stages = np.array([int(each["exit_stage"][0]) for each in found])
+    probabilities = np.concatenate([each["probabilities"] for each in found])
+    if threshold is None:
+        expected = tf.nn.softmax(sharp_model(images)).numpy()
+        assert set(stages) == {2}
+    else:
+        expected, exit_stage, _ = keras_glimpse.cascade_predict(sharp_model, images, threshold)
+        np.testing.assert_array_equal(stages, exit_stage)
+    np.testing.assert_allclose(probabilities, expected, atol=1e-4)  # The logits are in the hundreds.
+    if threshold == 0.8:
+        assert set(stages) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("batch_size", [None, 7])
+def test_batches(sharp_model, rng, tmp_path, batch_size):
+    images = rng.random((7, 20, 24, 1), dtype=np.float32)
+    keras_glimpse.export_litert(sharp_model, tmp_path / "model.tflite", batch_size=batch_size)
+    run = litert.Interpreter(model_path=str(tmp_path / "model.tflite"), num_threads=1).get_signature_runner()
+    np.testing.assert_allclose(run(images=images)["probabilities"], tf.nn.softmax(sharp_model(images)), atol=1e-4)
+
+
+@pytest.mark.parametrize("quantize, largest_share", [("float16", 0.65), ("dynamic", 0.6), ("int8", 0.6)])
+@pytest.mark.parametrize("threshold", [None, 0.8])
+def test_quantized(make_model, rng, tmp_path, quantize, largest_share, threshold):
+    """Smaller files, and nearly the same answers. (The networks are large enough for their weights to be most of a file.)"""
+    model = make_model(num_classes=4, num_glimpses=1, hidden_units=200)
+    images = rng.integers(0, 256, (40, 20, 24, 1), np.uint8)
+    calibration = images if quantize == "int8" else None
+    plain, small = tmp_path / "plain.tflite", tmp_path / "small.tflite"
+    keras_glimpse.export_litert(model, plain, threshold)
+    keras_glimpse.export_litert(model, small, threshold, quantize, calibration=calibration)
+    assert small.stat().st_size < largest_share * plain.stat().st_size
+    found = np.concatenate([each["probabilities"] for each in answers(small, images.astype(np.float32) / 255)])
+    expected = tf.nn.softmax(model(images))
+    error = np.abs(found - expected).max()
+    assert 0 < error < 0.02  # The model is sure of nothing: no image of these stops early, whatever the rounding.
+
+
+def test_cost_does_not_grow_with_the_image(tmp_path):
+    """Nothing after the thumbnail touches more of a large image than a few rows and columns."""
+    model = keras_glimpse.GlimpseClassifier(3, 1, hidden_units=8, downsample="strided")
+    model.build((None, 1000, 1200, 1))
+    keras_glimpse.export_litert(model, tmp_path / "model.tflite")
+    interpreter = litert.Interpreter(model_path=str(tmp_path / "model.tflite"))
+    large = {each["index"] for each in interpreter.get_tensor_details() if np.prod(each["shape"]) >= 1000 * 1200}
+    writers = {operation["op_name"] for operation in interpreter._get_ops_details() if large & set(operation["outputs"])}
+    assert large and writers <= {"RESHAPE"}, writers  # Reshaping moves nothing.
+
+
+def test_only_built_in_operations(sharp_model, tmp_path):
+    keras_glimpse.export_litert(sharp_model, tmp_path / "model.tflite", 0.9)
+    interpreter = litert.Interpreter(model_path=str(tmp_path / "model.tflite"))
+    names = {operation["op_name"] for operation in interpreter._get_ops_details()}
+    assert "IF" in names and not any("Flex" in name or "CUSTOM" in name for name in names)
+
+
+def test_bad_exports(sharp_model, tmp_path):
+    with pytest.raises(ValueError, match=r"threshold must lie in \(0, 1\]; got 1.5"):
+        keras_glimpse.export_litert(sharp_model, tmp_path / "model.tflite", 1.5)
+    with pytest.raises(ValueError, match="needs a model that is built"):
+        keras_glimpse.export_litert(keras_glimpse.GlimpseClassifier(3), tmp_path / "model.tflite")
+    with pytest.raises(ValueError, match="quantize must be one of"):
+        keras_glimpse.export_litert(sharp_model, tmp_path / "model.tflite", quantize="int4")
+    with pytest.raises(ValueError, match="batch_size must be 1 with a threshold; got 7"):
+        keras_glimpse.export_litert(sharp_model, tmp_path / "model.tflite", 0.9, batch_size=7)
+    with pytest.raises(ValueError, match="got quantize='int8' without calibration images"):
+        keras_glimpse.export_litert(sharp_model, tmp_path / "model.tflite", quantize="int8")
+    with pytest.raises(ValueError, match="got quantize=None with calibration images"):
+        keras_glimpse.export_litert(sharp_model, tmp_path / "model.tflite", calibration=np.zeros((2, 20, 24, 1)))
+    with pytest.raises(ValueError, match="Expected at least one calibration image"):
+        keras_glimpse.export_litert(
+            sharp_model, tmp_path / "model.tflite", quantize="int8", calibration=np.zeros((0, 20, 24, 1), "float32")
+        )
+    with pytest.raises(ValueError, match="20, 24"):
+        keras_glimpse.export_litert(
+            sharp_model, tmp_path / "model.tflite", quantize="int8", calibration=np.zeros((2, 9, 24, 1), "float32")
+        )
+    with pytest.raises(FileNotFoundError, match="The folder to write to does not exist: .*missing"):
+        keras_glimpse.export_litert(sharp_model, tmp_path / "missing" / "model.tflite")
+    half = keras_glimpse.GlimpseClassifier(3, low_res_size=5, patch_size=6, dtype="mixed_bfloat16")
+    half.build((None, 20, 24, 1))
+    with pytest.raises(ValueError, match="needs a model of float32; got mixed_bfloat16"):
+        keras_glimpse.export_litert(half, tmp_path / "model.tflite")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,131 @@
+"""SavedModels answer as Keras does where there is no Keras: in a bare process, and by the C API that servers use."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+import keras_glimpse
+
+BARE = """
+import sys
+sys.modules["keras"] = sys.modules["keras_glimpse"] = None  # Whatever imports them fails.
+import numpy as np, tensorflow as tf
+folder = sys.argv[1]
+signatures = tf.saved_model.load(folder + "/1").signatures
+images = np.load(folder + "/images.npy")
+batches = {"serving_default": images / np.float32(255), "uint8": images, "explain": images / np.float32(255)}
+answers = {name: signatures[name](images=batch) for name, batch in batches.items()}
+np.savez(folder + "/answers.npz", **{f"{name}/{key}": answers[name][key] for name in answers for key in answers[name]})
+"""
+
+
+@pytest.fixture
+def images(rng):
+    return rng.integers(0, 256, (60, 20, 24, 1), np.uint8)
+
+
+@pytest.mark.parametrize("threshold", [None, 0.8])
+def test_bare_process_equals_keras(sharp_model, images, tmp_path, threshold):
+    keras_glimpse.export_saved_model(sharp_model, tmp_path / "1", threshold)
+    np.save(tmp_path / "images.npy", images)
+    subprocess.run([sys.executable, "-c", BARE, str(tmp_path)], check=True, capture_output=True, timeout=120)
+    answers = np.load(tmp_path / "answers.npz")
+    seen = sharp_model.look(images)
+    stages = tf.nn.softmax(seen["logits"]).numpy()
+    stop, macs = np.full(60, 2), keras_glimpse.stage_macs(sharp_model)
+    if threshold:
+        _, stop, _ = keras_glimpse.cascade_predict(sharp_model, images, threshold)
+        assert set(stop) == {0, 1, 2}
+    for name in ("serving_default", "uint8"):
+        np.testing.assert_allclose(answers[f"{name}/probabilities"], stages[np.arange(60), stop], atol=1e-4)
+    np.testing.assert_allclose(answers["explain/stage_probabilities"], stages, atol=1e-4)
+    np.testing.assert_allclose(answers["explain/locations"], seen["locations"], atol=1e-5)
+    np.testing.assert_array_equal(answers["explain/exit_stage"], stop)
+    np.testing.assert_array_equal(answers["explain/macs"], macs[stop])
+
+
+def test_networks_run_only_on_the_images_that_are_not_sure(sharp_model, images, tmp_path):
+    _, stop, _ = keras_glimpse.cascade_predict(sharp_model, images, 0.8)
+    sharp_model.glimpse_nets[1].set_weights([weights * np.nan for weights in sharp_model.glimpse_nets[1].get_weights()])
+    keras_glimpse.export_saved_model(sharp_model, tmp_path / "1", 0.8)
+    answer = tf.saved_model.load(str(tmp_path / "1")).signatures["uint8"](images=tf.constant(images))
+    np.testing.assert_array_equal(np.isnan(answer["probabilities"]).all(axis=1), stop == 2)
+
+
+def test_no_images_and_mixed_precision(tmp_path, images):
+    model = keras_glimpse.GlimpseClassifier(3, low_res_size=5, patch_size=6, hidden_units=8, dtype="mixed_bfloat16")
+    model.build((None, 20, 24, 1))
+    keras_glimpse.export_saved_model(model, tmp_path / "1", 0.9)
+    serve = tf.saved_model.load(str(tmp_path / "1")).signatures["uint8"]
+    assert serve(images=tf.constant(images[:0]))["probabilities"].shape == (0, 3)
+    expected = keras_glimpse.cascade_predict(model, images, 0.9).probabilities
+    np.testing.assert_allclose(serve(images=tf.constant(images))["probabilities"], expected, atol=2e-2)
+
+
+def test_only_its_own_folders_are_replaced(sharp_model, images, tmp_path, monkeypatch):
+    foreign = tmp_path / "thesis"
+    foreign.mkdir()
+    (foreign / "chapter.txt").write_text("years of work")
+    with pytest.raises(FileExistsError, match="not written by keras_glimpse: .*thesis"):
+        keras_glimpse.export_saved_model(sharp_model, foreign)
+    with pytest.raises(FileExistsError, match="not written by keras_glimpse: .*chapter.txt"):
+        keras_glimpse.export_saved_model(sharp_model, foreign / "chapter.txt")
+    with pytest.raises(FileNotFoundError, match="does not exist: .*missing"):
+        keras_glimpse.export_saved_model(sharp_model, tmp_path / "missing" / "1")
+    path = tmp_path / "1"
+    path.mkdir()  # Empty: nothing is lost.
+    keras_glimpse.export_saved_model(sharp_model, path)
+    keras_glimpse.export_saved_model(sharp_model, path, 0.5)
+    about = json.loads((path / "assets.extra" / "keras_glimpse.json").read_text())
+    assert about["threshold"] == 0.5 and about["image_shape"] == [20, 24, 1]
+
+    def full_disk(*args):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(tf.saved_model, "save", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        keras_glimpse.export_saved_model(sharp_model, path, 0.9)
+    assert json.loads((path / "assets.extra" / "keras_glimpse.json").read_text())["threshold"] == 0.5
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["1", "thesis"]
+
+
+def test_bad_models(tmp_path, sharp_model):
+    with pytest.raises(ValueError, match="export_saved_model needs a model that is built"):
+        keras_glimpse.export_saved_model(keras_glimpse.GlimpseClassifier(3), tmp_path / "1")
+    with pytest.raises(ValueError, match=r"threshold must lie in \(0, 1\]; got 0"):
+        keras_glimpse.export_saved_model(sharp_model, tmp_path / "1", 0)
+
+
+def test_c_program_equals_keras(sharp_model, images, tmp_path):
+    """TensorFlow's C API, as a server uses it: no Python, and no code of ours but the graph."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if not compiler:
+        pytest.skip("No C compiler was found (cc or gcc).")
+    keras_glimpse.export_saved_model(sharp_model, tmp_path / "1", 0.8)
+    package = Path(tf.__file__).parent
+    program = tmp_path / "serve"
+    libraries = [next(package.glob(name)) for name in ("libtensorflow_cc.so*", "libtensorflow_framework.so*")]
+    command = [compiler, "-O2", "-Wall", "-Werror", str(Path(__file__).with_name("serve.c")), "-I", str(package / "include")]
+    subprocess.run([*command, *map(str, libraries), f"-Wl,-rpath,{package}", "-o", str(program)], check=True)
+    expected = keras_glimpse.cascade_predict(sharp_model, images, 0.8).probabilities
+    for signature, batch in (("serving_default", images.astype(np.float32) / 255), ("uint8", images)):
+        source, target = _tensor_names(tmp_path / "1", signature, "probabilities")
+        batch.tofile(tmp_path / "images.bin")
+        shape = [str(side) for side in batch.shape]
+        arguments = [str(tmp_path / "1"), source, target, str(tmp_path / "images.bin"), str(tmp_path / "answer.bin")]
+        subprocess.run([str(program), *arguments, batch.dtype.name, *shape], check=True, timeout=120, env={})
+        found = np.fromfile(tmp_path / "answer.bin", np.float32).reshape(60, 4)
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def _tensor_names(folder, signature, output):
+    saved = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+    definition = saved.meta_graphs[0].signature_def[signature]
+    return definition.inputs["images"].name, definition.outputs[output].name
