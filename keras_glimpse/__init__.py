@@ -7,6 +7,8 @@ from keras_glimpse import backend as _backend  # noqa: F401, I001  First: it say
 from keras_glimpse import data as data
 from keras_glimpse.cascade import CascadePrediction as CascadePrediction
 from keras_glimpse.cascade import cascade_predict as cascade_predict
+from keras_glimpse.curve import CascadeCurve as CascadeCurve
+from keras_glimpse.curve import cascade_curve as cascade_curve
 from keras_glimpse.export import export_litert as export_litert
 from keras_glimpse.export import export_onnx as export_onnx
 from keras_glimpse.export import export_saved_model as export_saved_model
@@ -20,4 +22,6 @@ from keras_glimpse.macs import count_macs as count_macs
 from keras_glimpse.macs import stage_macs as stage_macs
 from keras_glimpse.model import GlimpseClassifier as GlimpseClassifier
 from keras_glimpse.pictures import draw_glimpses as draw_glimpses
+from keras_glimpse.pretrained import load_pretrained as load_pretrained
+from keras_glimpse.pretrained import pretrained_folder as pretrained_folder
 from keras_glimpse.version import __version__ as __version__

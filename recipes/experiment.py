@@ -30,6 +30,7 @@ from keras_glimpse import data
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
+CHEAPEST = "cheapest"  # The threshold of fewest MACs whose error is at most 0.1 points above that of the full model.
 BACKUP = "last.weights.h5"
 COLUMNS = ["table", "row", "seed", "sweeps", "error", "paper_error", "macs", "speed_up", "paper_speed_up", "seconds"]
 COLUMNS += ["commit", "versions", "details"]
@@ -53,7 +54,7 @@ class Row:
         jittered: 48x48 images of digits at random places; if not, MNIST as it is, 28x28.
         data: further arguments of the data set, and `training_digits`, if the row trains on the first of them only. With
             a `validation_split`, that split is what the row is tested on.
-        threshold: of a cascade.
+        threshold: of a cascade; `CHEAPEST`, to choose it on the images that the row is tested on.
     """
 
     name: str
@@ -70,7 +71,7 @@ class Row:
     seeds: int = 1
     jittered: bool = True
     data: Mapping = field(default_factory=dict)
-    threshold: float | None = None
+    threshold: float | str | None = None
 
 
 @dataclass(frozen=True)
@@ -297,6 +298,8 @@ def _test(model, test):
 def _cascade(model, test, threshold):
     """The figures of section 4.1: what stops where, how wrong it is, and what it costs."""
     images, labels = (np.concatenate(parts) for parts in zip(*test.as_numpy_iterator()))
+    if threshold == CHEAPEST:
+        threshold = keras_glimpse.cascade_curve(model, images, labels).cheapest()
     result = keras_glimpse.cascade_predict(model, images, threshold)
     wrong = result.probabilities.argmax(axis=-1) != labels
     confidence = result.probabilities.max(axis=-1)

@@ -8,6 +8,7 @@ Leaves PNG files in `recipes/results/figures/`.
 """
 
 import argparse
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -15,13 +16,13 @@ from pathlib import Path
 import keras
 import numpy as np
 import table1
+import tuning
 from experiment import RESULTS, Run, smoke_digits
 from matplotlib.figure import Figure
+from report import read
 
 import keras_glimpse
 from keras_glimpse import data
-
-THRESHOLD = table1.CASCADE.threshold
 
 
 def main():
@@ -66,7 +67,7 @@ def draw_all(model, images, labels, folder):
     tiles(patches, 25, folder / "figure4.png")
     chosen = disagreement(probabilities).argsort(kind="stable")[::-1][:10]
     keras_glimpse.draw_glimpses(model, images[chosen], labels[chosen], folder / "figure5.png")
-    curve(keras_glimpse.stage_macs(model), probabilities, labels, folder / "cascade.png")
+    draw_curve(model, probabilities, images, labels, folder / "cascade.png")
 
 
 def tiles(pictures, columns, path):
@@ -88,28 +89,28 @@ def disagreement(probabilities):
     return np.abs(probabilities[:, :, None] - probabilities[:, None]).sum(axis=-1).max(axis=(1, 2))
 
 
-def curve(macs, probabilities, labels, path):
-    """Error against mean MACs as the threshold goes from 0 to 1."""
-    confidence, wrong = probabilities.max(axis=-1), probabilities.argmax(axis=-1) != labels[:, None]
-    points = np.array([cascade_at(threshold, confidence, wrong, macs) for threshold in 1 - np.logspace(0, -6, 121)])
+def draw_curve(model, probabilities, images, labels, path):
+    """Error against mean MACs as the threshold goes up, with the paper's threshold and the one chosen on held-out digits."""
+    macs, wrong = keras_glimpse.stage_macs(model), probabilities.argmax(axis=-1) != labels[:, None]
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    axes.plot(points[:, 1] / 1000, points[:, 0], color="tab:blue", label="cascade, threshold 0 to 1")
+    curve = keras_glimpse.cascade_curve(model, images, labels)
+    axes.plot(curve.macs / 1000, 100 * curve.errors, color="tab:blue", label="cascade, thresholds from 0.1 to 1")
     axes.plot(macs / 1000, 100 * wrong.mean(axis=0), "o", color="black", label="all images through N0, N1, ...")
-    error, mean_macs = cascade_at(THRESHOLD, confidence, wrong, macs)
-    axes.plot(mean_macs / 1000, error, "D", color="tab:red", label=f"threshold {THRESHOLD}")
+    for threshold, why, marker in thresholds():
+        chosen = keras_glimpse.cascade_curve(model, images, labels, thresholds=[threshold])
+        axes.plot(chosen.macs / 1000, 100 * chosen.errors, marker, label=f"threshold {threshold:.3g}, {why}")
     axes.set(xlabel="mean multiply-accumulates an image, thousands", ylabel="test error, %", yscale="log")
     axes.grid(alpha=0.3, which="both")
     axes.legend()
     figure.savefig(path, dpi=150)
 
 
-def cascade_at(threshold, confidence, wrong, macs):
-    """Error in percent and mean MACs of a cascade, from how sure and whether wrong every stage was of every image."""
-    sure = confidence >= threshold
-    sure[:, -1] = True
-    stage = sure.argmax(axis=-1)
-    return 100 * wrong[np.arange(len(stage)), stage].mean(), macs[stage].mean()
+def thresholds():
+    yield table1.CASCADE.threshold, "the paper's", "D"
+    held_out = [line for line in read("tuning") if line["row"] == tuning.THRESHOLD.name]
+    if held_out:
+        yield json.loads(held_out[-1]["details"])["threshold"], "chosen on held-out digits", "*"
 
 
 if __name__ == "__main__":

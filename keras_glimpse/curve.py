@@ -1,0 +1,83 @@
+"""What a threshold costs and gains: error against mean MACs of the cascade."""
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from keras_glimpse.checks import check_integers
+from keras_glimpse.macs import stage_macs
+
+THRESHOLDS = 1 - np.logspace(-0.05, -6, 120)  # 0.1 to 1 - 1e-6, denser where more depends on it.
+
+
+class CascadeCurve(NamedTuple):
+    """What `cascade_curve` gives: arrays with one entry for each threshold.
+
+    Attributes:
+        thresholds: confidences at which to stop.
+        errors: share of images whose class is wrong, in [0, 1].
+        macs: multiply-accumulates of an image, on average.
+        full_error: the error with all glimpses of all images.
+    """
+
+    thresholds: np.ndarray
+    errors: np.ndarray
+    macs: np.ndarray
+    full_error: float
+
+    def cheapest(self, extra_error: float = 0.001) -> float:
+        """The threshold of fewest MACs with an error at most `extra_error` above that of the full model.
+
+        Choose it on images that the model was neither trained nor is tested on.
+
+        Raises:
+            ValueError: no threshold is so good.
+        """
+        good = np.flatnonzero(self.errors <= self.full_error + extra_error)
+        if not len(good):
+            raise ValueError(f"No threshold has an error of {self.full_error + extra_error:.4f} or less.")
+        return float(self.thresholds[good[self.macs[good].argmin()]])
+
+
+def cascade_curve(model, images, labels=None, thresholds=THRESHOLDS, batch_size: int = 1000) -> CascadeCurve:
+    """Error and mean MACs of the cascade at many thresholds, from one look at every image.
+
+    Args:
+        model: a built `GlimpseClassifier`.
+        images: array `[n, height, width, channels]`; or a dataset of batches `(images, labels)`.
+        labels: `[n]`, class numbers; None with a dataset.
+        thresholds: in (0, 1].
+        batch_size: images at a time, for an array.
+
+    Raises:
+        ValueError: no images, as many labels as there are not images, or a batch size below 1.
+
+    Example:
+    >>> from keras_glimpse import GlimpseClassifier
+    >>> model = GlimpseClassifier(num_classes=10)
+    >>> model.build((None, 48, 48, 1))
+    >>> curve = cascade_curve(model, np.zeros((3, 48, 48, 1), "float32"), np.array([1, 2, 3]))
+    >>> model_threshold = curve.cheapest()
+    """
+    check_integers(1, batch_size=batch_size)
+    if not isinstance(images, tf.data.Dataset):
+        if labels is None or len(labels) != len(images) or not len(images):
+            raise ValueError(f"Expected images and as many labels; got {len(images)} and {np.shape(labels)}.")
+        images = tf.data.Dataset.from_tensor_slices((images, labels)).batch(batch_size)
+    looks = [(tf.nn.softmax(model.look(batch)["logits"]).numpy(), y.numpy()) for batch, y in images]
+    if not looks:
+        raise ValueError("Expected at least one batch of images; got an empty dataset.")
+    probabilities, labels = (np.concatenate(parts) for parts in zip(*looks))
+    confidence, wrong = probabilities.max(axis=-1), probabilities.argmax(axis=-1) != labels[:, None]
+    stops = [first_sure(confidence, threshold) for threshold in thresholds]
+    macs, everyone = stage_macs(model), np.arange(len(labels))
+    errors = np.array([wrong[everyone, stop].mean() for stop in stops])
+    return CascadeCurve(np.asarray(thresholds), errors, np.array([macs[stop].mean() for stop in stops]), wrong[:, -1].mean())
+
+
+def first_sure(confidence: np.ndarray, threshold: float) -> np.ndarray:
+    """The first stage at which each image is sure, or the last; from confidences `[n, stages]`."""
+    sure = confidence >= np.float32(threshold)
+    sure[:, -1] = True
+    return sure.argmax(axis=-1)

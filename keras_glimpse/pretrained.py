@@ -1,0 +1,32 @@
+"""Models that were trained by the recipes and come with the package."""
+
+from pathlib import Path
+
+import keras
+
+
+def pretrained_folder() -> Path:
+    """Where they are: inside the installed package, or beside it in a checkout."""
+    installed = Path(__file__).parent / "saved_models"
+    return installed if installed.is_dir() else Path(__file__).parent.parent / "saved_models"
+
+
+def load_pretrained(name: str) -> keras.Model:
+    """Loads a trained model by name.
+
+    What it was trained on, its errors, costs and limits stand in `README.md` of its folder, `pretrained_folder() / name`,
+    beside the same model for TensorFlow Serving and LiteRT.
+
+    Args:
+        name: of a folder in `pretrained_folder()`: "jittered-mnist" (48x48, two glimpses), ...
+
+    Returns:
+        A `GlimpseClassifier`, trained and compiled. It takes images of unsigned bytes, or floats in [0, 1].
+
+    Raises:
+        ValueError: there is no such model; the message names those there are.
+    """
+    found = sorted(path.parent.name for path in pretrained_folder().glob("*/model.keras"))
+    if name not in found:
+        raise ValueError(f"name must be one of {found}; got {name!r}.")
+    return keras.models.load_model(pretrained_folder() / name / "model.keras")

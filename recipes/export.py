@@ -1,0 +1,152 @@
+"""Write a trained model for every runtime, and measure what came of it.
+
+    python recipes/export.py MODEL.keras --out runs/export     # about two minutes, for models of digits (48x48 or 28x28)
+
+For each file: size, largest difference from Keras on 1,000 test images and how many labels differ, error on the whole test
+set, and latency of one image on one thread. Leaves the files and export.json in --out.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: what its C++ says is not for readers.
+
+import keras
+import numpy as np
+import onnxruntime
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+import keras_glimpse
+from keras_glimpse import data
+
+COMPARED, TIMED, CALIBRATION = 1000, 2000, 500
+
+
+def main():
+    args = parse_args()
+    for set_threads in (
+        tf.config.threading.set_intra_op_parallelism_threads,
+        tf.config.threading.set_inter_op_parallelism_threads,
+    ):
+        set_threads(1)
+    try:
+        model = keras.models.load_model(args.model)
+        splits = (data.jittered if model.image_shape[0] == 48 else data.plain)(data.mnist_digits())
+        args.out.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        sys.exit(f"export: {error}")
+    test = tuple(np.concatenate(parts) for parts in zip(*splits.test.as_numpy_iterator()))
+    calibration = next(splits.train.unbatch().batch(CALIBRATION).as_numpy_iterator())[0]
+    files = list(formats(model, args.threshold, calibration))
+    results = [row(model, test, args, *each) for each in track(files, "Exporting and measuring", console=Console(stderr=True))]
+    about = {"model": str(args.model), "threshold": args.threshold, "keras_glimpse": keras_glimpse.__version__}
+    (args.out / "export.json").write_text(json.dumps(about | {"files": results}, indent=2) + "\n")
+    show(results, args)
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("model", type=Path, help="a .keras file of a GlimpseClassifier of digits")
+    parser.add_argument("--out", type=Path, default=Path("runs/export"), help="folder to write to; default %(default)s")
+    parser.add_argument("--threshold", type=float, default=0.95, help="of the cascade; default %(default)s, the paper's")
+    return parser.parse_args()
+
+
+def formats(model, threshold, calibration):
+    """Name, threshold, the function that writes it and the one that opens it, of every file."""
+    yield "saved_model/1", threshold, partial(keras_glimpse.export_saved_model, model, threshold=threshold), open_saved_model
+    for name, limit in (("full", None), ("cascade", threshold)):
+        write = partial(keras_glimpse.export_litert, model, threshold=limit)
+        yield f"{name}.tflite", limit, write, open_litert
+        for kind in ("float16", "dynamic", "int8"):
+            images = {"calibration": calibration} if kind == "int8" else {}
+            yield f"{name}-{kind}.tflite", limit, partial(write, quantize=kind, **images), open_litert
+        yield f"{name}.onnx", limit, partial(keras_glimpse.export_onnx, model, threshold=limit), open_onnx
+
+
+def open_saved_model(path: Path) -> Callable:
+    serve = tf.saved_model.load(str(path)).signatures["serving_default"]
+    return lambda image: serve(images=tf.constant(image))["probabilities"].numpy()
+
+
+def open_litert(path: Path) -> Callable:
+    run = Interpreter(model_path=str(path), num_threads=1)
+    run.allocate_tensors()
+    source = run.get_input_details()[0]["index"]
+    target = next(each["index"] for each in run.get_output_details() if len(each["shape"]) == 2)
+
+    def answer(image):
+        run.set_tensor(source, image)
+        run.invoke()
+        return run.get_tensor(target)
+
+    return answer
+
+
+def open_onnx(path: Path) -> Callable:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path, options)
+    return lambda image: session.run(["probabilities"], {"images": image})[0]
+
+
+def row(model, test, args, name, threshold, write, open_file):
+    """Writes a file, reads it again and measures it."""
+    path = args.out / name
+    path.parent.mkdir(exist_ok=True)
+    write(path=path)
+    answer = open_file(path)
+    images, labels = test[0].astype(np.float32) / 255, test[1]
+    found = np.concatenate([answer(image[None]) for image in images])
+    expected = by_keras(model, images[:COMPARED], threshold)
+    return {
+        "file": name,
+        "threshold": threshold,
+        "bytes": sum(each.stat().st_size for each in (path.rglob("*") if path.is_dir() else [path]) if each.is_file()),
+        "largest_difference": float(np.abs(found[:COMPARED] - expected).max()),
+        "labels_that_differ": int(np.sum(found[:COMPARED].argmax(axis=-1) != expected.argmax(axis=-1))),
+        "error_percent": round(100 * float(np.mean(found.argmax(axis=-1) != labels)), 3),
+        **latency(answer, images[:TIMED]),
+    }
+
+
+def by_keras(model, images, threshold):
+    if threshold is None:
+        return tf.nn.softmax(model(images)).numpy()
+    return keras_glimpse.cascade_predict(model, images, threshold).probabilities
+
+
+def latency(answer, images):
+    """Microseconds for one image at a time: the median, and the mean, which is what a cascade is about."""
+    seconds = []
+    for image in images:
+        start = time.perf_counter()
+        answer(image[None])
+        seconds.append(time.perf_counter() - start)
+    return {"median_us": round(1e6 * float(np.median(seconds)), 1), "mean_us": round(1e6 * float(np.mean(seconds)), 1)}
+
+
+def show(results, args):
+    table = Table(title=f"{args.model.name}, cascade at {args.threshold}")
+    for name in ("file", "kB", "largest difference", "labels differ", "error %", "median µs", "mean µs"):
+        table.add_column(name, justify="left" if name == "file" else "right")
+    for each in results:
+        figures = [f"{each['bytes'] / 1000:,.0f}", f"{each['largest_difference']:.1e}", str(each["labels_that_differ"])]
+        figures += [f"{each['error_percent']:.2f}", str(each["median_us"]), str(each["mean_us"])]
+        table.add_row(each["file"], *figures)
+    Console().print(table)
+    print(f"Wrote them and export.json to {args.out}/")
+
+
+if __name__ == "__main__":
+    main()
