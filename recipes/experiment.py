@@ -52,9 +52,11 @@ class Row:
         learning_rate, falls: of SGD with momentum 0.9, and whether it falls linearly to 0 (the paper's is constant).
         seeds: how many, by default: 0, 1, ...
         jittered: 48x48 images of digits at random places; if not, MNIST as it is, 28x28.
-        data: further arguments of the data set, and `training_digits`, if the row trains on the first of them only. With
-            a `validation_split`, that split is what the row is tested on.
-        threshold: of a cascade; `CHEAPEST`, to choose it on the images that the row is tested on.
+        data: further arguments of the data set; `training_digits`, if the row trains on the first of them only; and `shift`,
+            if MNIST's training digits are moved by up to so many pixels each way, by others in every sweep.
+        threshold: of a cascade; `CHEAPEST`, to choose it on the digits that were held out of training.
+        tested_on: "test", or "validation" for the digits that were held out of training.
+        xla: whether XLA compiles the step; on a CPU it is slow at convolutions.
     """
 
     name: str
@@ -72,6 +74,8 @@ class Row:
     jittered: bool = True
     data: Mapping = field(default_factory=dict)
     threshold: float | str | None = None
+    tested_on: str = "test"
+    xla: bool = True
 
 
 @dataclass(frozen=True)
@@ -146,8 +150,10 @@ class Run:
             return json.loads(done.read_text())
         model = self.model()
         splits = self._splits()
-        test = splits.validation or splits.test
-        result = _cascade(model, test, self.row.threshold) if self.row.threshold else _test(model, test)
+        test, threshold = getattr(splits, self.row.tested_on), self.row.threshold
+        if threshold == CHEAPEST:
+            threshold = keras_glimpse.cascade_curve(model, splits.validation).cheapest()
+        result = _cascade(model, test, threshold) if threshold else _test(model, test)
         result = self._describe(table) | result | {"speed_up": round(table.reference_macs / result["macs"], 3)}
         _append(results / f"{table.name}.csv", result)
         _write(done, json.dumps(result, indent=2) + "\n")
@@ -214,7 +220,7 @@ class Run:
             model.compile(optimizer(None), stage=row.stage)
             return
         print(f"{row.title}, seed {self.seed}, in {self.folder}")
-        jit = {"jit_compile": False} if self.smoke else {}
+        jit = {"jit_compile": False} if self.smoke or not row.xla else {}
         callbacks = [epoch, *_keep(self.folder)]
         verbose = 1 if sys.stdout.isatty() else 2
         if row.stage:
@@ -230,9 +236,18 @@ class Run:
         digits, options = _digits(self.smoke), {"seed": self.seed, "epoch": epoch} | self.row.data
         count = options.pop("training_digits", len(digits.train_images))
         digits = digits._replace(train_images=digits.train_images[:count], train_labels=digits.train_labels[:count])
-        if not self.row.jittered:
-            return data.plain(digits, **options)
-        return data.jittered(digits, **options)
+        if self.row.jittered:
+            return data.jittered(digits, **options)
+        shift = options.pop("shift", 0)
+        splits = data.plain(digits, **options)
+        return splits._replace(train=_shifted(digits, shift, options)) if shift else splits
+
+
+def _shifted(digits, shift, options):
+    """Training digits at other places in every sweep: put on a larger canvas, of which the middle is kept."""
+    canvas = digits.train_images.shape[1] + 2 * shift
+    train = data.jittered(digits, canvas=canvas, copies=1, fresh_places=True, **options).train
+    return train.map(lambda images, labels: (images[:, shift:-shift, shift:-shift], labels))
 
 
 class Resume(keras.callbacks.Callback):
@@ -298,8 +313,6 @@ def _test(model, test):
 def _cascade(model, test, threshold):
     """The figures of section 4.1: what stops where, how wrong it is, and what it costs."""
     images, labels = (np.concatenate(parts) for parts in zip(*test.as_numpy_iterator()))
-    if threshold == CHEAPEST:
-        threshold = keras_glimpse.cascade_curve(model, images, labels).cheapest()
     result = keras_glimpse.cascade_predict(model, images, threshold)
     wrong = result.probabilities.argmax(axis=-1) != labels
     confidence = result.probabilities.max(axis=-1)

@@ -22,6 +22,13 @@ def conv() -> keras.Model:
     return keras.Sequential(layers)
 
 
+def conv_glimpse(first: int = 16, second: int = 32) -> keras.Model:
+    """A small convolutional glimpse network, of half the multiply-accumulates of the paper's dense one on 12x12x2 patches."""
+    layers = [keras.layers.Conv2D(first, 3, activation="relu"), keras.layers.MaxPooling2D(2)]
+    layers += [keras.layers.Conv2D(second, 3, activation="relu"), keras.layers.Flatten(), keras.layers.Dense(10)]
+    return keras.Sequential(layers)
+
+
 @keras.saving.register_keras_serializable(package="recipes")
 class Thumbnail(keras.Model):
     """Fully connected on down-sampled images: the low-resolution network alone."""

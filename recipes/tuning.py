@@ -11,7 +11,7 @@ from functools import partial
 from experiment import CHEAPEST, Row, Table, main
 from table1 import DENSE_MACS, two_glimpses
 
-row = partial(Row, sweeps=6, data={"validation_split": 1 / 6})
+row = partial(Row, sweeps=6, data={"validation_split": 1 / 6}, tested_on="validation")
 
 
 def first(name, title, weight, rate, falls=True, **more):
