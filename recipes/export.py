@@ -34,24 +34,33 @@ COMPARED, TIMED, CALIBRATION = 1000, 2000, 500
 
 def main():
     args = parse_args()
-    for set_threads in (
-        tf.config.threading.set_intra_op_parallelism_threads,
-        tf.config.threading.set_inter_op_parallelism_threads,
-    ):
-        set_threads(1)
+    one_thread()
     try:
         model = keras.models.load_model(args.model)
-        splits = (data.jittered if model.image_shape[0] == 48 else data.plain)(data.mnist_digits())
+        digits = data.mnist_digits()
         args.out.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         sys.exit(f"export: {error}")
-    test = tuple(np.concatenate(parts) for parts in zip(*splits.test.as_numpy_iterator()))
-    calibration = next(splits.train.unbatch().batch(CALIBRATION).as_numpy_iterator())[0]
-    files = list(formats(model, args.threshold, calibration))
-    results = [row(model, test, args, *each) for each in track(files, "Exporting and measuring", console=Console(stderr=True))]
+    results = export_all(model, args.threshold, digits, args.out)
     about = {"model": str(args.model), "threshold": args.threshold, "keras_glimpse": keras_glimpse.__version__}
     (args.out / "export.json").write_text(json.dumps(about | {"files": results}, indent=2) + "\n")
     show(results, args)
+
+
+def one_thread():
+    """Before TensorFlow does anything: a latency on one thread is what can be compared."""
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+def export_all(model, threshold: float, digits: data.Digits, folder: Path, wanted=None) -> list[dict]:
+    """Writes the files, or the `wanted` ones, into a folder; what was measured of each."""
+    splits = (data.jittered if model.image_shape[0] == 48 else data.plain)(digits)
+    test = tuple(np.concatenate(parts) for parts in zip(*splits.test.as_numpy_iterator()))
+    calibration = next(splits.train.unbatch().batch(CALIBRATION).as_numpy_iterator())[0]
+    files = [each for each in formats(model, threshold, calibration) if wanted is None or each[0] in wanted]
+    console = Console(stderr=True)
+    return [row(model, test, folder, *each) for each in track(files, "Exporting and measuring", console=console)]
 
 
 def parse_args():
@@ -100,9 +109,9 @@ def open_onnx(path: Path) -> Callable:
     return lambda image: session.run(["probabilities"], {"images": image})[0]
 
 
-def row(model, test, args, name, threshold, write, open_file):
+def row(model, test, folder, name, threshold, write, open_file):
     """Writes a file, reads it again and measures it."""
-    path = args.out / name
+    path = folder / name
     path.parent.mkdir(exist_ok=True)
     write(path=path)
     answer = open_file(path)
@@ -139,7 +148,7 @@ def latency(answer, images):
 def show(results, args):
     table = Table(title=f"{args.model.name}, cascade at {args.threshold}")
     for name in ("file", "kB", "largest difference", "labels differ", "error %", "median µs", "mean µs"):
-        table.add_column(name, justify="left" if name == "file" else "right")
+        table.add_column(name, justify="left" if name == "file" else "right", no_wrap=name == "file")
     for each in results:
         figures = [f"{each['bytes'] / 1000:,.0f}", f"{each['largest_difference']:.1e}", str(each["labels_that_differ"])]
         figures += [f"{each['error_percent']:.2f}", str(each["median_us"]), str(each["mean_us"])]

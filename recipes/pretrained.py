@@ -1,0 +1,157 @@
+"""Make `saved_models/` of rows that the tables have trained: each model for Keras, TensorFlow Serving and LiteRT, with a card.
+
+python recipes/pretrained.py --runs runs/tables     # about a minute for each model
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: what its C++ says is not for readers.
+
+import table1
+import table3
+from experiment import Row, Run, Table
+from export import export_all, one_thread
+
+import keras_glimpse
+from keras_glimpse import data
+from keras_glimpse.pretrained import pretrained_folder
+
+WANTED = ("saved_model/1", "full.tflite", "cascade.tflite", "cascade-int8.tflite")
+SHIPPED = ("saved_model/1", "cascade.tflite", "cascade-int8.tflite")
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A model to ship: the trained row, the row of its cascade, which has the threshold, and what it is."""
+
+    name: str
+    table: Table
+    row: Row
+    cascade: Row
+    about: str
+
+
+MODELS = (
+    Pretrained(
+        "jittered-mnist",
+        table1.TABLE,
+        table1.TUNED,
+        table1.CASCADE,
+        "A digit anywhere in a 48x48 image: the paper's model, two glimpses, trained one after the other and fine-tuned.",
+    ),
+    Pretrained(
+        "jittered-mnist-small",
+        table1.TABLE,
+        table1.BEST_2,
+        table1.BEST_CASCADE,
+        "A digit anywhere in a 48x48 image, as cheaply as we can: a small thumbnail network and convolutional glimpses.",
+    ),
+    Pretrained(
+        "mnist",
+        table3.TABLE,
+        table3.FIRST,
+        table3.CASCADE,
+        "MNIST as it is, 28x28: the paper's model of table 3, one glimpse at one scale.",
+    ),
+)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--runs", type=Path, default=Path("runs/tables"), help="where models are kept; default %(default)s")
+    parser.add_argument("--model", action="append", choices=[each.name for each in MODELS], help="only this one; repeatable")
+    args = parser.parse_args()
+    one_thread()
+    digits = data.mnist_digits()
+    for each in MODELS:
+        if args.model and each.name not in args.model:
+            continue
+        run, cascade = Run(each.row, 0, None, args.runs), Run(each.cascade, 0, None, args.runs)
+        results = [run.folder / f"{each.table.name}.json", cascade.folder / f"{each.table.name}.json"]
+        missing = [path for path in (run.folder / "model.keras", *results) if not path.exists()]
+        if missing:
+            sys.exit(f"pretrained: {missing[0]} does not exist; train row {each.row.name!r} and run row {each.cascade.name!r}.")
+        make(each, run.model(), *(json.loads(path.read_text()) for path in results), digits)
+
+
+def make(each: Pretrained, trained, result: dict, cascade: dict, digits: data.Digits):
+    folder = pretrained_folder() / each.name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    model = without_optimizer(trained)
+    model.save(folder / "model.keras")
+    files = export_all(model, cascade["details"]["threshold"], digits, folder, WANTED)
+    for name in set(WANTED) - set(SHIPPED):
+        (folder / name).unlink()
+    about = {"name": each.name, "row": result, "cascade": cascade, "files": files}
+    (folder / "card.json").write_text(json.dumps(about, indent=2) + "\n")
+    (folder / "README.md").write_text(card(each, model, result, cascade, files))
+    print(f"Wrote {folder}/")
+
+
+def without_optimizer(trained):
+    """The same model, not compiled: the state of the optimizer would double the file."""
+    model = keras_glimpse.GlimpseClassifier.from_config(trained.get_config())
+    model.build((None, *trained.image_shape))
+    model.set_weights(trained.get_weights())
+    return model
+
+
+def card(each, model, result, cascade, files) -> str:
+    """What a user should know of a model, in Markdown; every figure comes from a stored result."""
+    height, width, channels = model.image_shape
+    details, macs = cascade["details"], keras_glimpse.stage_macs(model)
+    stages = [f"{error:.2f} % after {n}" for n, error in enumerate(result["details"]["errors"])]
+    exits = [f"{share:.1f} % sure after {n} ({wrong:.2f} % of them wrong)" for n, (share, wrong) in exit_figures(details)]
+    table = "\n".join(file_line(**file) for file in files if file["file"] in SHIPPED)
+    protocol = f"seed {result['seed']}, {result['sweeps']} sweeps, commit {result['commit']}"
+    cascade_cost = f"{cascade['error']:.2f} %, {cascade['macs']:,} multiply-accumulates on average"
+    spread = "48x48 pixels, at random places" if height == 48 else "28x28 pixels, as they are"
+    return f"""# {each.name}
+
+{each.about}
+
+- **Input**: {height}x{width}x{channels}, unsigned bytes or floats in [0, 1]; white on black.
+- **Data**: MNIST, {spread}; tested on {len_test(height):,} images made of MNIST's own 10,000 test digits.
+- **Protocol**: row `{each.row.name}` of `recipes/{each.table.name}.py`, {protocol}.
+- **Test error**: {", ".join(stages)} glimpses; {", ".join(f"{cost:,}" for cost in macs)} multiply-accumulates.
+- **Cascade at {details["threshold"]:.3g}**: {cascade_cost}; {"; ".join(exits)} glimpses.
+- **Limits**: digits in MNIST's style and size only. It was never shown anything that is not a digit and calls everything one,
+  sometimes with confidence. The confidence is not calibrated.
+
+| file | size | test error | median µs | mean µs |
+| --- | --- | --- | --- | --- |
+{table}
+
+Latency is of one image on one thread of the machine that made this card; the `.tflite` files have the cascade inside.
+
+```python
+import keras_glimpse, numpy as np
+
+model = keras_glimpse.load_pretrained("{each.name}")
+images = np.zeros((1, {height}, {width}, {channels}), "uint8")
+result = keras_glimpse.cascade_predict(model, images, threshold={details["threshold"]:.4g})
+```
+"""
+
+
+def file_line(file, bytes, error_percent, median_us, mean_us, **_):
+    return f"| `{file}` | {bytes / 1e6:.2f} MB | {error_percent:.2f} % | {median_us:.1f} | {mean_us:.1f} |"
+
+
+def exit_figures(details):
+    return enumerate(zip(details["exit_fractions"], details["exit_errors"]))
+
+
+def len_test(height):
+    return 30_000 if height == 48 else 10_000
+
+
+if __name__ == "__main__":
+    main()
