@@ -237,7 +237,7 @@ def inference(rounds, smoke):
         macs["cascade"] = cascade_predict(model, np.concatenate(batches), THRESHOLD).macs.mean()
         seconds = in_turn(_in_keras(nets, model, batches), rounds)
         rows += _speed_ups("Keras", batch, {name: each / len(batches) for name, each in seconds.items()}, macs)
-    litert = {name: _litert(images, partial(_export_plainly, net)) for name, net in nets.items()}
+    litert = {name: _litert(images, partial(export_plainly, net)) for name, net in nets.items()}
     litert["cascade"] = _litert(images, partial(keras_glimpse.export_litert, model, threshold=THRESHOLD))
     macs["cascade"] = cascade_predict(model, images[:200], THRESHOLD).macs.mean()
     seconds = in_turn(litert, rounds)
@@ -295,7 +295,7 @@ def _trained(digits, smoke):
     return model
 
 
-def _export_plainly(net, path):
+def export_plainly(net, path):
     signature = [keras.InputSpec(shape=(1, 48, 48, 1), dtype="float32")]
     builtins = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}
     net.export(path, format="litert", input_signature=signature, target_spec=builtins, verbose=False)

@@ -1,0 +1,90 @@
+"""The models that come with the package: they load, say what their cards say, and answer alike in every runtime."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_glimpse
+from keras_glimpse import data
+
+ROOT = Path(__file__).parent.parent
+NAMES = sorted(path.parent.name for path in keras_glimpse.pretrained_folder().glob("*/model.keras"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_runtime_gives_the_same_answers(name):
+    """On 1,000 images of real digits, which need no download. What the C program gives is checked beside its source."""
+    litert = pytest.importorskip("ai_edge_litert.interpreter")
+    folder = keras_glimpse.pretrained_folder() / name
+    model, threshold = keras_glimpse.load_pretrained(name), json.loads((folder / "card.json").read_text())["cascade"]
+    threshold = threshold["details"]["threshold"]
+    images, _ = digits_for(model)
+    expected = keras_glimpse.cascade_predict(model, images, threshold)
+    serve = tf.saved_model.load(str(folder / "saved_model" / "1")).signatures["serving_default"]
+    run = litert.Interpreter(model_path=str(folder / "cascade.tflite"), num_threads=1).get_signature_runner()
+    answers = [run(images=image[None]) for image in images]
+    for found in (
+        serve(images=tf.constant(images))["probabilities"].numpy(),
+        np.concatenate([answer["probabilities"] for answer in answers]),
+    ):
+        assert np.abs(found - expected.probabilities).max() <= 1e-5
+        np.testing.assert_array_equal(found.argmax(axis=-1), expected.probabilities.argmax(axis=-1))
+    np.testing.assert_array_equal([int(answer["exit_stage"][0]) for answer in answers], expected.exit_stage)
+
+
+def digits_for(model):
+    digits = data.embedded_digits()
+    splits = data.jittered(digits, test_copies=3) if model.image_shape[0] == 48 else data.plain(digits)
+    images, labels = (np.concatenate(parts)[:1000] for parts in zip(*splits.test.as_numpy_iterator()))
+    return images.astype(np.float32) / 255, labels
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_card_tells_the_error(name, mnist):
+    """On the whole test set, to the image; and the cascade's cost."""
+    model, folder = keras_glimpse.load_pretrained(name), keras_glimpse.pretrained_folder() / name
+    test = (data.jittered if model.image_shape[0] == 48 else data.plain)(mnist).test
+    card = json.loads((folder / "card.json").read_text())
+    curve = keras_glimpse.cascade_curve(model, test, thresholds=[card["cascade"]["details"]["threshold"]])
+    assert 100 * curve.full_error == pytest.approx(card["row"]["error"], abs=2e-2)
+    assert 100 * curve.errors[0] == pytest.approx(card["cascade"]["error"], abs=2e-2)
+    assert curve.macs[0] == pytest.approx(card["cascade"]["macs"], rel=1e-3)
+    assert f"{card['cascade']['macs']:,}" in (folder / "README.md").read_text()
+
+
+def test_unknown_name():
+    with pytest.raises(ValueError, match=r"name must be one of \[.*\]; got 'imagenet'"):
+        keras_glimpse.load_pretrained("imagenet")
+
+
+def test_they_come_with_the_wheel(tmp_path):
+    """In a wheel they lie inside the package; a process that sees nothing but its content loads one."""
+    pytest.importorskip("setuptools")
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
+    subprocess.run([*build, str(ROOT)], check=True, capture_output=True, timeout=300)
+    (wheel,) = tmp_path.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(tmp_path / "content")
+    program = "import keras_glimpse, sys; print(keras_glimpse.__file__, keras_glimpse.load_pretrained(sys.argv[1]).image_shape)"
+    command = [sys.executable, "-c", program, NAMES[0]]
+    done = subprocess.run(command, cwd=tmp_path / "content", capture_output=True, text=True, check=True, timeout=120)
+    assert str(tmp_path / "content") in done.stdout and str(keras_glimpse.load_pretrained(NAMES[0]).image_shape) in done.stdout
+
+
+def test_they_are_small():
+    files = [path for path in keras_glimpse.pretrained_folder().rglob("*") if path.is_file()]
+    assert NAMES and sum(path.stat().st_size for path in files) < 20e6
+
+
+def test_files_run_no_code(tmp_path):
+    """A layer that is Python code in the file is refused."""
+    path = tmp_path / "model.keras"
+    keras.Sequential([keras.Input((2,)), keras.layers.Lambda(lambda values: values + 1)]).save(path)
+    with pytest.raises(ValueError, match="[Ll]ambda"):
+        keras.models.load_model(path)
