@@ -28,7 +28,7 @@ SHIPPED = ("saved_model/1", "cascade.tflite", "cascade-int8.tflite")
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A model to ship: the trained row, the row of its cascade, which has the threshold, and what it is."""
+    """A model to ship: the trained row, the row of its cascade, which has the threshold and the weights, and what it is."""
 
     name: str
     table: Table
@@ -42,7 +42,7 @@ MODELS = (
         "jittered-mnist",
         table1.TABLE,
         table1.TUNED,
-        table1.CASCADE,
+        table1.TUNED_CASCADE,
         "A digit anywhere in a 48x48 image: the paper's model, two glimpses, trained one after the other and fine-tuned.",
     ),
     Pretrained(
@@ -77,7 +77,7 @@ def main():
         missing = [path for path in (run.folder / "model.keras", *results) if not path.exists()]
         if missing:
             sys.exit(f"pretrained: {missing[0]} does not exist; train row {each.row.name!r} and run row {each.cascade.name!r}.")
-        make(each, run.model(), *(json.loads(path.read_text()) for path in results), digits)
+        make(each, cascade.model(), *(json.loads(path.read_text()) for path in results), digits)
 
 
 def make(each: Pretrained, trained, result: dict, cascade: dict, digits: data.Digits):
