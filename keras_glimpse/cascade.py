@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_glimpse import acceleration
-from keras_glimpse.checks import check_integers, check_threshold
+from keras_glimpse.checks import check_integers, check_looks, check_threshold
 from keras_glimpse.macs import stage_macs
 
 
@@ -54,8 +54,7 @@ def cascade_predict(model, images, threshold: float = 0.95, batch_size: int = 20
     """
     check_threshold(threshold)
     check_integers(1, batch_size=batch_size)
-    if not model.built:
-        raise ValueError("cascade_predict needs a model that is built: fit it, load it or call it on images first.")
+    check_looks("cascade_predict", model)
     if not isinstance(images, tf.data.Dataset):
         images = [images[start : start + batch_size] for start in range(0, len(images), batch_size)] or [images]
     looks, macs = _prepared(model)

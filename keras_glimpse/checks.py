@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import numbers
 import operator
 import re
 
@@ -33,18 +34,26 @@ def check_one_of(allowed, **arguments) -> None:
 
 
 def check_threshold(threshold: float) -> None:
-    if not 0.0 < threshold <= 1.0:
+    if not isinstance(threshold, numbers.Real) or not 0.0 < threshold <= 1.0:
         raise ValueError(f"threshold must lie in (0, 1]; got {threshold!r}.")
 
 
-def check_exportable(function: str, model, threshold: float | None, float32: bool = False) -> None:
-    """Raises ValueError unless the model can be exported: it must be built and, if `float32`, compute in that."""
-    if threshold is not None:
-        check_threshold(threshold)
+def check_looks(function: str, model) -> None:
+    """Raises unless the model is a `GlimpseClassifier` that is built."""
+    if not hasattr(model, "look_again"):
+        raise TypeError(f"{function} needs a GlimpseClassifier; got {type(model).__name__}.")
     if not model.built:
         raise ValueError(f"{function} needs a model that is built: fit it, load it or call it on images first.")
-    if float32 and model.compute_dtype != "float32":
-        raise ValueError(f"{function} needs a model of float32; got {model.dtype_policy.name}.")
+
+
+def check_exportable(function: str, model, threshold: float | None, float32: bool = False) -> None:
+    """Raises unless the model can be exported: built and, if `float32`, in that precision throughout."""
+    if threshold is not None:
+        check_threshold(threshold)
+    check_looks(function, model)
+    half = [layer for layer in model._flatten_layers() if layer.compute_dtype != "float32"]
+    if float32 and half:
+        raise ValueError(f"{function} needs a model of float32; {half[0].name!r} has {half[0].dtype_policy.name}.")
 
 
 def check_spec(shape, dtype, image_shape=None) -> None:

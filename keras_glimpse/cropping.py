@@ -5,26 +5,13 @@ Gathered rows and columns give the same values everywhere else; of a small image
 which XLA does sooner.
 """
 
-import contextlib
-import contextvars
-
 import numpy as np
 import tensorflow as tf
 
 from keras_glimpse.geometry import extent
+from keras_glimpse.portable import is_portable
 
 FEW_COLUMNS = 4  # An image of at most so many times the columns of a window is cropped sooner by a matrix than by gathering.
-_portable = contextvars.ContextVar("portable", default=False)
-
-
-@contextlib.contextmanager
-def portable_crops():
-    """Within this context, graphs are traced with ops that every runtime has (XLA, LiteRT, ONNX)."""
-    token = _portable.set(True)
-    try:
-        yield
-    finally:
-        _portable.reset(token)
 
 
 def _compiled_by_xla() -> bool:
@@ -60,7 +47,7 @@ def crop_window(image: tf.Tensor, location: tf.Tensor, size: int) -> tf.Tensor:
     """
     location = tf.stop_gradient(tf.cast(location, tf.float32))
     start = location * extent(image.shape) - (size - 1) / 2
-    if _portable.get() or _compiled_by_xla():
+    if is_portable() or _compiled_by_xla():
         if image.shape[0] == 1 and image.shape[2] > FEW_COLUMNS * size:
             image, start = _surroundings(image, start, size)
         return _crop_by_gather(image, start, size)

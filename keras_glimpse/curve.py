@@ -2,10 +2,11 @@
 
 from typing import NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_glimpse.checks import check_integers
+from keras_glimpse.checks import check_integers, check_looks, check_threshold
 from keras_glimpse.macs import stage_macs
 
 THRESHOLDS = 1 - np.logspace(-0.05, -6, 120)  # 0.1 to 1 - 1e-6, denser where more depends on it.
@@ -46,12 +47,13 @@ def cascade_curve(model, images, labels=None, thresholds=THRESHOLDS, batch_size:
     Args:
         model: a built `GlimpseClassifier`.
         images: array `[n, height, width, channels]`; or a dataset of batches `(images, labels)`.
-        labels: `[n]`, class numbers; None with a dataset.
+        labels: `[n]` or `[n, 1]`, class numbers; None with a dataset.
         thresholds: in (0, 1].
         batch_size: images at a time, for an array.
 
     Raises:
-        ValueError: no images, as many labels as there are not images, or a batch size below 1.
+        ValueError: no images, or not as many labels; labels that are not class numbers; a threshold outside (0, 1]; a batch
+            size below 1; or a model that is not built.
 
     Example:
     >>> from keras_glimpse import GlimpseClassifier
@@ -61,14 +63,21 @@ def cascade_curve(model, images, labels=None, thresholds=THRESHOLDS, batch_size:
     >>> model_threshold = curve.cheapest()
     """
     check_integers(1, batch_size=batch_size)
+    check_looks("cascade_curve", model)
+    for threshold in thresholds:
+        check_threshold(threshold)
     if not isinstance(images, tf.data.Dataset):
         if labels is None or len(labels) != len(images) or not len(images):
             raise ValueError(f"Expected images and as many labels; got {len(images)} and {np.shape(labels)}.")
         images = tf.data.Dataset.from_tensor_slices((images, labels)).batch(batch_size)
-    looks = [(tf.nn.softmax(model.look(batch)["logits"]).numpy(), y.numpy()) for batch, y in images]
+    batches = (keras.utils.unpack_x_y_sample_weight(batch) for batch in images)
+    looks = [(tf.nn.softmax(model.look(batch)["logits"]).numpy(), y.numpy()) for batch, y, _ in batches]
     if not looks:
         raise ValueError("Expected at least one batch of images; got an empty dataset.")
     probabilities, labels = (np.concatenate(parts) for parts in zip(*looks))
+    if labels.size != len(labels):
+        raise ValueError(f"Expected labels that are class numbers, [n] or [n, 1]; got shape {labels.shape}.")
+    labels = labels.ravel()
     confidence, wrong = probabilities.max(axis=-1), probabilities.argmax(axis=-1) != labels[:, None]
     stops = [first_sure(confidence, threshold) for threshold in thresholds]
     macs, everyone = stage_macs(model), np.arange(len(labels))

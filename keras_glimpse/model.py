@@ -7,12 +7,12 @@ import tensorflow as tf
 from keras import ops
 
 from keras_glimpse.checks import check_integers, check_numbers, check_one_of, check_spec
-from keras_glimpse.cropping import portable_crops
 from keras_glimpse.downsampling import to_unit_range
 from keras_glimpse.evidence import AVERAGING, LOCATION_INPUTS, Evidence, combine, for_location
 from keras_glimpse.geometry import check_image_shape
 from keras_glimpse.layers import GlimpseNet, LocationHead, LowResNet, MultiScaleCrop
 from keras_glimpse.networks import one_for_each_glimpse
+from keras_glimpse.portable import portable_operations
 from keras_glimpse.trainer import GlimpseTrainer
 
 
@@ -238,7 +238,7 @@ class GlimpseClassifier(GlimpseTrainer):
         if not self.built:
             raise ValueError("Only a model that is built can be exported: fit it, load it or call it on images first.")
         self(tf.zeros((1, *self.image_shape)))  # Keras exports only models that were called; training does not call them.
-        with portable_crops():
+        with portable_operations():
             return super().export(*args, **kwargs)
 
     def get_config(self):

@@ -21,7 +21,8 @@ def load_pretrained(name: str) -> keras.Model:
         name: of a folder in `pretrained_folder()`: "jittered-mnist" (48x48, two glimpses), ...
 
     Returns:
-        A `GlimpseClassifier`, trained and compiled. It takes images of unsigned bytes, or floats in [0, 1].
+        A trained `GlimpseClassifier`, not compiled: before `evaluate` or more training, `compile` it with a stage. It takes
+        images of unsigned bytes, or floats in [0, 1].
 
     Raises:
         ValueError: there is no such model; the message names those there are.

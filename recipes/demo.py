@@ -33,8 +33,8 @@ import keras
 import tensorflow as tf
 
 import keras_glimpse
-from keras_glimpse.cropping import portable_crops
 from keras_glimpse.downsampling import downsample
+from keras_glimpse.portable import portable_operations
 
 VERSION = "2.5.3"  # Of LiteRT.js, and the only one tried.
 CACHE = Path.home() / ".cache" / "keras_glimpse" / f"litertjs-{VERSION}"
@@ -106,7 +106,7 @@ def explaining_file(model) -> bytes:
         probabilities = tf.nn.softmax(seen.pop("logits"))
         return seen | {"stage_probabilities": probabilities, "thumbnail": downsample(images, *shown)}
 
-    with portable_crops(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+    with portable_operations(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")  # The converter warns of its own internals.
         holder = tf.Module()
         holder.weights = [variable.value for variable in model.variables]

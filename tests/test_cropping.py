@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from oracle import crop
 
 from keras_glimpse import MultiScaleCrop
-from keras_glimpse.cropping import _compiled_by_xla, crop_window, portable_crops
+from keras_glimpse.cropping import _compiled_by_xla, crop_window
 from keras_glimpse.downsampling import downsample
+from keras_glimpse.portable import portable_operations
 
 
 def by_op(image, location, size):
@@ -21,7 +22,7 @@ def by_op(image, location, size):
 
 
 def portable(*args):
-    with portable_crops():
+    with portable_operations():
         return crop_window(*args)
 
 

@@ -26,6 +26,16 @@ def test_points_are_those_of_the_cascade(sharp_model, digits):
     np.testing.assert_array_equal(again.errors, curve.errors)
 
 
+def test_labels_of_other_shapes(sharp_model, digits):
+    images, labels = digits
+    curve = keras_glimpse.cascade_curve(sharp_model, images, labels)
+    np.testing.assert_array_equal(keras_glimpse.cascade_curve(sharp_model, images, labels[:, None]).errors, curve.errors)
+    weighted = tf.data.Dataset.from_tensor_slices((images, labels, np.ones(60))).batch(7)
+    np.testing.assert_array_equal(keras_glimpse.cascade_curve(sharp_model, weighted).errors, curve.errors)
+    with pytest.raises(ValueError, match=r"class numbers, \[n\] or \[n, 1\]; got shape \(60, 4\)"):
+        keras_glimpse.cascade_curve(sharp_model, images, np.eye(4)[labels])
+
+
 def test_cheapest_threshold():
     curve = keras_glimpse.CascadeCurve(np.array([0.5, 0.7, 0.9]), np.array([0.04, 0.021, 0.02]), np.array([1, 2, 3]), 0.02)
     assert curve.cheapest(0.0) == 0.9
@@ -39,5 +49,9 @@ def test_cheapest_threshold():
 def test_bad_input(sharp_model, digits):
     with pytest.raises(ValueError, match="got 60 and"):
         keras_glimpse.cascade_curve(sharp_model, digits[0], digits[1][:9])
+    with pytest.raises(ValueError, match="threshold must lie in"):
+        keras_glimpse.cascade_curve(sharp_model, *digits, thresholds=[0.5, 7])
+    with pytest.raises(ValueError, match="cascade_curve needs a model that is built"):
+        keras_glimpse.cascade_curve(keras_glimpse.GlimpseClassifier(4), *digits)
     with pytest.raises(ValueError, match="an empty dataset"):
         keras_glimpse.cascade_curve(sharp_model, tf.data.Dataset.from_tensor_slices(digits).batch(5).take(0))

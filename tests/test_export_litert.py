@@ -1,8 +1,10 @@
 """LiteRT files answer as Keras does, in their own runtime."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.lite.python import schema_py_generated as schema
 
 import keras_glimpse
 
@@ -57,22 +59,45 @@ def test_quantized(make_model, rng, tmp_path, quantize, largest_share, threshold
     assert 0 < error < 0.02  # The model is sure of nothing: no image of these stops early, whatever the rounding.
 
 
+def operations(path):
+    """Names of all operations in a file, those inside of branches too, each with the shapes of what it gives."""
+    file = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(path.read_bytes(), 0))
+    names = {number: name for name, number in vars(schema.BuiltinOperator).items() if name.isupper()}
+    for graph in file.subgraphs:
+        for operation in graph.operators:
+            shapes = [graph.tensors[index].shape for index in operation.outputs]
+            yield names[file.operatorCodes[operation.opcodeIndex].builtinCode], shapes
+
+
 def test_cost_does_not_grow_with_the_image(tmp_path):
-    """Nothing after the thumbnail touches more of a large image than a few rows and columns."""
-    model = keras_glimpse.GlimpseClassifier(3, 1, hidden_units=8, downsample="strided")
+    """Nothing touches more of a large image than a few rows and columns, in no branch; reshaping moves nothing."""
+    model = keras_glimpse.GlimpseClassifier(3, 2, hidden_units=8, downsample="strided")
     model.build((None, 1000, 1200, 1))
-    keras_glimpse.export_litert(model, tmp_path / "model.tflite")
-    interpreter = litert.Interpreter(model_path=str(tmp_path / "model.tflite"))
-    large = {each["index"] for each in interpreter.get_tensor_details() if np.prod(each["shape"]) >= 1000 * 1200}
-    writers = {operation["op_name"] for operation in interpreter._get_ops_details() if large & set(operation["outputs"])}
-    assert large and writers <= {"RESHAPE"}, writers  # Reshaping moves nothing.
+    keras_glimpse.export_litert(model, tmp_path / "model.tflite", 0.9)
+    found = list(operations(tmp_path / "model.tflite"))
+    large = {name for name, shapes in found for shape in shapes if np.prod(shape) >= 1200 * 25}
+    assert "SLICE" in {name for name, _ in found} and large == {"RESHAPE"}, large
 
 
-def test_only_built_in_operations(sharp_model, tmp_path):
-    keras_glimpse.export_litert(sharp_model, tmp_path / "model.tflite", 0.9)
-    interpreter = litert.Interpreter(model_path=str(tmp_path / "model.tflite"))
-    names = {operation["op_name"] for operation in interpreter._get_ops_details()}
-    assert "IF" in names and not any("Flex" in name or "CUSTOM" in name for name in names)
+@pytest.mark.parametrize("quantize", [None, "int8"])
+def test_only_built_in_operations(sharp_model, rng, tmp_path, quantize):
+    calibration = rng.random((60, 20, 24, 1), dtype=np.float32) if quantize else None
+    keras_glimpse.export_litert(sharp_model, tmp_path / "model.tflite", 0.8, quantize, calibration=calibration)
+    names = {name for name, _ in operations(tmp_path / "model.tflite")}
+    assert "IF" in names and "GATHER" in names and "CUSTOM" not in names, names
+
+
+@pytest.mark.parametrize("quantize", ["dynamic", "int8"])
+def test_places_are_not_quantized(make_model, rng, tmp_path, quantize):
+    """In 8 bits they would have 256 steps, and miss by pixels in a large image."""
+    model = make_model(image_shape=(200, 240, 1), num_glimpses=1, hidden_units=50)
+    images = rng.random((30, 200, 240, 1), dtype=np.float32)
+    calibration = images if quantize == "int8" else None
+    keras_glimpse.export_litert(model, tmp_path / "model.tflite", None, quantize, calibration=calibration)
+    content = schema.Model.GetRootAsModel((tmp_path / "model.tflite").read_bytes(), 0)
+    tensors = schema.ModelT.InitFromObj(content).subgraphs[0].tensors
+    places = [each for each in tensors if each.shape is not None and list(each.shape) == [1, 2]]
+    assert places and {each.type for each in places} <= {schema.TensorType.FLOAT32, schema.TensorType.INT32}
 
 
 def test_bad_exports(sharp_model, tmp_path):
@@ -92,6 +117,16 @@ def test_bad_exports(sharp_model, tmp_path):
         keras_glimpse.export_litert(
             sharp_model, tmp_path / "model.tflite", quantize="int8", calibration=np.zeros((0, 20, 24, 1), "float32")
         )
+    with pytest.raises(ValueError, match="of finite numbers"):
+        keras_glimpse.export_litert(
+            sharp_model, tmp_path / "model.tflite", quantize="int8", calibration=np.full((2, 20, 24, 1), np.nan, "float32")
+        )
+    with pytest.raises(ValueError, match=r"at least 10 calibration images .* of 2, \[.*\] stop after 0, 1"):
+        keras_glimpse.export_litert(
+            sharp_model, tmp_path / "model.tflite", 0.9, "int8", calibration=np.zeros((2, 20, 24, 1), "float32")
+        )
+    with pytest.raises(TypeError, match="needs a GlimpseClassifier; got Dense"):
+        keras_glimpse.export_litert(keras.layers.Dense(3), tmp_path / "model.tflite")
     with pytest.raises(ValueError, match="20, 24"):
         keras_glimpse.export_litert(
             sharp_model, tmp_path / "model.tflite", quantize="int8", calibration=np.zeros((2, 9, 24, 1), "float32")
@@ -100,6 +135,6 @@ def test_bad_exports(sharp_model, tmp_path):
         keras_glimpse.export_litert(sharp_model, tmp_path / "missing" / "model.tflite")
     half = keras_glimpse.GlimpseClassifier(3, low_res_size=5, patch_size=6, dtype="mixed_bfloat16")
     half.build((None, 20, 24, 1))
-    with pytest.raises(ValueError, match="needs a model of float32; got mixed_bfloat16"):
+    with pytest.raises(ValueError, match="needs a model of float32; .* has mixed_bfloat16"):
         keras_glimpse.export_litert(half, tmp_path / "model.tflite")
     assert not list(tmp_path.iterdir())

@@ -1,5 +1,6 @@
 """ONNX files answer as Keras does, in onnxruntime."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -16,6 +17,18 @@ def test_onnx_equals_keras(sharp_model, rng, tmp_path):
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     (found,) = session.run(["probabilities"], {"images": images})
     np.testing.assert_allclose(found, tf.nn.softmax(sharp_model(images)), atol=1e-4)
+
+
+def test_the_global_precision_does_not_matter(sharp_model, rng, tmp_path):
+    images = rng.random((20, 20, 24, 1), dtype=np.float32)
+    expected = tf.nn.softmax(sharp_model(images))
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        keras_glimpse.export_onnx(sharp_model, tmp_path / "model.onnx")
+    finally:
+        keras.config.set_dtype_policy("float32")
+    (found,) = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(["probabilities"], {"images": images})
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_the_cascade_runs_inside(sharp_model, rng, tmp_path):

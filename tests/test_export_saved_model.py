@@ -1,11 +1,13 @@
 """SavedModels answer as Keras does where there is no Keras: in a bare process, and by the C API that servers use."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -73,9 +75,9 @@ def test_only_its_own_folders_are_replaced(sharp_model, images, tmp_path, monkey
     foreign = tmp_path / "thesis"
     foreign.mkdir()
     (foreign / "chapter.txt").write_text("years of work")
-    with pytest.raises(FileExistsError, match="not written by keras_glimpse: .*thesis"):
+    with pytest.raises(FileExistsError, match="not all of it was written by keras_glimpse: .*thesis"):
         keras_glimpse.export_saved_model(sharp_model, foreign)
-    with pytest.raises(FileExistsError, match="not written by keras_glimpse: .*chapter.txt"):
+    with pytest.raises(FileExistsError, match="not all of it was written by keras_glimpse: .*chapter.txt"):
         keras_glimpse.export_saved_model(sharp_model, foreign / "chapter.txt")
     with pytest.raises(FileNotFoundError, match="does not exist: .*missing"):
         keras_glimpse.export_saved_model(sharp_model, tmp_path / "missing" / "1")
@@ -84,7 +86,7 @@ def test_only_its_own_folders_are_replaced(sharp_model, images, tmp_path, monkey
     keras_glimpse.export_saved_model(sharp_model, path)
     keras_glimpse.export_saved_model(sharp_model, path, 0.5)
     about = json.loads((path / "assets.extra" / "keras_glimpse.json").read_text())
-    assert about["threshold"] == 0.5 and about["image_shape"] == [20, 24, 1]
+    assert about["threshold"] == 0.5 and about["image_shape"] == [20, 24, 1] and "saved_model.pb" in about["files"]
 
     def full_disk(*args):
         raise OSError("No space left on device")
@@ -94,13 +96,47 @@ def test_only_its_own_folders_are_replaced(sharp_model, images, tmp_path, monkey
         keras_glimpse.export_saved_model(sharp_model, path, 0.9)
     assert json.loads((path / "assets.extra" / "keras_glimpse.json").read_text())["threshold"] == 0.5
     assert sorted(each.name for each in tmp_path.iterdir()) == ["1", "thesis"]
+    (path / "assets.extra" / "tf_serving_warmup_requests").write_text("made by hand")
+    with pytest.raises(FileExistsError, match="not all of it was written by keras_glimpse"):
+        keras_glimpse.export_saved_model(sharp_model, path)
+
+
+def test_interrupted_between_two_renames(sharp_model, tmp_path, monkeypatch):
+    keras_glimpse.export_saved_model(sharp_model, tmp_path / "1")
+    rename, calls = os.replace, []
+
+    def interrupted(source, target):
+        calls.append(target)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        keras_glimpse.export_saved_model(sharp_model, tmp_path / "1", 0.9)
+    monkeypatch.undo()
+    assert json.loads((tmp_path / "1" / "assets.extra" / "keras_glimpse.json").read_text())["threshold"] is None
+    assert [each.name for each in tmp_path.iterdir()] == ["1"]
+
+
+def test_networks_that_cannot_be_counted(tmp_path):
+    """Those with loops have no `macs`; all else is there."""
+    net = keras.Sequential([keras.layers.Reshape((6, 12)), keras.layers.LSTM(4), keras.layers.Dense(3)])
+    model = keras_glimpse.GlimpseClassifier(3, 1, low_res_size=5, patch_size=6, hidden_units=8, glimpse_net=net)
+    model.build((None, 20, 24, 1))
+    keras_glimpse.export_saved_model(model, tmp_path / "1")
+    answer = tf.saved_model.load(str(tmp_path / "1")).signatures["explain"](images=tf.zeros((2, 20, 24, 1)))
+    assert sorted(answer) == ["exit_stage", "locations", "stage_probabilities"]
 
 
 def test_bad_models(tmp_path, sharp_model):
     with pytest.raises(ValueError, match="export_saved_model needs a model that is built"):
         keras_glimpse.export_saved_model(keras_glimpse.GlimpseClassifier(3), tmp_path / "1")
-    with pytest.raises(ValueError, match=r"threshold must lie in \(0, 1\]; got 0"):
-        keras_glimpse.export_saved_model(sharp_model, tmp_path / "1", 0)
+    for bad in (0, 1.5, float("nan"), "0.9"):
+        with pytest.raises(ValueError, match=rf"threshold must lie in \(0, 1\]; got {bad!r}"):
+            keras_glimpse.export_saved_model(sharp_model, tmp_path / "1", bad)
+    with pytest.raises(TypeError, match="export_saved_model needs a GlimpseClassifier; got Sequential"):
+        keras_glimpse.export_saved_model(keras.Sequential(), tmp_path / "1")
 
 
 def test_c_program_equals_keras(sharp_model, images, tmp_path):

@@ -1,6 +1,7 @@
 """The models that come with the package: they load, say what their cards say, and answer alike in every runtime."""
 
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -67,24 +68,31 @@ def test_unknown_name():
 def test_they_come_with_the_wheel(tmp_path):
     """In a wheel they lie inside the package; a process that sees nothing but its content loads one."""
     pytest.importorskip("setuptools")
+    for name in ("keras_glimpse", "saved_models"):  # Built elsewhere: what an earlier build left here is not to help.
+        shutil.copytree(ROOT / name, tmp_path / "source" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path / "source")
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
-    subprocess.run([*build, str(ROOT)], check=True, capture_output=True, timeout=300)
+    subprocess.run([*build, str(tmp_path / "source")], check=True, capture_output=True, timeout=300)
     (wheel,) = tmp_path.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path / "content")
     program = "import keras_glimpse, sys; print(keras_glimpse.__file__, keras_glimpse.load_pretrained(sys.argv[1]).image_shape)"
-    command = [sys.executable, "-c", program, NAMES[0]]
+    command = [sys.executable, "-c", program, "jittered-mnist"]
     done = subprocess.run(command, cwd=tmp_path / "content", capture_output=True, text=True, check=True, timeout=120)
-    assert str(tmp_path / "content") in done.stdout and str(keras_glimpse.load_pretrained(NAMES[0]).image_shape) in done.stdout
+    assert str(tmp_path / "content") in done.stdout and "(48, 48, 1)" in done.stdout
 
 
 def test_they_are_small():
+    assert {"jittered-mnist", "mnist"} <= {*NAMES}
     files = [path for path in keras_glimpse.pretrained_folder().rglob("*") if path.is_file()]
-    assert NAMES and sum(path.stat().st_size for path in files) < 20e6
+    assert sum(path.stat().st_size for path in files) < 20e6
 
 
-def test_files_run_no_code(tmp_path):
-    """A layer that is Python code in the file is refused."""
-    path = tmp_path / "model.keras"
-    keras.Sequential([keras.Input((2,)), keras.layers.Lambda(lambda values: values + 1)]).save(path)
+def test_a_file_that_has_code_in_it_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "evil").mkdir()
+    keras.Sequential([keras.Input((2,)), keras.layers.Lambda(lambda values: values + 1)]).save(
+        tmp_path / "evil" / "model.keras"
+    )
+    monkeypatch.setattr("keras_glimpse.pretrained.pretrained_folder", lambda: tmp_path)
     with pytest.raises(ValueError, match="[Ll]ambda"):
-        keras.models.load_model(path)
+        keras_glimpse.load_pretrained("evil")

@@ -1,8 +1,8 @@
 """Writing what is complete, or nothing."""
 
 import contextlib
+import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,18 +22,37 @@ def complete_file(path: str | os.PathLike) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def complete_folder(path: str | os.PathLike) -> Iterator[Path]:
-    """A scratch folder to fill, which takes the place of `path` if nothing was raised. It must put `MARK` there."""
+def complete_folder(path: str | os.PathLike, about: dict) -> Iterator[Path]:
+    """A scratch folder to fill, which takes the place of `path` if nothing was raised; `about` is told in its `MARK`.
+
+    Only a folder is replaced that is empty, or has nothing but what an earlier call put there.
+    """
     path = _writable(path)
-    if path.exists() and not (path / MARK).is_file() and not (path.is_dir() and not any(path.iterdir())):
-        raise FileExistsError(f"Not overwritten, since it was not written by keras_glimpse: {path}")
+    if path.exists() and not _is_ours(path):
+        raise FileExistsError(f"Not overwritten, since not all of it was written by keras_glimpse: {path}")
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
         new, old = Path(folder) / "new", Path(folder) / "old"
         yield new
-        if path.exists():
-            os.replace(path, old)
-        os.replace(new, path)
-        shutil.rmtree(old, ignore_errors=True)
+        (new / MARK).parent.mkdir(exist_ok=True)
+        (new / MARK).write_text(json.dumps(about | {"files": _files(new)}) + "\n")
+        try:
+            if path.exists():
+                os.replace(path, old)
+            os.replace(new, path)
+        finally:
+            if old.exists() and not path.exists():  # Interrupted in between.
+                os.replace(old, path)
+
+
+def _is_ours(path):
+    if not path.is_dir():
+        return False
+    written = json.loads((path / MARK).read_text())["files"] if (path / MARK).is_file() else []
+    return {*_files(path)} <= {*written, MARK.as_posix()}
+
+
+def _files(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
 def _writable(path):

@@ -1,11 +1,19 @@
 """What exported files compute, as graphs: everything, the cascade of one image, and the cascade of a batch."""
 
+import contextlib
 from functools import partial
 
 import keras
 import tensorflow as tf
 
 from keras_glimpse.macs import stage_macs
+
+
+def holder(model) -> tf.Module:
+    """What TensorFlow saves for a graph of a model: its weights, without Keras."""
+    module = tf.Module()
+    module.weights = [variable.value for variable in model.variables]
+    return module
 
 
 def everything(model, images: tf.Tensor, threshold: float | None) -> dict[str, tf.Tensor]:
@@ -17,12 +25,10 @@ def everything(model, images: tf.Tensor, threshold: float | None) -> dict[str, t
         sure = tf.reduce_max(probabilities, axis=-1) >= threshold
         last = tf.one_hot(model.num_glimpses, model.num_glimpses + 1, True, False, dtype=tf.bool)
         exit_stage = tf.argmax(sure | last, axis=-1, output_type=tf.int32)
-    return {
-        "stage_probabilities": probabilities,
-        "locations": seen["locations"],
-        "exit_stage": exit_stage,
-        "macs": tf.gather(tf.constant(stage_macs(model)), exit_stage),
-    }
+    answer = {"stage_probabilities": probabilities, "locations": seen["locations"], "exit_stage": exit_stage}
+    with contextlib.suppress(ValueError):  # Networks with loops or branches cannot be counted.
+        answer["macs"] = tf.gather(tf.constant(stage_macs(model)), exit_stage)
+    return answer
 
 
 def one_image(model, images: tf.Tensor, threshold: float | None) -> dict[str, tf.Tensor]:

@@ -9,13 +9,15 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.lite.python.schema_py_generated import BuiltinOperator
 
+from keras_glimpse.cascade import cascade_predict
 from keras_glimpse.checks import check_exportable, check_integers, check_one_of, check_spec
-from keras_glimpse.cropping import portable_crops
 from keras_glimpse.downsampling import to_unit_range
 from keras_glimpse.export.files import complete_file
-from keras_glimpse.export.graphs import one_image, until_sure
+from keras_glimpse.export.graphs import holder, one_image, until_sure
+from keras_glimpse.portable import portable_operations
 
 QUANTIZE = (None, "float16", "dynamic", "int8")
+CALIBRATED_BY = 10  # images, at least, for every network
 QUANTIZED = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D")
 
 
@@ -41,12 +43,13 @@ def export_litert(
         threshold: confidence at which to stop, in (0, 1]; None to look at everything.
         quantize: None; "float16" weights; "dynamic", 8-bit weights; or "int8", matrix products and convolutions in 8 bits.
         calibration: for "int8", a few hundred images `[n, height, width, channels]` like those to come, which tell the range
-            of every activation; unsigned integers are scaled to [0, 1].
+            of every activation; unsigned integers are scaled to [0, 1]. With a threshold, at least ten must need all glimpses.
         batch_size: images at a time; None for any number. The cascade needs 1.
 
     Raises:
+        TypeError: something else than a `GlimpseClassifier`.
         ValueError: a model that is not built or not of float32, a threshold outside (0, 1], one with a batch, a `quantize`
-            that does not exist, or calibration images that are missing, not wanted or of another shape.
+            that does not exist, or calibration images that are missing, not wanted, of another shape, not finite, or too easy.
         FileNotFoundError: the folder does not exist.
 
     Example:
@@ -62,15 +65,15 @@ def export_litert(
         check_integers(1, batch_size=batch_size)
     if threshold is not None and batch_size != 1:
         raise ValueError(f"A cascade looks at one image at a time: batch_size must be 1 with a threshold; got {batch_size}.")
-    images = _calibration_images(model, quantize, calibration)
+    images = _calibration_images(model, quantize, threshold, calibration)
     compute = one_image if batch_size == 1 else until_sure
     signature = tf.TensorSpec((batch_size, *model.image_shape), tf.float32, name="images")
-    with complete_file(path) as scratch, portable_crops(), warnings.catch_warnings():
+    with complete_file(path) as scratch, portable_operations(quantize is not None), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # The converter warns of its own internals.
         scratch.write_bytes(_convert(lambda images: compute(model, images, threshold), model, signature, quantize, images))
 
 
-def _calibration_images(model, quantize, calibration):
+def _calibration_images(model, quantize, threshold, calibration):
     if (quantize == "int8") != (calibration is not None):
         raise ValueError(
             f'Calibration images are wanted with quantize="int8" and only then; got quantize={quantize!r} '
@@ -82,15 +85,28 @@ def _calibration_images(model, quantize, calibration):
     check_spec(calibration.shape, calibration.dtype, model.image_shape)
     if not len(calibration):
         raise ValueError("Expected at least one calibration image; got none.")
+    if not np.isfinite(calibration).all():
+        raise ValueError("Expected calibration images of finite numbers; got some that are infinite or not numbers.")
+    if threshold is not None:
+        _check_every_stage_is_reached(model, calibration, threshold)
     return to_unit_range(calibration, calibration.dtype).numpy()
 
 
+def _check_every_stage_is_reached(model, calibration, threshold):
+    """A network that no calibration image reaches would stay float32."""
+    stages = cascade_predict(model, calibration, threshold).exit_stage
+    counts = np.bincount(stages, minlength=model.num_glimpses + 1)
+    if counts[-1] < CALIBRATED_BY:
+        raise ValueError(
+            f"Expected at least {CALIBRATED_BY} calibration images for which every glimpse is needed at threshold {threshold}; "
+            f"of {len(stages)}, {counts.tolist()} stop after 0, 1, ... glimpses. Give more, or harder, images."
+        )
+
+
 def _convert(compute: Callable, model, signature, quantize, calibration) -> bytes:
-    holder = tf.Module()
-    holder.weights = [variable.value for variable in model.variables]
     with tempfile.TemporaryDirectory() as folder:
         function = tf.function(compute, autograph=False).get_concrete_function(signature)
-        tf.saved_model.save(holder, folder, {"serving_default": function})
+        tf.saved_model.save(holder(model), folder, {"serving_default": function})
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         if quantize:
@@ -101,7 +117,7 @@ def _convert(compute: Callable, model, signature, quantize, calibration) -> byte
 
 
 def _to_int8(converter, signature, calibration) -> bytes:
-    """Matrix products in 8 bits. All else stays float32: a place in 256 steps would miss by pixels in a large image."""
+    """Matrix products in 8 bits. Geometry stays float32: a place in 256 steps would miss by pixels in a large image."""
     size = signature.shape[0] or len(calibration)
     batches = np.resize(calibration, (-(-len(calibration) // size), size, *calibration.shape[1:]))
     converter.representative_dataset = lambda: ({"images": batch} for batch in batches)

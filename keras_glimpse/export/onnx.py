@@ -7,16 +7,16 @@ import keras
 import tensorflow as tf
 
 from keras_glimpse.checks import check_exportable
-from keras_glimpse.cropping import portable_crops
 from keras_glimpse.export.files import complete_file
 from keras_glimpse.export.graphs import one_image, until_sure
+from keras_glimpse.portable import portable_operations
 
 
 class Answer(keras.Model):
     """A model as Keras exports it: from images to the answers that the file gives."""
 
     def __init__(self, model, threshold):
-        super().__init__()
+        super().__init__(dtype="float32", autocast=False)  # Whatever the global policy is.
         self.model, self.threshold = model, threshold
 
     def call(self, images):
@@ -37,6 +37,7 @@ def export_onnx(model, path: str | os.PathLike, threshold: float | None = None) 
         threshold: confidence at which to stop, in (0, 1]; None to look at everything, in batches of any size.
 
     Raises:
+        TypeError: something else than a `GlimpseClassifier`.
         ValueError: a model that is not built or not of float32, or a threshold outside (0, 1].
         FileNotFoundError: the folder does not exist.
         ImportError: tf2onnx is not installed.
@@ -44,7 +45,7 @@ def export_onnx(model, path: str | os.PathLike, threshold: float | None = None) 
     check_exportable("export_onnx", model, threshold, float32=True)
     batch = None if threshold is None else 1
     signature = [tf.TensorSpec((batch, *model.image_shape), tf.float32, name="images")]
-    with portable_crops(), complete_file(path) as scratch, warnings.catch_warnings():
+    with portable_operations(), complete_file(path) as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tf2onnx and Keras warn of their own internals.
         answer = Answer(model, threshold)
         answer(tf.zeros((1, *model.image_shape)))

@@ -1,14 +1,13 @@
 """SavedModels for TensorFlow Serving and everything else that reads them."""
 
-import json
 import os
 from functools import partial
 
 import tensorflow as tf
 
 from keras_glimpse.checks import check_exportable
-from keras_glimpse.export.files import MARK, complete_folder
-from keras_glimpse.export.graphs import everything, until_sure
+from keras_glimpse.export.files import complete_folder
+from keras_glimpse.export.graphs import everything, holder, until_sure
 from keras_glimpse.version import __version__
 
 
@@ -20,18 +19,20 @@ def export_saved_model(model, path: str | os.PathLike, threshold: float | None =
     - `serving_default`: float32 images, scaled as the model was trained (to [0, 1] if that was on unsigned integers), give
       `probabilities` `[batch, num_classes]`. With a threshold, the networks of a glimpse run only on the images that
       none before it was sure of.
-    - `uint8`: the same for images of unsigned bytes, which the model scales itself.
+    - `uint8`: the same for images of unsigned bytes, which are scaled to [0, 1]: for models trained on such images.
     - `explain`: float32 images give `stage_probabilities` `[batch, num_glimpses + 1, num_classes]`, `locations`
       `[batch, num_glimpses, 2]`, `exit_stage` `[batch]`, int32, and `macs` `[batch]`, int64. Every glimpse is computed for
-      every image; `exit_stage` and `macs` tell where the cascade stops.
+      every image; `exit_stage` and `macs` tell where the cascade stops. (No `macs` for networks of your own with loops or
+      branches, which `count_macs` cannot count.)
 
     Args:
         model: a built `GlimpseClassifier`.
-        path: folder to write: for TensorFlow Serving, a number in the folder of the model, as in `digits/1`. One that
-            this function wrote before is replaced when the new one is complete.
+        path: folder to write: for TensorFlow Serving, a number in the folder of the model, as in `digits/1`. One with
+            nothing in it but what this function wrote is replaced when the new one is complete.
         threshold: confidence at which to stop, in (0, 1]; None to look at everything.
 
     Raises:
+        TypeError: something else than a `GlimpseClassifier`.
         ValueError: a model that is not built, or a threshold outside (0, 1].
         FileNotFoundError: the folder around it does not exist.
         FileExistsError: there is something that this function did not write.
@@ -48,23 +49,22 @@ def export_saved_model(model, path: str | os.PathLike, threshold: float | None =
     TensorShape([3, 10])
     """
     check_exportable("export_saved_model", model, threshold)
+    about = {"keras_glimpse": __version__, "image_shape": model.image_shape, "num_classes": model.num_classes}
+    with complete_folder(path, about | {"threshold": threshold and float(threshold)}) as folder:
+        tf.saved_model.save(holder(model), str(folder), _signatures(model, threshold))
+
+
+def _signatures(model, threshold):
     images = {dtype: tf.TensorSpec((None, *model.image_shape), dtype, name="images") for dtype in (tf.float32, tf.uint8)}
     signatures = {
         "serving_default": (until_sure, tf.float32),
         "uint8": (until_sure, tf.uint8),
         "explain": (everything, tf.float32),
     }
-    holder = tf.Module()
-    holder.weights = [variable.value for variable in model.variables]
-    traced = {
+    return {
         name: tf.function(partial(_named, compute, model, threshold), autograph=False).get_concrete_function(images[dtype])
         for name, (compute, dtype) in signatures.items()
     }
-    about = {"keras_glimpse": __version__, "image_shape": model.image_shape, "threshold": threshold}
-    with complete_folder(path) as folder:
-        tf.saved_model.save(holder, str(folder), traced)
-        (folder / MARK).parent.mkdir()
-        (folder / MARK).write_text(json.dumps(about | {"num_classes": model.num_classes}) + "\n")
 
 
 def _named(compute, model, threshold, images):

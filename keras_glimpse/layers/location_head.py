@@ -5,6 +5,8 @@ from math import prod
 import keras
 from keras import ops
 
+from keras_glimpse.portable import is_quantized
+
 
 @keras.saving.register_keras_serializable(package="keras_glimpse")
 class LocationHead(keras.layers.Layer):
@@ -47,7 +49,14 @@ class LocationHead(keras.layers.Layer):
         hidden = ops.reshape(hidden, (-1, self.from_hidden.kernel.shape[0]))
         if self.gated:
             hidden = ops.cast(hidden, "float32") * ops.cast(self.gate(logits), "float32")
-        return ops.sigmoid(self.from_hidden(hidden) + self.from_logits(logits))
+        apply = _in_float32 if is_quantized() else lambda layer, inputs: layer(inputs)
+        return ops.sigmoid(apply(self.from_hidden, hidden) + apply(self.from_logits, logits))
 
     def get_config(self):
         return super().get_config() | {"gated": self.gated}
+
+
+def _in_float32(layer, inputs):
+    """What a dense layer does, by operations that LiteRT does not quantize: 256 places are too few in a large image."""
+    products = ops.sum(inputs[:, None, :] * ops.transpose(layer.kernel), axis=-1)
+    return products if layer.bias is None else products + layer.bias
