@@ -51,8 +51,8 @@ class GlimpseTrainer(keras.Model):
             **kwargs: as in Keras: `metrics` (on the logits after the last glimpse of the stage), `run_eagerly`, ...
 
         Raises:
-            ValueError: a stage that does not exist, an optimizer that trained another stage, or a `loss`: it is the
-                paper's.
+            ValueError: a stage that does not exist, an optimizer that trained another stage, a `loss`: it is the paper's, or
+                `jit_compile=True` with several replicas.
         """
         if kwargs.get("loss") is not None:
             raise ValueError(f"GlimpseClassifier brings its own loss (eqs. 16 to 18); got loss={kwargs['loss']!r}.")

@@ -6,6 +6,7 @@ are started again, and go on from what they have saved. Needs no TensorFlow itse
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -14,7 +15,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-LAST_LINES = 12  # of a worker's log are shown when it fails.
+LAST_LINES = 12  # of a worker's log are shown when it fails,
+CPP_LOG = re.compile(r"[IWE]\d{4} |WARNING: All log messages before absl")  # but not what TensorFlow's C++ says.
 
 
 class WorkerFailed(Exception):
@@ -80,6 +82,8 @@ def _start(command, addresses, index, log):
     if len(addresses) > 1:
         place = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
         environment["TF_CONFIG"] = json.dumps(place)
+        # Each would start as many threads as there are cores.
+        environment.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, os.cpu_count() // len(addresses))))
     with log.open("w") as file:
         return subprocess.Popen(command, env=environment, stdout=file if index else None, stderr=file)
 
@@ -100,5 +104,5 @@ def _watch(processes, logs, limit):
 
 def _describe(index, pid, code, log):
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
-    lines = log.read_text(errors="replace").splitlines()[-LAST_LINES:]
-    return "\n".join([f"Worker {index} (process {pid}) {how}. The end of {log}:", *(f"  {line}" for line in lines)])
+    lines = [line for line in log.read_text(errors="replace").splitlines() if not CPP_LOG.match(line)][-LAST_LINES:]
+    return "\n  ".join([f"Worker {index} (process {pid}) {how}. The end of {log}:", *lines])

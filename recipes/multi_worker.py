@@ -3,9 +3,9 @@
     python recipes/multi_worker.py --workers 1      # what the others are compared with
     python recipes/multi_worker.py --workers 2
 
-Batches have 50 images for all workers together, so the result is that of one worker. Where all share the same cores, as
-here, more workers are slower; worker.py is what runs on hosts of your own. A run that is broken off goes on from its
-last epoch when it is started again, with `--restarts` by itself.
+Batches have 50 images for all workers together, so the weights are those of one worker, but for rounding. Where all share
+the same cores, as here, more workers are slower; worker.py is what runs on hosts of your own. A run that is broken off
+goes on from its last epoch when it is started again, with `--restarts` by itself.
 """
 
 import argparse

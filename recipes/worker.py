@@ -35,9 +35,8 @@ def main():
 
 def train(args, strategy):
     """Trains all stages, tests, and leaves the result."""
-    is_chief, workers = strategy.extended.should_checkpoint, 1
-    if strategy.cluster_resolver:
-        workers = strategy.cluster_resolver.cluster_spec().num_tasks("worker")
+    is_chief, resolver = strategy.extended.should_checkpoint, strategy.cluster_resolver
+    workers = resolver.cluster_spec().num_tasks("worker") if resolver else 1
     out, epoch = folder(args, workers), data.Epoch()
     out.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(args.seed)  # Alike in all workers: each takes its share of the same batches.
@@ -51,18 +50,14 @@ def train(args, strategy):
         logs = [Stopwatch(), keras.callbacks.CSVLogger(out / f"stage_{stage}.csv", append=True)] if is_chief else []
         return [epoch, *logs, Resume(out / f"stage_{stage}.weights.h5", writes=is_chief)]
 
-    jit = {"jit_compile": False} if args.smoke else {}
+    compile_args = {"jit_compile": False} if args.smoke else {}
     verbose = (1 if sys.stdout.isatty() else 2) if is_chief else 0
-    fit = {"epochs": args.epochs, "callbacks": callbacks, "compile_args": jit, "verbose": verbose}
-    keras_glimpse.fit_greedy(model, splits.train, **fit)
+    options = {"epochs": args.epochs, "callbacks": callbacks, "compile_args": compile_args, "verbose": verbose}
+    keras_glimpse.fit_greedy(model, splits.train, **options)
     measured = model.evaluate(splits.test, verbose=0, return_dict=True)  # By all workers: each takes its share.
     if is_chief:
         model.save(out / "model.keras")
-        errors = [round(100 * (1 - measured[f"accuracy_{n}"]), 3) for n in range(args.glimpses + 1)]
-        speed = round(copies * len(digits.train_images) / _fastest(out / "stage_1.csv"))
-        result = {"workers": workers, "error_percent": errors, "images_per_second": speed}
-        (out / "result.json").write_text(json.dumps(result, indent=2) + "\n")
-        _show(out.parent)
+        _report(out, workers, measured, copies * len(digits.train_images))
 
 
 def _digits(args):
@@ -71,17 +66,18 @@ def _digits(args):
     return data.mnist_digits(args.data_dir) if args.data == "mnist" else data.embedded_digits()
 
 
-def _fastest(log):
-    """Seconds of the fastest epoch: in the first, TensorFlow compiles."""
-    return min(float(epoch["seconds"]) for epoch in csv.DictReader(log.read_text().splitlines()))
+def _report(out, workers, measured, images):
+    """Writes the result, and shows all of this protocol, whatever the number of workers."""
+    epochs = csv.DictReader((out / "stage_1.csv").read_text().splitlines())
+    seconds = min(float(epoch["seconds"]) for epoch in epochs)  # In the first epoch, TensorFlow compiles.
+    errors = [100 * (1 - accuracy) for name, accuracy in measured.items() if name.startswith("accuracy_")]
+    result = {"workers": workers, "error_percent": errors, "images_per_second": round(images / seconds)}
+    (out / "result.json").write_text(json.dumps(result, indent=2) + "\n")
 
-
-def _show(folder):
-    """All results of this protocol, whatever the number of workers."""
-    results = [json.loads(path.read_text()) for path in folder.glob("workers*/result.json")]
-    table = Table(title=str(folder))
-    for name in ("workers", f"test error % after 0 to {len(results[0]['error_percent']) - 1} glimpses", "images/s in stage 1"):
+    table = Table(title=str(out.parent))
+    for name in ("workers", f"test error % after 0 to {len(errors) - 1} glimpses", "images/s in stage 1"):
         table.add_column(name, justify="right")
+    results = [json.loads(path.read_text()) for path in out.parent.glob("workers*/result.json")]
     for result in sorted(results, key=lambda result: result["workers"]):
         errors = "  ".join(f"{error:.2f}" for error in result["error_percent"])
         table.add_row(str(result["workers"]), errors, f"{result['images_per_second']:,}")

@@ -130,6 +130,8 @@ def work(folder):
         set_seed()
         with pytest.raises(ValueError, match=r"All workers must shuffle alike.* seeds are \[(None, None|0, 1)"):
             replicas.check_same_seed(strategy)
+    with strategy.scope(), pytest.raises(ValueError, match="jit_compile=True needs a single replica"):
+        keras_glimpse.GlimpseClassifier(3).compile(jit_compile=True)
     weights, logs = train(strategy)
     np.savez(Path(folder) / f"{rank}.npz", **weights)
     (Path(folder) / f"{rank}.json").write_text(json.dumps(logs))
