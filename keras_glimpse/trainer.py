@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_glimpse import acceleration, training
+from keras_glimpse import acceleration, replicas, training
 from keras_glimpse.checks import checked_input, named_batches
 from keras_glimpse.measures import Measures
 from keras_glimpse.stage import Stage
@@ -51,8 +51,8 @@ class GlimpseTrainer(keras.Model):
             **kwargs: as in Keras: `metrics` (on the logits after the last glimpse of the stage), `run_eagerly`, ...
 
         Raises:
-            ValueError: a stage that does not exist, an optimizer that trained another stage, or a `loss`: it is the
-                paper's.
+            ValueError: a stage that does not exist, an optimizer that trained another stage, a `loss`: it is the paper's, or
+                `jit_compile=True` with several replicas.
         """
         if kwargs.get("loss") is not None:
             raise ValueError(f"GlimpseClassifier brings its own loss (eqs. 16 to 18); got loss={kwargs['loss']!r}.")
@@ -104,6 +104,10 @@ class GlimpseTrainer(keras.Model):
         """The measures since they were last reset."""
         return self._results(self._measures.train)
 
+    def test_results(self) -> dict[str, tf.Tensor]:
+        """As `train_results`, of the test measures."""
+        return self._results(self._measures.test)
+
     def train_step(self, data):
         self.train_on(data)
         return self.train_results()
@@ -111,7 +115,7 @@ class GlimpseTrainer(keras.Model):
     def test_step(self, data):
         measured, logits = training.test_step(self, data)
         self._measure(self._measures.test, measured, data, logits)
-        return self._results(self._measures.test)
+        return self.test_results()
 
     def _measure(self, measures, measured, data, logits):
         images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
@@ -130,17 +134,44 @@ class GlimpseTrainer(keras.Model):
         used = [measures for measures in vars(self._measures).values() if measures.count > 0]  # Both are reset before.
         return self._results(used[0]) if used else {}
 
+    @property
+    def _has_replicas(self):
+        return self.distribute_strategy.num_replicas_in_sync > 1
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        if self._distribute_strategy is None or not self.built:
+            super()._maybe_symbolic_build(iterator, data_batch)
+            return
+        # Keras would read a batch to learn its shape, and average it over the hosts, which fails (keras#20585).
+        with acceleration.scope_of(self):
+            if self._compile_metrics is not None and not self._compile_metrics.built:
+                self._compile_metrics.build(keras.KerasTensor((1,), "int32"), keras.KerasTensor((1, self.num_classes)))
+            self.optimizer.build(self.trainable_variables)
+
     def make_train_function(self, force=False):
-        if self.train_function is None or force:
-            super().make_train_function(force)
-            if self.jit_compile and self.steps_per_execution > 1 and type(self).train_step is GlimpseTrainer.train_step:
-                self.train_function = acceleration.many_steps(self, otherwise=self.train_function)
+        if self.train_function is not None and not force:
+            return
+        if self._has_replicas:
+            self.train_function = replicas.steps_on_all(self, self.train_step, self.train_results)
+            return
+        super().make_train_function(force)
+        if self.jit_compile and self.steps_per_execution > 1 and type(self).train_step is GlimpseTrainer.train_step:
+            self.train_function = acceleration.many_steps(self, otherwise=self.train_function)
+
+    def make_test_function(self, force=False):
+        if self._has_replicas and (self.test_function is None or force):
+            self.test_function = replicas.steps_on_all(self, self.test_step, self.test_results)
+        else:
+            super().make_test_function(force)
 
     def fit(self, x=None, y=None, *args, validation_data=None, **kwargs) -> keras.callbacks.History:
         """As `keras.Model.fit`; images and labels are checked first, or while they are read (see `checks`)."""
         x, y, shape = self._checked(x, y, "the training data")
         if shape is not None and not self.built:
-            self.build((None, *shape))
+            with acceleration.scope_of(self):
+                self.build((None, *shape))
+        if y is not None and kwargs.get("shuffle", True):
+            replicas.check_same_seed(self.distribute_strategy)
         if isinstance(validation_data, tuple | list) and len(validation_data) > 1:
             held_out, labels, _ = self._checked(*validation_data[:2], "the validation data")
             validation_data = (held_out, labels, *validation_data[2:])
@@ -159,7 +190,10 @@ class GlimpseTrainer(keras.Model):
             return super().evaluate(x, y, *args, **kwargs)
 
     def _checked(self, x, y, name):
-        return checked_input(x, y, self.num_classes, self.image_shape, name)
+        x, y, shape = checked_input(x, y, self.num_classes, self.image_shape, name)
+        if self._has_replicas and isinstance(x, tf.data.Dataset):
+            x = replicas.shared_by_hosts(x)
+        return x, y, shape
 
     def get_compile_config(self):
         return super().get_compile_config() | (self._choices if self.stage else {})

@@ -255,19 +255,23 @@ class Resume(keras.callbacks.Callback):
 
     As `keras.callbacks.BackupAndRestore`, but that writes the weights and the number of the epoch one after the other, and
     a process killed in between repeats an epoch. Here the optimizer's own count of steps, in the same file, tells the epoch.
+    Of several workers, only one writes (`writes`), and all go on from what it wrote.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, writes: bool = True):
         super().__init__()
-        self.path = path
+        self.path, self.writes = path, writes
 
     def on_train_begin(self, logs=None):
+        self.model._initial_epoch = None  # Not that of a stage before.
         if self.path.exists():
             self.model.optimizer.build(self.model.trainable_variables)
             self.model.load_weights(self.path)
-            self.model._initial_epoch = int(self.model.optimizer.iterations) // self.params["steps"]
+            self.model._initial_epoch = int(self.model.optimizer.iterations.numpy()) // self.params["steps"]
 
     def on_epoch_end(self, epoch, logs=None):
+        if not self.writes:
+            return
         self.model.save_weights(_scratch(self.path), overwrite=True)
         os.replace(_scratch(self.path), self.path)
 

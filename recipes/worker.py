@@ -1,0 +1,88 @@
+"""Train and test the model as one of several workers, whose places and addresses are in TF_CONFIG; without it, as the only one.
+
+    srun python recipes/worker.py --data mnist --out /where/all/hosts/see/it      # as many times as TF_CONFIG lists workers
+
+multi_worker.py starts this on one machine. All workers must be given the same arguments and see the same --out: the first
+one, the chief, saves the weights there after every epoch, and all of them go on from there if they are started again.
+"""
+
+import csv
+import json
+import os
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: what its C++ says is not for readers.
+
+import keras
+import tensorflow as tf
+from experiment import Resume, Stopwatch, smoke_digits
+from multi_worker import folder, parse_args
+from rich.console import Console
+from rich.table import Table
+
+import keras_glimpse
+from keras_glimpse import data
+
+
+def main():
+    args = parse_args()
+    try:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy() if "TF_CONFIG" in os.environ else tf.distribute.get_strategy()
+        train(args, strategy)
+    except OSError as error:
+        sys.exit(f"worker: {error}")
+
+
+def train(args, strategy):
+    """Trains all stages, tests, and leaves the result."""
+    is_chief, resolver = strategy.extended.should_checkpoint, strategy.cluster_resolver
+    workers = resolver.cluster_spec().num_tasks("worker") if resolver else 1
+    out, epoch = folder(args, workers), data.Epoch()
+    out.mkdir(parents=True, exist_ok=True)
+    keras.utils.set_random_seed(args.seed)  # Alike in all workers: each takes its share of the same batches.
+    digits, copies = _digits(args), 2 if args.smoke else 10
+    splits = data.jittered(digits, copies=copies, seed=args.seed, epoch=epoch)
+    with strategy.scope():
+        model = keras_glimpse.GlimpseClassifier(num_classes=10, num_glimpses=args.glimpses)
+        model.build((None, 48, 48, 1))
+
+    def callbacks(stage):
+        logs = [Stopwatch(), keras.callbacks.CSVLogger(out / f"stage_{stage}.csv", append=True)] if is_chief else []
+        return [epoch, *logs, Resume(out / f"stage_{stage}.weights.h5", writes=is_chief)]
+
+    compile_args = {"jit_compile": False} if args.smoke else {}
+    verbose = (1 if sys.stdout.isatty() else 2) if is_chief else 0
+    options = {"epochs": args.epochs, "callbacks": callbacks, "compile_args": compile_args, "verbose": verbose}
+    keras_glimpse.fit_greedy(model, splits.train, **options)
+    measured = model.evaluate(splits.test, verbose=0, return_dict=True)  # By all workers: each takes its share.
+    if is_chief:
+        model.save(out / "model.keras")
+        _report(out, workers, measured, copies * len(digits.train_images))
+
+
+def _digits(args):
+    if args.smoke:
+        return smoke_digits()
+    return data.mnist_digits(args.data_dir) if args.data == "mnist" else data.embedded_digits()
+
+
+def _report(out, workers, measured, images):
+    """Writes the result, and shows all of this protocol, whatever the number of workers."""
+    epochs = csv.DictReader((out / "stage_1.csv").read_text().splitlines())
+    seconds = min(float(epoch["seconds"]) for epoch in epochs)  # In the first epoch, TensorFlow compiles.
+    errors = [100 * (1 - accuracy) for name, accuracy in measured.items() if name.startswith("accuracy_")]
+    result = {"workers": workers, "error_percent": errors, "images_per_second": round(images / seconds)}
+    (out / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+
+    table = Table(title=str(out.parent))
+    for name in ("workers", f"test error % after 0 to {len(errors) - 1} glimpses", "images/s in stage 1"):
+        table.add_column(name, justify="right")
+    results = [json.loads(path.read_text()) for path in out.parent.glob("workers*/result.json")]
+    for result in sorted(results, key=lambda result: result["workers"]):
+        errors = "  ".join(f"{error:.2f}" for error in result["error_percent"])
+        table.add_row(str(result["workers"]), errors, f"{result['images_per_second']:,}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
