@@ -28,23 +28,33 @@ from rich.table import Table
 
 import keras_glimpse
 from keras_glimpse import data
+from keras_glimpse.checks import check_exportable
 
-COMPARED, TIMED, CALIBRATION = 1000, 2000, 500
+COMPARED, TIMED, CALIBRATION = 1000, 2000, 2000
 
 
 def main():
     args = parse_args()
     one_thread()
     try:
-        model = keras.models.load_model(args.model)
+        model = load(args.model, args.threshold)
         digits = data.mnist_digits()
         args.out.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         sys.exit(f"export: {error}")
     results = export_all(model, args.threshold, digits, args.out)
     about = {"model": str(args.model), "threshold": args.threshold, "keras_glimpse": keras_glimpse.__version__}
     (args.out / "export.json").write_text(json.dumps(about | {"files": results}, indent=2) + "\n")
     show(results, args)
+
+
+def load(path: Path, threshold: float) -> keras_glimpse.GlimpseClassifier:
+    """The model, or an error that says why it cannot be exported, before anything is written."""
+    model = keras.models.load_model(path)
+    check_exportable("export", model, threshold, float32=True)
+    if model.image_shape not in ((48, 48, 1), (28, 28, 1)):
+        raise ValueError(f"Expected a model of digits, which can be tested, 48x48x1 or 28x28x1; got {model.image_shape}.")
+    return model
 
 
 def one_thread():

@@ -23,6 +23,7 @@ from report import read
 
 import keras_glimpse
 from keras_glimpse import data
+from keras_glimpse.curve import THRESHOLDS
 
 
 def main():
@@ -92,14 +93,16 @@ def disagreement(probabilities):
 def draw_curve(model, probabilities, images, labels, path):
     """Error against mean MACs as the threshold goes up, with the paper's threshold and the one chosen on held-out digits."""
     macs, wrong = keras_glimpse.stage_macs(model), probabilities.argmax(axis=-1) != labels[:, None]
+    marked = list(thresholds())
+    curve = keras_glimpse.cascade_curve(model, images, labels, [*THRESHOLDS, *(threshold for threshold, _, _ in marked)])
+    line = slice(len(THRESHOLDS))
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    curve = keras_glimpse.cascade_curve(model, images, labels)
-    axes.plot(curve.macs / 1000, 100 * curve.errors, color="tab:blue", label="cascade, thresholds from 0.1 to 1")
+    axes.plot(curve.macs[line] / 1000, 100 * curve.errors[line], color="tab:blue", label="cascade, thresholds from 0.1 to 1")
     axes.plot(macs / 1000, 100 * wrong.mean(axis=0), "o", color="black", label="all images through N0, N1, ...")
-    for threshold, why, marker in thresholds():
-        chosen = keras_glimpse.cascade_curve(model, images, labels, thresholds=[threshold])
-        axes.plot(chosen.macs / 1000, 100 * chosen.errors, marker, label=f"threshold {threshold:.3g}, {why}")
+    for point, (threshold, why, marker) in enumerate(marked, start=len(THRESHOLDS)):
+        label = f"threshold {threshold:.3g}, {why}"
+        axes.plot(curve.macs[point] / 1000, 100 * curve.errors[point], marker, label=label)
     axes.set(xlabel="mean multiply-accumulates an image, thousands", ylabel="test error, %", yscale="log")
     axes.grid(alpha=0.3, which="both")
     axes.legend()

@@ -22,11 +22,17 @@ def conv() -> keras.Model:
     return keras.Sequential(layers)
 
 
-def conv_glimpse(first: int = 16, second: int = 32) -> keras.Model:
+def conv_glimpse(first: int, second: int) -> keras.Model:
     """A small convolutional glimpse network, of half the multiply-accumulates of the paper's dense one on 12x12x2 patches."""
     layers = [keras.layers.Conv2D(first, 3, activation="relu"), keras.layers.MaxPooling2D(2)]
     layers += [keras.layers.Conv2D(second, 3, activation="relu"), keras.layers.Flatten(), keras.layers.Dense(10)]
     return keras.Sequential(layers)
+
+
+def convolutional(num_glimpses: int, hidden_units: int, filters: tuple[int, int], **kwargs) -> GlimpseClassifier:
+    """A smaller thumbnail network than the paper's, and convolutional glimpses: what is spared there is spent on looking."""
+    net = conv_glimpse(*filters)
+    return GlimpseClassifier(10, num_glimpses, location_weight=10.0, hidden_units=hidden_units, glimpse_net=net, **kwargs)
 
 
 @keras.saving.register_keras_serializable(package="recipes")

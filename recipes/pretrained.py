@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,9 +82,16 @@ def main():
 
 
 def make(each: Pretrained, trained, result: dict, cascade: dict, digits: data.Digits):
-    folder = pretrained_folder() / each.name
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    with tempfile.TemporaryDirectory() as scratch:  # The one that is there stays until the new one is complete.
+        folder = Path(scratch) / each.name
+        fill(folder, each, trained, result, cascade, digits)
+        shutil.rmtree(pretrained_folder() / each.name, ignore_errors=True)
+        shutil.copytree(folder, pretrained_folder() / each.name)
+    print(f"Wrote {pretrained_folder() / each.name}/")
+
+
+def fill(folder: Path, each: Pretrained, trained, result: dict, cascade: dict, digits: data.Digits):
+    folder.mkdir()
     model = without_optimizer(trained)
     model.save(folder / "model.keras")
     files = export_all(model, cascade["details"]["threshold"], digits, folder, WANTED)
@@ -92,7 +100,6 @@ def make(each: Pretrained, trained, result: dict, cascade: dict, digits: data.Di
     about = {"name": each.name, "row": result, "cascade": cascade, "files": files}
     (folder / "card.json").write_text(json.dumps(about, indent=2) + "\n")
     (folder / "README.md").write_text(card(each, model, result, cascade, files))
-    print(f"Wrote {folder}/")
 
 
 def without_optimizer(trained):

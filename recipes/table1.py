@@ -12,9 +12,8 @@ learn and neither saturates.
 from dataclasses import replace
 from functools import partial
 
-import keras
 from experiment import CHEAPEST, Row, Table, main
-from networks import RandomGlimpse, conv, conv_glimpse, dense
+from networks import RandomGlimpse, conv, convolutional, dense
 
 from keras_glimpse import GlimpseClassifier
 
@@ -62,15 +61,9 @@ THIRD = ours(
     stage=3,
 )
 
-
-def small(num_glimpses: int = 2, **kwargs) -> keras.Model:
-    """A fifth of the paper's thumbnail network, and convolutional glimpses: what is spared there is spent on looking."""
-    return GlimpseClassifier(10, num_glimpses, location_weight=10.0, hidden_units=100, glimpse_net=conv_glimpse(), **kwargs)
-
-
 best = partial(
     Row,
-    build=small,
+    build=partial(convolutional, 2, hidden_units=100, filters=(16, 32)),
     sweeps=20,
     learning_rate=0.02,
     data={"fresh_places": True, "validation_split": 1 / 12},

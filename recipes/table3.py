@@ -8,9 +8,8 @@ The paper's protocol is 50 sweeps of SGD with momentum 0.9, batches of 50 and le
 
 from functools import partial
 
-import keras
 from experiment import Row, Table, main
-from networks import CentreGlimpse, Thumbnail, conv, conv_glimpse, dense
+from networks import CentreGlimpse, Thumbnail, conv, convolutional, dense
 
 from keras_glimpse import GlimpseClassifier
 
@@ -25,14 +24,9 @@ SECOND = row("mnist-2-glimpses", 'this method, 2 glimpses ("a reduction of 0.1 %
 ONE = partial(GlimpseClassifier, 10, 1, **small)  # Without the second glimpse, which the first row does not train.
 CASCADE = row("mnist-cascade", "this method, 1 glimpse, cascaded at 0.95", ONE, after=FIRST, stage=1, sweeps=0, threshold=0.95)
 
-
-def convolutional() -> keras.Model:
-    return two_glimpses(scales=(1, 2), hidden_units=300, glimpse_net=conv_glimpse())
-
-
 best = partial(
     row,
-    build=convolutional,
+    build=partial(convolutional, 2, hidden_units=300, filters=(16, 32), low_res_size=10, patch_size=10),
     sweeps=60,
     learning_rate=0.03,
     data={"shift": 2},

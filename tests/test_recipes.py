@@ -41,6 +41,41 @@ def test_figures(recipe, capsys):
     assert "cascade.png, figure2.png, figure3.png, figure4.png, figure5.png" in capsys.readouterr().out
 
 
+def test_export(recipe, make_model, tmp_path):
+    """Every format of a model of digits, without a training worth the name."""
+    pytest.importorskip("ai_edge_litert")
+    export = recipe("export")
+    model = make_model(image_shape=(48, 48, 1), num_classes=10, num_glimpses=1)
+    digits = importlib.import_module("experiment").smoke_digits()
+    results = export.export_all(model, 0.95, digits, tmp_path)
+    assert {each["file"] for each in results} == {
+        "saved_model/1",
+        *(f"{name}{kind}.tflite" for name in ("full", "cascade") for kind in ("", "-float16", "-dynamic", "-int8")),
+        *("full.onnx", "cascade.onnx"),
+    }
+    assert all(each["largest_difference"] < 0.02 and each["bytes"] > 1000 and each["median_us"] > 0 for each in results)
+
+
+def test_export_refuses(recipe, make_model, tmp_path):
+    make_model().save(tmp_path / "model.keras")
+    keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(tmp_path / "other.keras")
+    for name, message in (
+        ("model", "Expected a model of digits"),
+        ("other", "needs a GlimpseClassifier"),
+        ("none", "none.keras"),
+    ):
+        with pytest.raises((OSError, TypeError, ValueError), match=message):
+            recipe("export").load(tmp_path / f"{name}.keras", 0.95)
+    with pytest.raises(ValueError, match="threshold must lie in"):
+        recipe("export").load(tmp_path / "model.keras", 1.5)
+
+
+def test_on_device(recipe, capsys):
+    pytest.importorskip("ai_edge_litert")
+    recipe("on_device", "--smoke", "--rounds", "1").main()
+    assert "cascade at 0.95" in capsys.readouterr().out
+
+
 def test_the_readme_has_the_results(recipe):
     recipe("report", "--check").main()
 
