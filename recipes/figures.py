@@ -19,6 +19,7 @@ import table1
 import tuning
 from experiment import RESULTS, Run, smoke_digits
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 from report import read
 
 import keras_glimpse
@@ -104,6 +105,8 @@ def draw_curve(model, probabilities, images, labels, path):
         label = f"threshold {threshold:.3g}, {why}"
         axes.plot(curve.macs[point] / 1000, 100 * curve.errors[point], marker, label=label)
     axes.set(xlabel="mean multiply-accumulates an image, thousands", ylabel="test error, %", yscale="log")
+    for formatted in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        formatted(ScalarFormatter())  # Percentages, not powers of ten.
     axes.grid(alpha=0.3, which="both")
     axes.legend()
     figure.savefig(path, dpi=150)
