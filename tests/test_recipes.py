@@ -26,7 +26,7 @@ def recipe(monkeypatch):
     return load
 
 
-@pytest.mark.parametrize("name", ["table1", "table2", "table3", "tuning"])
+@pytest.mark.parametrize("name", ["table1", "table2", "table3"])
 def test_every_row_trains_and_is_tested(recipe, capsys, name):
     before = {path: path.stat().st_mtime for path in RECIPES.rglob("*.csv")}
     table = recipe(name, "--smoke")
