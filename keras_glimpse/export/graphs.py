@@ -50,16 +50,24 @@ def until_sure(model, images: tf.Tensor, threshold: float | None) -> dict[str, t
     """The cascade for a batch: each network runs only on the images that none before it was sure of."""
     if threshold is None:
         return {"probabilities": tf.nn.softmax(model.look(images)["logits"][:, -1])}
-    evidence = model.first_look(images)
-    probabilities = latest = tf.nn.softmax(model.combine(evidence))
-    rows = tf.range(tf.shape(images)[0])
-    for _ in range(model.num_glimpses):
+
+    def go_on(evidence, rows, latest, probabilities):
+        if len(evidence.glimpses) == model.num_glimpses:
+            return probabilities
         unsure = tf.where(~(tf.reduce_max(latest, axis=-1) >= threshold))[:, 0]  # What is not a number is not sure.
-        rows, evidence = keras.tree.map_structure(partial(_rows, unsure), (rows, evidence))
-        evidence = model.look_again(tf.gather(images, rows), evidence)
-        latest = tf.nn.softmax(model.combine(evidence))
-        probabilities = tf.tensor_scatter_nd_update(probabilities, rows[:, None], latest)
-    return {"probabilities": probabilities}
+
+        def look():
+            left, known = keras.tree.map_structure(partial(_rows, unsure), (rows, evidence))
+            seen = model.look_again(tf.gather(images, left), known)
+            answer = tf.nn.softmax(model.combine(seen))
+            return go_on(seen, left, answer, tf.tensor_scatter_nd_update(probabilities, left[:, None], answer))
+
+        # Not for no images at all: it would be work, and TensorFlow's convolutions fail on them.
+        return tf.cond(tf.size(unsure) > 0, look, lambda: probabilities)
+
+    evidence = model.first_look(images)
+    probabilities = tf.nn.softmax(model.combine(evidence))
+    return {"probabilities": go_on(evidence, tf.range(tf.shape(images)[0]), probabilities, probabilities)}
 
 
 def _rows(which, values):
