@@ -35,7 +35,7 @@ def test_every_runtime_gives_the_same_answers(name):
         serve(images=tf.constant(images))["probabilities"].numpy(),
         np.concatenate([answer["probabilities"] for answer in answers]),
     ):
-        assert np.abs(found - expected.probabilities).max() < 2e-5  # Keras itself differs by 1e-5 with and without XLA.
+        assert np.abs(found - expected.probabilities).max() < 5e-5  # float32: Keras with and without XLA differ by 1e-5.
         np.testing.assert_array_equal(found.argmax(axis=-1), expected.probabilities.argmax(axis=-1))
     np.testing.assert_array_equal([int(answer["exit_stage"][0]) for answer in answers], expected.exit_stage)
 
