@@ -22,7 +22,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import warnings
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -34,7 +33,7 @@ import tensorflow as tf
 
 import keras_glimpse
 from keras_glimpse.downsampling import downsample
-from keras_glimpse.portable import portable_operations
+from keras_glimpse.export.litert import convert
 
 VERSION = "2.5.3"  # Of LiteRT.js, and the only one tried.
 CACHE = Path.home() / ".cache" / "keras_glimpse" / f"litertjs-{VERSION}"
@@ -106,15 +105,7 @@ def explaining_file(model) -> bytes:
         probabilities = tf.nn.softmax(seen.pop("logits"))
         return seen | {"stage_probabilities": probabilities, "thumbnail": downsample(images, *shown)}
 
-    with portable_operations(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
-        warnings.simplefilter("ignore")  # The converter warns of its own internals.
-        holder = tf.Module()
-        holder.weights = [variable.value for variable in model.variables]
-        function = tf.function(look, [tf.TensorSpec((1, *model.image_shape), name="images")], autograph=False)
-        tf.saved_model.save(holder, folder, {"serving_default": function.get_concrete_function()})
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-        return converter.convert()
+    return convert(look, model, tf.TensorSpec((1, *model.image_shape), name="images"))
 
 
 def cascade_file(model, threshold: float) -> bytes:

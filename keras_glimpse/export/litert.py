@@ -68,9 +68,8 @@ def export_litert(
     images = _calibration_images(model, quantize, threshold, calibration)
     compute = one_image if batch_size == 1 else until_sure
     signature = tf.TensorSpec((batch_size, *model.image_shape), tf.float32, name="images")
-    with complete_file(path) as scratch, portable_operations(quantize is not None), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # The converter warns of its own internals.
-        scratch.write_bytes(_convert(lambda images: compute(model, images, threshold), model, signature, quantize, images))
+    with complete_file(path) as scratch:
+        scratch.write_bytes(convert(lambda images: compute(model, images, threshold), model, signature, quantize, images))
 
 
 def _calibration_images(model, quantize, threshold, calibration):
@@ -103,8 +102,11 @@ def _check_every_stage_is_reached(model, calibration, threshold):
         )
 
 
-def _convert(compute: Callable, model, signature, quantize, calibration) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
+def convert(compute: Callable, model, signature: tf.TensorSpec, quantize: str | None = None, calibration=None) -> bytes:
+    """The content of a LiteRT file that computes a function of images and of a model's weights, by built-in operations."""
+    quiet, portable = warnings.catch_warnings(), portable_operations(quantize is not None)
+    with quiet, portable, tempfile.TemporaryDirectory() as folder:
+        warnings.simplefilter("ignore")  # The converter warns of its own internals.
         function = tf.function(compute, autograph=False).get_concrete_function(signature)
         tf.saved_model.save(holder(model), folder, {"serving_default": function})
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)

@@ -62,10 +62,6 @@ def _signatures(model, threshold):
         "explain": (everything, tf.float32),
     }
     return {
-        name: tf.function(partial(_named, compute, model, threshold), autograph=False).get_concrete_function(images[dtype])
+        name: tf.function(partial(compute, model, threshold=threshold), autograph=False).get_concrete_function(images[dtype])
         for name, (compute, dtype) in signatures.items()
     }
-
-
-def _named(compute, model, threshold, images):
-    return compute(model, images, threshold)
