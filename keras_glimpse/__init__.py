@@ -7,6 +7,7 @@ from keras_glimpse import backend as _backend  # noqa: F401, I001  First: it say
 from keras_glimpse import data as data
 from keras_glimpse.cascade import CascadePrediction as CascadePrediction
 from keras_glimpse.cascade import cascade_predict as cascade_predict
+from keras_glimpse.checkpoints import Checkpoints as Checkpoints
 from keras_glimpse.curve import CascadeCurve as CascadeCurve
 from keras_glimpse.curve import cascade_curve as cascade_curve
 from keras_glimpse.export import export_litert as export_litert

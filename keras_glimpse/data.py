@@ -42,7 +42,9 @@ class Epoch(keras.callbacks.Callback):
 
     >>> epoch = Epoch()
     >>> train, _, _ = plain(embedded_digits(), epoch=epoch)
-    >>> callbacks = [epoch, keras.callbacks.BackupAndRestore("backup")]  # ... model.fit(train, callbacks=callbacks)
+    >>> callbacks = [epoch, keras.callbacks.BackupAndRestore("backup")]  # ... keras_model.fit(train, callbacks=callbacks)
+
+    `GlimpseClassifier.fit` with `checkpoint` does not need it.
     """
 
     def __init__(self):

@@ -37,6 +37,9 @@ def fit_greedy(
 ) -> dict[int | str, keras.callbacks.History]:
     """Trains each glimpse in turn, then fine-tunes the last, each stage with a fresh optimizer (section 2.2.4).
 
+    With a folder as `checkpoint`, a run that was killed goes on from the last epoch it had finished, in whatever stage (see
+    `GlimpseClassifier.fit`).
+
     Args:
         model: a `GlimpseClassifier`.
         x, y: as in `fit`: arrays, or a dataset and None.
@@ -48,7 +51,7 @@ def fit_greedy(
         batch_size: for arrays.
         callbacks: function from a stage to a list of new callbacks.
         compile_args: further arguments of `compile`: `metrics`, `jit_compile`, ...
-        verbose, **kwargs: further arguments of `fit`: `validation_data`, ...
+        verbose, **kwargs: further arguments of `fit`: `validation_data`, `checkpoint`, ...
 
     Returns:
         dict from stage to the `keras.callbacks.History` of its training.

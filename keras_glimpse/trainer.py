@@ -1,5 +1,7 @@
 """The Keras side of training: choosing a stage in `compile`, then `fit` and `evaluate` as everywhere in Keras."""
 
+import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import keras
@@ -7,6 +9,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_glimpse import acceleration, replicas, training
+from keras_glimpse.checkpoints import Checkpoints, after_epochs
 from keras_glimpse.checks import checked_input, named_batches
 from keras_glimpse.measures import Measures
 from keras_glimpse.stage import Stage
@@ -164,8 +167,17 @@ class GlimpseTrainer(keras.Model):
         else:
             super().make_test_function(force)
 
-    def fit(self, x=None, y=None, *args, validation_data=None, **kwargs) -> keras.callbacks.History:
-        """As `keras.Model.fit`; images and labels are checked first, or while they are read (see `checks`)."""
+    def fit(
+        self, x=None, y=None, *args, validation_data=None, checkpoint: str | os.PathLike | None = None, **kwargs
+    ) -> keras.callbacks.History:
+        """As `keras.Model.fit`; images and labels are checked first, or while they are read (see `checks`).
+
+        Args:
+            x, y, validation_data, *args, **kwargs: as in Keras.
+            checkpoint: folder in which the state of each stage is kept after every epoch (see `Checkpoints`). If the process
+                is killed, the same program goes on from there, to the very same weights if it calls
+                `keras.utils.set_random_seed` first; a stage that was finished is not trained again.
+        """
         x, y, shape = self._checked(x, y, "the training data")
         if shape is not None and not self.built:
             with acceleration.scope_of(self):
@@ -179,8 +191,22 @@ class GlimpseTrainer(keras.Model):
             validation_data, _, _ = self._checked(validation_data, None, "the validation data")
         if y is None and not isinstance(x, keras.utils.PyDataset):
             kwargs.setdefault("shuffle", False)  # Keras warns that it cannot shuffle such data, asked to or not.
+        saved = None
+        if checkpoint is not None:
+            x, saved = self._go_on(x, checkpoint, kwargs)
         with named_batches():
-            return super().fit(x, y, *args, validation_data=validation_data, **kwargs)
+            history = super().fit(x, y, *args, validation_data=validation_data, **kwargs)
+        if saved:
+            history.history, history.epoch = saved.history, list(range(saved.epochs))
+        return history
+
+    def _go_on(self, x, checkpoint, fit_args):
+        """Restores what was saved of this stage; returns the data that come next, and what will save the rest."""
+        saved = Checkpoints(Path(checkpoint) / f"stage_{self._choices['stage']}")
+        fit_args["initial_epoch"] = saved.restore(self)
+        fit_args["callbacks"] = [*(fit_args.get("callbacks") or []), saved]
+        is_finished = fit_args["initial_epoch"] >= fit_args.get("epochs", 1)
+        return after_epochs(x, saved.epochs, fit_args.get("steps_per_epoch"), is_finished), saved
 
     def evaluate(self, x=None, y=None, *args, **kwargs):
         """As `keras.Model.evaluate`; images and labels are checked as in `fit`."""

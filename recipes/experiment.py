@@ -9,6 +9,7 @@ import csv
 import importlib.metadata
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,7 +32,7 @@ from keras_glimpse import data
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 CHEAPEST = "cheapest"  # The threshold of fewest MACs whose error is at most 0.1 points above that of the full model.
-BACKUP = "last.weights.h5"
+CHECKPOINT = "checkpoint"
 COLUMNS = ["table", "row", "seed", "sweeps", "error", "paper_error", "macs", "speed_up", "paper_speed_up", "seconds"]
 COLUMNS += ["commit", "versions", "details"]
 
@@ -194,7 +195,7 @@ class Run:
             return model
         model.save(_scratch(path))
         os.replace(_scratch(path), path)
-        (self.folder / BACKUP).unlink(missing_ok=True)
+        shutil.rmtree(self.folder / CHECKPOINT, ignore_errors=True)
         return model
 
     def _same_protocol(self):
@@ -221,16 +222,19 @@ class Run:
             return
         print(f"{row.title}, seed {self.seed}, in {self.folder}")
         jit = {"jit_compile": False} if self.smoke or not row.xla else {}
-        callbacks = [epoch, *_keep(self.folder)]
-        verbose = 1 if sys.stdout.isatty() else 2
+        self.folder.mkdir(parents=True, exist_ok=True)
+        callbacks = [epoch, Stopwatch(), keras.callbacks.CSVLogger(self.folder / "log.csv", append=True)]
+        options = {"epochs": self.sweeps, "verbose": 1 if sys.stdout.isatty() else 2}
         if row.stage:
-            stages = {"stages": [row.stage], "compile_args": jit, "callbacks": lambda stage: callbacks}
-            keras_glimpse.fit_greedy(model, train, epochs=self.sweeps, optimizer=optimizer, verbose=verbose, **stages)
+            options |= {"stages": [row.stage], "compile_args": jit, "callbacks": lambda stage: callbacks}
+            keras_glimpse.fit_greedy(model, train, optimizer=optimizer, checkpoint=self.folder / CHECKPOINT, **options)
             return
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         steps = self.sweeps * int(train.cardinality())
         model.compile(optimizer(steps), loss, metrics=["accuracy"], steps_per_execution=1 if self.smoke else 32, **jit)
-        model.fit(train, epochs=self.sweeps, callbacks=callbacks, verbose=verbose, shuffle=False)
+        saved = keras_glimpse.Checkpoints(self.folder / CHECKPOINT)
+        options |= {"initial_epoch": saved.restore(model), "callbacks": [*callbacks, saved]}
+        model.fit(train, shuffle=False, **options)
 
     def _splits(self, epoch=None):
         digits, options = _digits(self.smoke), {"seed": self.seed, "epoch": epoch} | self.row.data
@@ -250,32 +254,6 @@ def _shifted(digits, shift, options):
     return train.map(lambda images, labels: (images[:, shift:-shift, shift:-shift], labels))
 
 
-class Resume(keras.callbacks.Callback):
-    """Goes on from the last epoch that was finished.
-
-    As `keras.callbacks.BackupAndRestore`, but that writes the weights and the number of the epoch one after the other, and
-    a process killed in between repeats an epoch. Here the optimizer's own count of steps, in the same file, tells the epoch.
-    Of several workers, only one writes (`writes`), and all go on from what it wrote.
-    """
-
-    def __init__(self, path: Path, writes: bool = True):
-        super().__init__()
-        self.path, self.writes = path, writes
-
-    def on_train_begin(self, logs=None):
-        self.model._initial_epoch = None  # Not that of a stage before.
-        if self.path.exists():
-            self.model.optimizer.build(self.model.trainable_variables)
-            self.model.load_weights(self.path)
-            self.model._initial_epoch = int(self.model.optimizer.iterations.numpy()) // self.params["steps"]
-
-    def on_epoch_end(self, epoch, logs=None):
-        if not self.writes:
-            return
-        self.model.save_weights(_scratch(self.path), overwrite=True)
-        os.replace(_scratch(self.path), self.path)
-
-
 class Stopwatch(keras.callbacks.Callback):
     """Puts the seconds that an epoch took into its log."""
 
@@ -284,11 +262,6 @@ class Stopwatch(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         logs["seconds"] = round(time.perf_counter() - self._start, 2)
-
-
-def _keep(folder):
-    folder.mkdir(parents=True, exist_ok=True)
-    return [Stopwatch(), keras.callbacks.CSVLogger(folder / "log.csv", append=True), Resume(folder / BACKUP)]
 
 
 def _take_over(source, target):

@@ -15,7 +15,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is impor
 
 import keras
 import tensorflow as tf
-from experiment import Resume, Stopwatch, smoke_digits
+from experiment import Stopwatch, smoke_digits
 from multi_worker import folder, parse_args
 from rich.console import Console
 from rich.table import Table
@@ -48,12 +48,12 @@ def train(args, strategy):
 
     def callbacks(stage):
         logs = [Stopwatch(), keras.callbacks.CSVLogger(out / f"stage_{stage}.csv", append=True)] if is_chief else []
-        return [epoch, *logs, Resume(out / f"stage_{stage}.weights.h5", writes=is_chief)]
+        return [epoch, *logs]
 
     compile_args = {"jit_compile": False} if args.smoke else {}
     verbose = (1 if sys.stdout.isatty() else 2) if is_chief else 0
     options = {"epochs": args.epochs, "callbacks": callbacks, "compile_args": compile_args, "verbose": verbose}
-    keras_glimpse.fit_greedy(model, splits.train, **options)
+    keras_glimpse.fit_greedy(model, splits.train, checkpoint=out / "checkpoint", **options)
     measured = model.evaluate(splits.test, verbose=0, return_dict=True)  # By all workers: each takes its share.
     if is_chief:
         model.save(out / "model.keras")

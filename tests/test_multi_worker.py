@@ -142,15 +142,16 @@ def be_killed(*arguments):
     sys.path.insert(0, RECIPES)
     import worker
 
-    class KilledOnce(worker.Resume):
+    class KilledOnce(keras_glimpse.data.Epoch):  # One of the callbacks of all workers.
         def on_train_batch_end(self, batch, logs=None):
-            mark = self.path.with_name("killed")
+            mark = Path(arguments[-1]) / "killed"
             in_second_epoch = self.model.optimizer.iterations > self.params["steps"]
-            if "fine_tune" in self.path.name and in_second_epoch and not self.writes and not mark.exists():
+            is_chief = self.model.distribute_strategy.extended.should_checkpoint
+            if not self.model.stage.searches and in_second_epoch and not is_chief and not mark.exists():
                 mark.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    worker.Resume = KilledOnce
+    keras_glimpse.data.Epoch = KilledOnce
     sys.argv = ["worker", *arguments]
     worker.main()
 

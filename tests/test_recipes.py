@@ -8,9 +8,6 @@ import keras
 import numpy as np
 import pytest
 
-import keras_glimpse
-from keras_glimpse import data
-
 RECIPES = Path(__file__).parent.parent / "recipes"
 
 
@@ -92,42 +89,26 @@ class Killed(Exception):
     pass
 
 
-class Killer(keras.callbacks.Callback):
-    """Stops the third epoch, as far in as it is told."""
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Keras's CSVLogger leaves its file open.
+def test_an_interrupted_row_ends_as_if_it_were_not(recipe, tmp_path, monkeypatch):
+    experiment, table1 = recipe("experiment"), recipe("table1")
+    monkeypatch.setattr(experiment, "_digits", lambda smoke: experiment.smoke_digits())
+    row = experiment.replace(table1.FIRST, sweeps=3, xla=False, data={"copies": 2})
+    whole = experiment.Run(row, 1, None, tmp_path / "whole").model().get_weights()
 
-    def __init__(self, batch):
-        super().__init__()
-        self.batch = batch
+    class Killer(experiment.Stopwatch):
+        def on_train_batch_end(self, batch, logs=None):
+            if self.model.optimizer.iterations > 2 * self.params["steps"]:
+                raise Killed
 
-    def on_train_batch_end(self, batch, logs=None):
-        if self.model.optimizer.iterations > 2 * self.params["steps"] + self.batch:
-            raise Killed
-
-
-@pytest.mark.parametrize("batch", [0, 7])
-def test_interrupted_training_ends_as_if_it_were_not(recipe, tmp_path, batch):
-    resume = recipe("experiment").Resume
-
-    def train(path, *more):
-        keras.utils.set_random_seed(1)
-        digits = recipe("experiment").smoke_digits()
-        train = data.jittered(digits, 10, copies=2, fresh_places=True, epoch=(epoch := data.Epoch())).train
-        model = keras_glimpse.GlimpseClassifier(10, 1, hidden_units=20)
-        model.build((None, 48, 48, 1))
-        callbacks = lambda stage: [epoch, resume(path), *more]  # noqa: E731
-        compile_args = {"jit_compile": False, "steps_per_execution": 1}
-        fit = {"epochs": 4, "stages": [1], "callbacks": callbacks, "compile_args": compile_args, "verbose": 0}
-        history = keras_glimpse.fit_greedy(model, train, **fit)
-        return model.get_weights(), history[1].epoch
-
-    whole, epochs = train(tmp_path / "whole.weights.h5")
-    assert epochs == [0, 1, 2, 3]
-    with pytest.raises(Killed):
-        train(tmp_path / "killed.weights.h5", Killer(batch))
-    resumed, epochs = train(tmp_path / "killed.weights.h5")
-    assert epochs == [2, 3]
-    for one, other in zip(whole, resumed):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(experiment, "Stopwatch", Killer)
+        experiment.Run(row, 1, None, tmp_path / "killed").model()
+    run = experiment.Run(row, 1, None, tmp_path / "killed")
+    for one, other in zip(whole, run.model().get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
+    assert len((run.folder / "log.csv").read_text().splitlines()) == 1 + 3
+    assert sorted(path.name for path in run.folder.iterdir()) == ["log.csv", "model.keras", "protocol.json"]
 
 
 def test_another_protocol_is_not_taken_for_the_same(recipe, tmp_path):

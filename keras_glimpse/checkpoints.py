@@ -1,0 +1,160 @@
+"""A training that was stopped goes on: after every epoch, all that the next ones depend on is kept in a file."""
+
+import hashlib
+import io
+import json
+import os
+import random
+import sys
+import warnings
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_glimpse.acceleration import scope_of
+
+KEPT = 2  # The last one, and the one before it in case that the last is torn.
+
+
+class Checkpoints(keras.callbacks.Callback):
+    """Keeps the state of a training in a folder: weights, optimizer, states of all random generators, history.
+
+    `GlimpseClassifier.fit` and `fit_greedy` do this by themselves if they are given a `checkpoint` folder. This class is for
+    other Keras models. After SIGKILL, or a crash of the machine, the same program goes on from the last epoch that was
+    finished. Keras's `BackupAndRestore` does less: weights and number of the epoch are two files, written one after the
+    other; generators of dropout are not in them; and a finished training leaves nothing to tell that it is finished.
+
+    A file has a part of its SHA-256 in its name. One that does not match, after a failure of the disk, is passed over. Of
+    several workers only the chief writes; all must see the folder. The states of other callbacks are not kept.
+
+    Args:
+        folder: of one training, or one stage; it is made.
+
+    Example:
+    >>> import tempfile
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> model.compile("sgd", "mse")
+    >>> saved = Checkpoints(tempfile.mkdtemp())
+    >>> start = saved.restore(model)
+    >>> history = model.fit(np.ones((8, 2)), np.ones(8), epochs=2, initial_epoch=start, callbacks=[saved], verbose=0)
+    >>> saved.restore(model)
+    2
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        super().__init__()
+        self.folder = Path(folder)
+        self.history = {}
+        self.epochs = 0
+
+    def restore(self, model: keras.Model) -> int:
+        """Takes a built and compiled model to where the last whole checkpoint was made.
+
+        Returns:
+            The `initial_epoch` for `fit`: 0 if there is no checkpoint; later than any if a callback had ended the training.
+
+        Raises:
+            ValueError: no checkpoint is whole, or it is one of another model.
+
+        Warns:
+            UserWarning: a checkpoint is torn, and the one before it is used.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with scope_of(model):
+            model.optimizer.build(model.trainable_variables)
+        return self._take(model, *self._last_whole()) if self._paths() else 0
+
+    def _paths(self):
+        return sorted(self.folder.glob("checkpoint-*.npz"))
+
+    def _last_whole(self):
+        for path in reversed(self._paths()):
+            content = path.read_bytes()
+            if _digest(content) == path.stem.split("-")[-1]:
+                return path, content
+            warnings.warn(f"Not whole, and passed over: {path}", stacklevel=3)
+        raise ValueError(f"Not one checkpoint in {self.folder} is whole. Move them away to train from the start.")
+
+    def _take(self, model, path, content):
+        with np.load(io.BytesIO(content), allow_pickle=False) as found:
+            about = json.loads(str(found["about"]))
+            variables = _variables(model)
+            values = [found[f"{n}"] for n in range(len(found.files) - 1)]
+        expected = [tuple(variable.shape) for variable in variables]
+        if [value.shape for value in values] != expected:
+            raise ValueError(f"{path} is of another model, or has another optimizer: expected variables of shapes {expected}.")
+        for variable, value in zip(variables, values):
+            variable.assign(value.view(variable.dtype) if value.dtype.kind == "V" else value)  # NumPy has no bfloat16.
+        version, state, gauss = about["python"]
+        random.setstate((version, tuple(state), gauss))
+        np.random.set_state(about["numpy"])
+        self.history, self.epochs = about["history"], about["epochs"]
+        return sys.maxsize if about["stopped"] else self.epochs
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.epochs = epoch + 1
+        for name, value in (logs or {}).items():
+            self.history.setdefault(name, []).append(float(value))
+        self._save()
+
+    def on_train_end(self, logs=None):
+        if self.model.stop_training:
+            self._save()  # By now, callbacks before this one may have put back the best weights.
+
+    def _save(self):
+        if not self.model.distribute_strategy.extended.should_checkpoint:
+            return
+        about = {"epochs": self.epochs, "stopped": self.model.stop_training, "history": self.history}
+        about |= {"python": random.getstate(), "numpy": np.random.get_state()}
+        values = {f"{n}": keras.ops.convert_to_numpy(variable) for n, variable in enumerate(_variables(self.model))}
+        buffer = io.BytesIO()
+        np.savez(buffer, about=json.dumps(about, default=np.ndarray.tolist), **values)
+        paths = self._paths()
+        number = int(paths[-1].stem.split("-")[1]) + 1 if paths else 1
+        self._write(self.folder / f"checkpoint-{number:06}-{_digest(buffer.getvalue())}.npz", buffer.getvalue())
+        for path in paths[: 1 - KEPT]:
+            path.unlink()
+
+    def _write(self, path, content):
+        """Under the final name there is the whole file, or none, whenever the process ends."""
+        scratch = self.folder / "unfinished"
+        try:
+            with scratch.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            scratch.unlink(missing_ok=True)
+            why = f"{error.strerror}. The checkpoint after epoch {self.epochs} was not written; those before it are whole"
+            raise OSError(error.errno, why, str(path)) from error
+        os.replace(scratch, path)
+
+
+def after_epochs(x, epochs: int, steps: int | None, is_finished: bool):
+    """The data `x` of a training as `fit` is to read them when so many epochs of it, of so many `steps`, have been read.
+
+    Datasets that are shuffled anew each time draw a seed whenever they are begun, and Keras begins them more often than it
+    reads them. What is returned is begun when its first batch is read, and those of the past are begun here.
+    """
+    if not isinstance(x, tf.data.Dataset):
+        if hasattr(x, "__next__"):
+            for _ in zip(range(epochs * (steps or 0)), x):
+                pass
+        return x
+    if steps and not is_finished:
+        x = x.skip(epochs * steps)  # With `steps_per_epoch`, it is begun once and read on and on.
+    else:
+        for _ in range(1 if steps else epochs):
+            iter(x)
+    later, length = tf.data.Dataset.range(1).flat_map(lambda _: x), int(x.cardinality())
+    return later.apply(tf.data.experimental.assert_cardinality(length)) if length >= 0 else later
+
+
+def _variables(model):
+    return [*model.variables, *model.optimizer.variables]
+
+
+def _digest(content):
+    return hashlib.sha256(content).hexdigest()[:16]
