@@ -1,8 +1,8 @@
 """SavedModels answer as Keras does where there is no Keras: in a bare process, and by the C API that servers use."""
 
+import importlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +11,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow.core.protobuf import saved_model_pb2
 
 import keras_glimpse
 
@@ -152,29 +151,15 @@ def test_bad_models(tmp_path, sharp_model):
         keras_glimpse.export_saved_model(keras.Sequential(), tmp_path / "1")
 
 
-def test_c_program_equals_keras(sharp_model, images, tmp_path):
+def test_c_program_equals_keras(sharp_model, images, tmp_path, monkeypatch):
     """TensorFlow's C API, as a server uses it: no Python, and no code of ours but the graph."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if not compiler:
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "recipes")
+    server = importlib.import_module("serve")
+    if not server.compiler():
         pytest.skip("No C compiler was found (cc or gcc).")
+    program = server.build(tmp_path)
     keras_glimpse.export_saved_model(sharp_model, tmp_path / "1", 0.8)
-    package = Path(tf.__file__).parent
-    program = tmp_path / "serve"
-    libraries = [next(package.glob(name)) for name in ("libtensorflow_cc.so*", "libtensorflow_framework.so*")]
-    command = [compiler, "-O2", "-Wall", "-Werror", str(Path(__file__).with_name("serve.c")), "-I", str(package / "include")]
-    subprocess.run([*command, *map(str, libraries), f"-Wl,-rpath,{package}", "-o", str(program)], check=True)
     expected = keras_glimpse.cascade_predict(sharp_model, images, 0.8).probabilities
-    for signature, batch in (("serving_default", images.astype(np.float32) / 255), ("uint8", images)):
-        source, target = _tensor_names(tmp_path / "1", signature, "probabilities")
-        batch.tofile(tmp_path / "images.bin")
-        shape = [str(side) for side in batch.shape]
-        arguments = [str(tmp_path / "1"), source, target, str(tmp_path / "images.bin"), str(tmp_path / "answer.bin")]
-        subprocess.run([str(program), *arguments, batch.dtype.name, *shape], check=True, timeout=120, env={})
-        found = np.fromfile(tmp_path / "answer.bin", np.float32).reshape(60, 4)
-        np.testing.assert_allclose(found, expected, atol=1e-4)
-
-
-def _tensor_names(folder, signature, output):
-    saved = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
-    definition = saved.meta_graphs[0].signature_def[signature]
-    return definition.inputs["images"].name, definition.outputs[output].name
+    for batch in (images.astype(np.float32) / 255, images):  # serving_default, uint8
+        served = server.serve(program, tmp_path / "1", batch, [(0, 60)])
+        np.testing.assert_allclose(served.answers, expected, atol=1e-4)

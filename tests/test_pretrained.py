@@ -21,7 +21,7 @@ NAMES = sorted(path.parent.name for path in keras_glimpse.pretrained_folder().gl
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_runtime_gives_the_same_answers(name):
-    """On 1,000 images of real digits, which need no download. What the C program gives is checked beside its source."""
+    """On 1,000 images of real digits, which need no download. Of the C API, see the tests of export and soak."""
     litert = pytest.importorskip("ai_edge_litert.interpreter")
     folder = keras_glimpse.pretrained_folder() / name
     model, threshold = keras_glimpse.load_pretrained(name), json.loads((folder / "card.json").read_text())["cascade"]

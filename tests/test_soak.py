@@ -1,0 +1,159 @@
+"""recipes/soak.py: requests from threads without Python; what is wrong with a model on purpose is seen and counted."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+SIZES = [1, 2, 3, 5, 8]
+
+
+@pytest.fixture(scope="module")
+def recipes():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parent.parent / "recipes")
+        yield importlib.import_module("serve"), importlib.import_module("soak")
+
+
+@pytest.fixture(scope="module")
+def program(recipes, tmp_path_factory):
+    serve, _ = recipes
+    if not serve.compiler():
+        pytest.skip("No C compiler was found (cc or gcc).")
+    return serve.build(tmp_path_factory.mktemp("program"))
+
+
+class Flawed(tf.Module):
+    """The share of each channel of an image, and what the flaw makes of it."""
+
+    def __init__(self, flaw):
+        self.flaw = flaw
+        self.hoard = tf.Variable(tf.zeros([0]), shape=[None])
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 4, 4, 3], tf.uint8, name="images")])
+    def __call__(self, images):
+        sums = tf.reduce_sum(tf.cast(images, tf.float32), axis=[1, 2])
+        probabilities, size = sums / tf.reduce_sum(sums, axis=-1, keepdims=True), tf.shape(images)[0]
+        if self.flaw == "wrong":
+            probabilities = tf.where(size == 5, tf.roll(probabilities, 1, axis=1), probabilities)
+        elif self.flaw == "fails":
+            with tf.control_dependencies([tf.debugging.assert_less(size, 8, "too many for me")]):
+                probabilities = tf.identity(probabilities)
+        elif self.flaw == "leaks":
+            with tf.control_dependencies([self.hoard.assign(tf.concat([self.hoard, tf.zeros([25_000])], axis=0))]):
+                probabilities = tf.identity(probabilities)
+        return {"probabilities": probabilities}
+
+
+@pytest.fixture
+def soak(recipes, program, tmp_path, rng):
+    """Soaks a model with a flaw: images, requests, what came of them, and the figures."""
+
+    def run(flaw, threads):
+        module = Flawed(flaw)
+        tf.saved_model.save(module, str(tmp_path / flaw), {"uint8": module.__call__})
+        images = rng.integers(1, 256, (50, 4, 4, 3), np.uint8)
+        asked = recipes[1].plan(50, 300, SIZES, seed=0)
+        expected, served = recipes[1].run(program, tmp_path / flaw, images, asked, threads)
+        return images, asked, served, recipes[1].figures(asked, expected, served)
+
+    return run
+
+
+def test_a_good_model(soak):
+    images, asked, served, figures = soak("none", 4)
+    assert figures["failures"] == figures["answers_that_differ"] == figures["labels_that_differ"] == 0
+    assert figures["requests"] == 300 and figures["images"] == asked[:, 1].sum() and set(asked[:, 1]) == {*SIZES}
+    assert (served.seconds > 0).all() and served.complaints == ""
+    sums = np.concatenate([images[first : first + count] for first, count in asked]).sum(axis=(1, 2), dtype=float)
+    np.testing.assert_allclose(served.answers, sums / sums.sum(axis=1, keepdims=True), rtol=1e-5)
+
+
+def test_wrong_answers_are_seen(soak):
+    _, asked, _, figures = soak("wrong", 4)
+    assert figures["failures"] == 0
+    wrong = asked[asked[:, 1] == 5, 1].sum()
+    assert figures["answers_that_differ"] == wrong > 0 and figures["largest_difference"] > 0.01
+    assert 0 < figures["labels_that_differ"] <= wrong
+
+
+def test_failures_are_counted(soak):
+    _, asked, served, figures = soak("fails", 4)
+    np.testing.assert_array_equal(np.isnan(served.seconds), asked[:, 1] == 8)
+    assert figures["failures"] == (asked[:, 1] == 8).sum() > 10
+    assert figures["answers_that_differ"] == 0 and served.complaints.count("too many for me") >= 10
+
+
+def test_growth_of_memory_is_seen(soak):
+    """100 kB are kept in each request; one thread, so that none overwrites what another has added."""
+    grows = 100_000 * 100_000 / 1024
+    *_, figures = soak("leaks", 1)
+    assert figures["memory"]["in use"]["slope_per_100000_requests"] > 0.7 * grows
+    *_, figures = soak("none", 1)
+    assert figures["memory"]["in use"]["slope_per_100000_requests"] < 0.3 * grows
+
+
+def test_figures_of_samples_are_those_of_the_line(recipes):
+    samples = np.array([[0, 10], [100, 500], [200, 600], [300, 700], [400, 790]])
+    assert recipes[1].growth(samples, 100) == {
+        "loaded": 10,
+        "warm": 500,
+        "end": 790,
+        "growth": 290,
+        "growth_in_last_half": 190,
+        "slope_per_100000_requests": 97_000.0,
+    }
+
+
+def test_a_server_that_dies(recipes, tmp_path):
+    tf.saved_model.save(module := Flawed("none"), str(tmp_path / "1"), {"uint8": module.__call__})
+    dies = tmp_path / "dies"
+    dies.write_text("#!/bin/sh\necho 0 0.0 1 1\necho 7 0.1 1 1\necho out of order >&2\nkill -SEGV $$\n")
+    dies.chmod(0o755)
+    with pytest.raises(RuntimeError, match="ended with -11 after 7 requests or a few more: out of order"):
+        recipes[0].serve(dies, tmp_path / "1", np.zeros((1, 4, 4, 3), np.uint8), [(0, 1)])
+
+
+def test_the_shipped_model(recipes, program, tmp_path, monkeypatch, capsys):
+    """Through the command line; and once more with what came of it, but other answers to compare with."""
+    _, soak = recipes
+    monkeypatch.setattr(sys, "argv", ["soak", "--requests", "300", "--threads", "4", "--out", str(tmp_path / "out")])
+    monkeypatch.setattr(soak, "build", lambda folder: program)
+    monkeypatch.setattr(soak.data, "mnist_digits", soak.data.embedded_digits)
+    results, run = [], soak.run
+    monkeypatch.setattr(soak, "run", lambda *args: results.append(run(*args)) or results[0])
+    soak.main()
+    result = json.loads((tmp_path / "out" / "soak.json").read_text())
+    assert result["failures"] == result["answers_that_differ"] == result["labels_that_differ"] == 0
+    assert result["requests"] == sum(result["requests_by_glimpses"]) == 300 and min(result["requests_by_glimpses"]) > 0
+    assert result["samples"][-1][0] == 300 and (tmp_path / "out" / "soak.png").stat().st_size > 10_000
+    assert "300 requests from 4 threads" in capsys.readouterr().out
+
+    ((expected, served),) = results
+    monkeypatch.setattr(soak, "run", lambda *args: (expected + 1e-4, served))
+    with pytest.raises(SystemExit, match="answers differ from those of single calls"):
+        soak.main()
+    assert json.loads((tmp_path / "out" / "soak.json").read_text())["answers_that_differ"] == result["images"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch-sizes", "1,0"], "must be at least 1; got 0"),
+        (["--batch-sizes", "5000"], "batch sizes must be at most 1347, the number of images; got 5000"),
+        (["none"], "none/saved_model.pb"),
+        (["flawed"], "with a signature 'explain'; flawed has ['__saved_model_init_op', 'uint8']"),
+    ],
+)
+def test_bad_arguments(recipes, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    tf.saved_model.save(module := Flawed("none"), "flawed", {"uint8": module.__call__})
+    monkeypatch.setattr(recipes[1].data, "mnist_digits", recipes[1].data.embedded_digits)
+    monkeypatch.setattr(sys, "argv", ["soak", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        recipes[1].main()
+    assert message in f"{caught.value}{capsys.readouterr().err}"
