@@ -1,8 +1,8 @@
-"""Square windows of an image at native pixel spacing: one meaning, two implementations.
+"""Square windows of an image at native pixel spacing: one meaning, three implementations.
 
 `tf.image.crop_and_resize` is the fastest on a CPU outside XLA, but has neither an XLA kernel nor a LiteRT built-in op.
-Gathered rows and columns give the same values everywhere else; of a small image, gathered rows and a matrix for the columns,
-which XLA does sooner.
+Under XLA, gathered rows and columns give the same values; of a small image, gathered rows and a matrix for the columns. In
+exported files, matrices for both: LiteRT does all of that in one go, where every gathered number costs a call.
 """
 
 import numpy as np
@@ -12,6 +12,7 @@ from keras_glimpse.geometry import extent
 from keras_glimpse.portable import is_portable
 
 FEW_COLUMNS = 4  # An image of at most so many times the columns of a window is cropped sooner by a matrix than by gathering.
+FAR = 1e9  # Pixels
 
 
 def _compiled_by_xla() -> bool:
@@ -47,11 +48,12 @@ def crop_window(image: tf.Tensor, location: tf.Tensor, size: int) -> tf.Tensor:
     """
     location = tf.stop_gradient(tf.cast(location, tf.float32))
     start = location * extent(image.shape) - (size - 1) / 2
-    if is_portable() or _compiled_by_xla():
-        if image.shape[0] == 1 and image.shape[2] > FEW_COLUMNS * size:
-            image, start = _surroundings(image, start, size)
-        return _crop_by_gather(image, start, size)
-    return _crop_by_op(image, start, size)
+    if not is_portable() and not _compiled_by_xla():
+        return _crop_by_op(image, start, size)
+    if image.shape[0] == 1 and max(image.shape[1:3]) > FEW_COLUMNS * size:
+        image, start = _surroundings(image, start, size)
+    is_small = max(image.shape[1:3]) <= FEW_COLUMNS * size
+    return (_crop_by_matrices if is_portable() and is_small else _crop_by_gather)(image, start, size)
 
 
 def _crop_by_op(image, start, size):
@@ -66,11 +68,30 @@ def _surroundings(image, start, size):
 
     The image is not touched elsewhere, so what follows costs the same however large it is.
     """
-    most = np.maximum(np.asarray(image.shape[1:3]) - (size + 1), 0)
-    corner = tf.clip_by_value(tf.floor(start), 0.0, most.astype(np.float32))
-    begin = tf.concat([[0], tf.cast(corner[0], tf.int32), [0]], axis=0)
+    most = np.maximum(np.asarray(image.shape[1:3]) - (size + 1), 0).astype(np.float32)
+    corner = tf.floor(tf.clip_by_value(start, 0.0, most))
+    begin = tf.cast(tf.reshape(tf.pad(corner, [[0, 0], [1, 1]]), [4]), tf.int32)
     rows, columns = (min(size + 1, side) for side in image.shape[1:3])
     return tf.slice(image, begin, [1, rows, columns, image.shape[3]]), start - corner
+
+
+def _crop_by_matrices(image, start, size):
+    height, width, channels = image.shape[1:]
+    rows = tf.matmul(_tents(start[:, :1], size, height), tf.reshape(image, [-1, height, width * channels]))
+    rows = tf.transpose(tf.reshape(tf.cast(rows, tf.float32), [-1, size, width, channels]), [0, 1, 3, 2])
+    columns = tf.transpose(_tents(start[:, 1:], size, width), [0, 2, 1])
+    pixels = tf.matmul(tf.reshape(rows, [-1, size * channels, width]), columns)
+    return tf.transpose(tf.reshape(pixels, [-1, size, channels, size]), [0, 1, 3, 2])
+
+
+def _tents(start, size, side):
+    """`[batch, size, side]`: the share of each of `side` pixels in each of `size` places from `start` on.
+
+    Places outside the image are moved far away, where no pixel has a share: comparing would take LiteRT longer.
+    """
+    place = start + tf.range(size, dtype=tf.float32)
+    place += FAR * (place - tf.clip_by_value(place, 0.0, side - 1.0))
+    return tf.nn.relu(1.0 - tf.abs(tf.expand_dims(place, 2) - tf.range(side, dtype=tf.float32)))
 
 
 def _crop_by_gather(image, start, size):

@@ -53,28 +53,34 @@ class MultiScaleCrop(keras.layers.Layer):
         check_image_shape(image_shape, {"A patch (`size`)": (self.size, self.size)})
 
     def call(self, image, location):
-        return self.candidates(image, location, search_size=1, stride=1)[:, 0]
+        regions = self._regions(image, location, margin=0)
+        patches = [_average(region, scale) for region, scale in zip(regions, self.scales)]
+        return to_unit_range(ops.concatenate(patches, axis=-1), image.dtype)
 
     def candidates(self, image, location, search_size: int, stride: int) -> tf.Tensor:
         """Patches at every point of the search grid around a location (eq. 12), in the order of `search_grid`.
 
         All of them are slices of one crop, `stride * (search_size - 1)` pixels wider than the widest window, which is
-        what makes the search cheap. (Windows of odd and of even width sit half a pixel apart: one crop for each.)
+        what makes the search cheap.
 
         Returns:
             `[batch, search_size ** 2, size, size, channels * len(scales)]`, float32.
         """
-        margin = stride * (search_size - 1)
+        regions = self._regions(image, location, margin=stride * (search_size - 1))
+        patches = [self._slide(region, scale, search_size, stride) for region, scale in zip(regions, self.scales)]
+        return to_unit_range(ops.concatenate(patches, axis=-1), image.dtype)
+
+    def _regions(self, image, location, margin):
+        """For each scale, the window at the location and `margin` pixels more of its surroundings.
+
+        All are parts of one crop. (Windows of odd and of even width sit half a pixel apart: one crop for each.)
+        """
         widths = [scale * self.size for scale in self.scales]
         widest = {width % 2: max(w for w in widths if w % 2 == width % 2) for width in widths}
         unions = {parity: crop_window(image, location, width + margin) for parity, width in widest.items()}
-        patches = []
-        for scale, width in zip(self.scales, widths):
-            edge = (widest[width % 2] - width) // 2
-            end = edge + width + margin
-            region = unions[width % 2][:, edge:end, edge:end]
-            patches.append(self._slide(region, scale, search_size, stride))
-        return to_unit_range(ops.concatenate(patches, axis=-1), image.dtype)
+        edges = [(widest[width % 2] - width) // 2 for width in widths]
+        parts = [slice(edge, edge + width + margin) for edge, width in zip(edges, widths)]
+        return [unions[width % 2][:, part, part] if part.start else unions[width % 2] for width, part in zip(widths, parts)]
 
     def _slide(self, region, scale, search_size, stride):
         """The `search_size ** 2` windows of a region, each averaged `scale` by `scale`."""
