@@ -77,8 +77,9 @@ def _surroundings(image, start, size):
 
 def _crop_by_matrices(image, start, size):
     height, width, channels = image.shape[1:]
-    rows = tf.matmul(_tents(start[:, :1], size, height), tf.reshape(image, [-1, height, width * channels]))
-    rows = tf.transpose(tf.reshape(tf.cast(rows, tf.float32), [-1, size, width, channels]), [0, 1, 3, 2])
+    pixels = tf.reshape(tf.cast(image, tf.float32), [-1, height, width * channels])
+    rows = tf.matmul(_tents(start[:, :1], size, height), pixels)
+    rows = tf.transpose(tf.reshape(rows, [-1, size, width, channels]), [0, 1, 3, 2])
     columns = tf.transpose(_tents(start[:, 1:], size, width), [0, 2, 1])
     pixels = tf.matmul(tf.reshape(rows, [-1, size * channels, width]), columns)
     return tf.transpose(tf.reshape(pixels, [-1, size, channels, size]), [0, 1, 3, 2])
