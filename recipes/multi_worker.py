@@ -2,8 +2,9 @@
 
     python recipes/multi_worker.py --workers 1      # what the others are compared with
     python recipes/multi_worker.py --workers 2
+    python recipes/multi_worker.py --workers 1 --replicas 2     # in one process, on two logical devices
 
-Batches have 50 images for all workers together, so the weights are those of one worker, but for rounding. Where all share
+Batches have 50 images for all replicas together, so the weights are those of one worker, but for rounding. Where all share
 the same cores, as here, more workers are slower; worker.py is what runs on hosts of your own. A run that is broken off
 goes on from its last epoch when it is started again, with `--restarts` by itself.
 """
@@ -20,17 +21,24 @@ def parse_args() -> argparse.Namespace:
     """The command line of this recipe and of worker.py."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--workers", type=at_least(1), default=2, help="processes; default 2 (worker.py: see TF_CONFIG)")
+    parser.add_argument(
+        "--replicas", type=at_least(1), default=1, help="logical CPU devices of one worker, by MirroredStrategy; default 1"
+    )
     parser.add_argument("--restarts", type=at_least(0), default=0, help="times all are started again when one fails; default 0")
     parser.add_argument(
         "--data", choices=["embedded", "mnist"], default="embedded", help="1,797 embedded digits (default), or MNIST; jittered"
     )
+    parser.add_argument("--digits", type=at_least(1), help="train on so many digits only; default all")
     parser.add_argument("--data-dir", help="folder where TFDS keeps MNIST; default $TFDS_DATA_DIR or ~/tensorflow_datasets")
     parser.add_argument("--glimpses", type=at_least(1), default=2, help="number of glimpses; default 2")
     parser.add_argument("--epochs", type=at_least(1), default=4, help="sweeps over the training set in each stage; default 4")
     parser.add_argument("--seed", type=int, default=0, help="of weights, places and order; default 0")
     parser.add_argument("--smoke", action="store_true", help="only a few digits, to see that it runs")
     parser.add_argument("--out", type=Path, default=Path("runs/multi_worker"), help="folder to write to; default %(default)s")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.replicas > 1 and args.workers > 1:
+        parser.error(f"--replicas are of one worker; got --workers {args.workers} --replicas {args.replicas}")
+    return args
 
 
 def at_least(minimum):
@@ -44,8 +52,9 @@ def at_least(minimum):
 
 def folder(args: argparse.Namespace, workers: int) -> Path:
     """Where a run leaves what it has: another protocol has another folder."""
-    protocol = f"{'smoke' if args.smoke else args.data}-glimpses{args.glimpses}-epochs{args.epochs}-seed{args.seed}"
-    return args.out / protocol / f"workers{workers}"
+    digits = "smoke" if args.smoke else f"{args.data}{args.digits or ''}"
+    protocol = f"{digits}-glimpses{args.glimpses}-epochs{args.epochs}-seed{args.seed}"
+    return args.out / protocol / f"workers{workers}-replicas{args.replicas}"
 
 
 def main():

@@ -27,10 +27,19 @@ from keras_glimpse import data
 def main():
     args = parse_args()
     try:
-        strategy = tf.distribute.MultiWorkerMirroredStrategy() if "TF_CONFIG" in os.environ else tf.distribute.get_strategy()
-        train(args, strategy)
+        train(args, _strategy(args))
     except OSError as error:
         sys.exit(f"worker: {error}")
+
+
+def _strategy(args):
+    if "TF_CONFIG" in os.environ:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    if args.replicas == 1:
+        return tf.distribute.get_strategy()
+    devices = [tf.config.LogicalDeviceConfiguration()] * args.replicas
+    tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], devices)
+    return tf.distribute.MirroredStrategy([f"CPU:{n}" for n in range(args.replicas)])
 
 
 def train(args, strategy):
@@ -41,6 +50,7 @@ def train(args, strategy):
     out.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(args.seed)  # Alike in all workers: each takes its share of the same batches.
     digits, copies = _digits(args), 2 if args.smoke else 10
+    digits = digits._replace(train_images=digits.train_images[: args.digits], train_labels=digits.train_labels[: args.digits])
     splits = data.jittered(digits, copies=copies, seed=args.seed, epoch=epoch)
     with strategy.scope():
         model = keras_glimpse.GlimpseClassifier(num_classes=10, num_glimpses=args.glimpses)
@@ -57,7 +67,8 @@ def train(args, strategy):
     measured = model.evaluate(splits.test, verbose=0, return_dict=True)  # By all workers: each takes its share.
     if is_chief:
         model.save(out / "model.keras")
-        _report(out, workers, measured, copies * len(digits.train_images))
+        names = {"workers": workers, "replicas": args.replicas}
+        _report(out, names, measured, copies * len(digits.train_images))
 
 
 def _digits(args):
@@ -66,21 +77,21 @@ def _digits(args):
     return data.mnist_digits(args.data_dir) if args.data == "mnist" else data.embedded_digits()
 
 
-def _report(out, workers, measured, images):
-    """Writes the result, and shows all of this protocol, whatever the number of workers."""
+def _report(out, names, measured, images):
+    """Writes the result, and shows all of this protocol, whatever the number of workers and replicas."""
     epochs = csv.DictReader((out / "stage_1.csv").read_text().splitlines())
     seconds = min(float(epoch["seconds"]) for epoch in epochs)  # In the first epoch, TensorFlow compiles.
     errors = [100 * (1 - accuracy) for name, accuracy in measured.items() if name.startswith("accuracy_")]
-    result = {"workers": workers, "error_percent": errors, "images_per_second": round(images / seconds)}
+    result = {**names, "error_percent": errors, "images_per_second": round(images / seconds)}
     (out / "result.json").write_text(json.dumps(result, indent=2) + "\n")
 
     table = Table(title=str(out.parent))
-    for name in ("workers", f"test error % after 0 to {len(errors) - 1} glimpses", "images/s in stage 1"):
+    for name in (*names, f"test error % after 0 to {len(errors) - 1} glimpses", "images/s in stage 1"):
         table.add_column(name, justify="right")
-    results = [json.loads(path.read_text()) for path in out.parent.glob("workers*/result.json")]
-    for result in sorted(results, key=lambda result: result["workers"]):
+    results = [json.loads(path.read_text()) for path in out.parent.glob("*/result.json")]
+    for result in sorted(results, key=lambda result: [result[name] for name in names]):
         errors = "  ".join(f"{error:.2f}" for error in result["error_percent"])
-        table.add_row(str(result["workers"]), errors, f"{result['images_per_second']:,}")
+        table.add_row(*(str(result[name]) for name in names), errors, f"{result['images_per_second']:,}")
     Console().print(table)
 
 

@@ -112,9 +112,9 @@ def test_a_killed_worker_rejoins(launcher, tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["worker", *arguments])
     importlib.import_module("worker").main()
     table = [line.split() for line in capfd.readouterr().out.splitlines() if "│" in line]
-    assert len(table) == 2 and table[0][3:6] == table[1][3:6], table  # The same errors, with one worker and with two.
+    assert len(table) == 2 and table[0][5:8] == table[1][5:8], table  # The same errors, with one worker and with two.
     (folder,) = tmp_path.glob("smoke*")
-    killed, alone = (keras.models.load_model(folder / f"workers{n}" / "model.keras").get_weights() for n in (2, 1))
+    killed, alone = (keras.models.load_model(folder / f"workers{n}-replicas1" / "model.keras").get_weights() for n in (2, 1))
     for ours, theirs in zip(killed, alone):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
 
