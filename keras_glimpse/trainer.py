@@ -59,8 +59,12 @@ class GlimpseTrainer(keras.Model):
         """
         if kwargs.get("loss") is not None:
             raise ValueError(f"GlimpseClassifier brings its own loss (eqs. 16 to 18); got loss={kwargs['loss']!r}.")
-        self.stage = Stage.parse(stage, self.num_glimpses)
-        self._check_fresh(optimizer)
+        before, self.stage = self.stage, Stage.parse(stage, self.num_glimpses)
+        try:
+            self._check_fresh(optimizer)
+        except ValueError:
+            self.stage = before
+            raise
         self._choices = {"stage": stage, "jit_compile": jit_compile, "steps_per_execution": steps_per_execution}
         names = training.measure_names(self.stage, self.contrastive)
         with acceleration.scope_of(self):

@@ -140,6 +140,7 @@ def test_optimizers_of_another_stage(compiled, batch):
     compiled.fit(*batch, verbose=0)
     with pytest.raises(ValueError, match="each stage needs a fresh optimizer"):
         compiled.compile(compiled.optimizer, stage=2)
+    compiled.fit(*batch, verbose=0)  # It goes on as it was compiled before.
 
 
 def test_fit_greedy_refuses_what_cannot_last(make_model, batch):
