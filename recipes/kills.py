@@ -19,6 +19,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+STAGES, EPOCHS = (1, 2, "fine_tune"), 20  # Epochs of each stage; each takes about a tenth of a second.
+
 
 def main():
     args = parse_args()
@@ -28,15 +30,13 @@ def main():
     args.out.mkdir(parents=True, exist_ok=True)
     rng, kills = random.Random(args.seed), []
     with tempfile.TemporaryDirectory(dir=args.out) as scratch:
-        start = time.perf_counter()
         weights = finish(Path(scratch) / "whole")
-        seconds = time.perf_counter() - start
         for kill in track(range(args.kills), "Killing", console=Console(stderr=True)):
             folder = Path(scratch) / f"kill{kill}"
-            moment, found = kill_once(folder, rng, seconds)
-            kills.append({"second": round(moment, 2), **found, "identical": finish(folder) == weights})
+            found = kill_once(folder, rng)
+            kills.append(found | {"identical": finish(folder) == weights})
     identical = sum(kill["identical"] for kill in kills)
-    result = {"seed": args.seed, "seconds_of_no_kill": round(seconds, 1), "identical": identical, "kills": kills}
+    result = {"seed": args.seed, "epochs_of_a_stage": EPOCHS, "identical": identical, "kills": kills}
     (args.out / "kills.json").write_text(json.dumps(result, indent=2) + "\n")
     show(result)
     sys.exit(identical < args.kills)
@@ -66,7 +66,7 @@ def train(folder):
     layers = [keras.layers.Flatten(), keras.layers.Dense(50, "relu"), keras.layers.Dropout(0.3), keras.layers.Dense(10)]
     model = keras_glimpse.GlimpseClassifier(10, 2, hidden_units=50, glimpse_net=keras.Sequential(layers))
     digits = data.jittered(data.embedded_digits(), copies=4, fresh_places=True).train
-    keras_glimpse.fit_greedy(model, digits, epochs=60, checkpoint=folder, verbose=0)
+    keras_glimpse.fit_greedy(model, digits, epochs=EPOCHS, checkpoint=folder, verbose=0)
     (folder / "new").write_bytes(b"".join(weights.tobytes() for weights in model.get_weights()))
     os.replace(folder / "new", folder / "weights")
 
@@ -81,30 +81,31 @@ def finish(folder) -> bytes:
     return (folder / "weights").read_bytes()
 
 
-def kill_once(folder, rng, seconds):
-    """Kills the training at a random moment; returns that moment, and how far the training had come."""
-    while True:
-        moment = rng.uniform(0, seconds)
-        process = subprocess.Popen(command(folder))
-        try:
-            process.wait(timeout=moment)  # It had ended already: another moment.
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            stages = sorted(folder.glob("stage_*"), key=os.path.getmtime)
-            files = sorted(stages[-1].glob("checkpoint-*")) if stages else []
-            epochs = int(files[-1].stem.split("-")[1]) if files else 0
-            return moment, {"stage": stages[-1].name.removeprefix("stage_") if stages else "none yet", "epochs": epochs}
-        for file in sorted(folder.rglob("*"), reverse=True):
-            file.rmdir() if file.is_dir() else file.unlink()
+def kill_once(folder, rng):
+    """Kills the training at a random moment after a random number of epochs; tells how far it had come."""
+    wanted, delay = rng.randrange(len(STAGES) * EPOCHS), rng.uniform(0, 0.2)
+    with subprocess.Popen(command(folder)) as process:
+        while sum(progress(folder)) < wanted and process.poll() is None:
+            time.sleep(0.002)
+        time.sleep(delay if wanted else 50 * delay)  # Before the first epoch, a program starts and graphs are compiled.
+        process.kill()
+    done = progress(folder)
+    return {"stage": str(STAGES[max(0, len(done) - 1)]), "epochs": done[-1] if done else 0}
+
+
+def progress(folder):
+    """Epochs that are finished, for each stage that has begun."""
+    files = [sorted((folder / f"stage_{stage}").glob("checkpoint-*")) for stage in STAGES]
+    begun = [stage for stage in STAGES if (folder / f"stage_{stage}").exists()]
+    return [int(each[-1].stem.split("-")[1]) if each else 0 for each in files[: len(begun)]]
 
 
 def show(result):
     table = Table(title=f"{result['identical']} of {len(result['kills'])} ended with the very weights of no kill")
-    for name in ("killed after s", "in stage", "after epochs", "identical"):
+    for name in ("killed in stage", "after epochs", "identical"):
         table.add_column(name, justify="right")
     for kill in result["kills"]:
-        table.add_row(f"{kill['second']:.1f}", kill["stage"], str(kill["epochs"]), "yes" if kill["identical"] else "no")
+        table.add_row(kill["stage"], str(kill["epochs"]), "yes" if kill["identical"] else "no")
     Console().print(table)
 
 
