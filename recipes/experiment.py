@@ -241,7 +241,7 @@ class Run:
         count = options.pop("training_digits", len(digits.train_images))
         digits = digits._replace(train_images=digits.train_images[:count], train_labels=digits.train_labels[:count])
         if self.row.jittered:
-            return data.jittered(digits, **options)
+            return data.jittered(digits, **{"copies": 1} | options if self.smoke else options)
         shift = options.pop("shift", 0)
         splits = data.plain(digits, **options)
         return splits._replace(train=_shifted(digits, shift, options)) if shift else splits
