@@ -15,6 +15,7 @@ from keras_glimpse.export import export_onnx as export_onnx
 from keras_glimpse.export import export_saved_model as export_saved_model
 from keras_glimpse.greedy import fit_greedy as fit_greedy
 from keras_glimpse.greedy import paper_sgd as paper_sgd
+from keras_glimpse.integrity import check_file as check_file
 from keras_glimpse.layers import GlimpseNet as GlimpseNet
 from keras_glimpse.layers import LocationHead as LocationHead
 from keras_glimpse.layers import LowResNet as LowResNet

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_glimpse import acceleration
-from keras_glimpse.checks import check_integers, check_looks, check_threshold
+from keras_glimpse.checks import check_images, check_integers, check_looks, check_threshold
 from keras_glimpse.macs import stage_macs
 
 
@@ -42,7 +42,9 @@ def cascade_predict(model, images, threshold: float = 0.95, batch_size: int = 20
         A `CascadePrediction`.
 
     Raises:
-        ValueError: a threshold outside (0, 1], a batch size below 1, no images in a dataset, or a model that is not built.
+        ValueError: a threshold outside (0, 1], a batch size below 1, no images in a dataset, images of another shape, or a
+            model that is not built.
+        TypeError: not one array of numbers.
 
     Example:
     >>> from keras_glimpse import GlimpseClassifier
@@ -56,6 +58,7 @@ def cascade_predict(model, images, threshold: float = 0.95, batch_size: int = 20
     check_integers(1, batch_size=batch_size)
     check_looks("cascade_predict", model)
     if not isinstance(images, tf.data.Dataset):
+        check_images(images, model.image_shape)
         images = [images[start : start + batch_size] for start in range(0, len(images), batch_size)] or [images]
     looks, macs = _prepared(model)
     results = [_until_sure(looks, _only_images(batch), threshold) for batch in images]

@@ -5,6 +5,7 @@ import itertools
 import numbers
 import operator
 import re
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -19,11 +20,23 @@ def check_integers(minimum: int, **arguments) -> None:
             good = False
         if not good:
             raise ValueError(f"{name} must be an integer, at least {minimum}; got {value!r}.")
+        if value >= 2**31:
+            raise ValueError(f"{name} must be below 2**31; got {value}.")
+
+
+def integers(name: str, value, length: int | None = None) -> tuple[int, ...]:
+    """One positive integer or several as a tuple: of `length`, where it is given, and then one integer stands for all."""
+    values = tuple(value) if isinstance(value, Sequence) else (value,) * (length or 1)
+    if len(values) != (length or len(values)) or not values:
+        raise ValueError(f"{name} must be an integer, or {length or 'at least one'} of them; got {value!r}.")
+    for each in values:
+        check_integers(1, **{name: each})
+    return values
 
 
 def check_numbers(above: float | None = None, **arguments) -> None:
     for name, value in arguments.items():
-        if not np.isfinite(value) or value < 0 or value == above:
+        if not isinstance(value, numbers.Real) or not 0 <= value < np.inf or value == above:
             raise ValueError(f"{name} must be finite and {'positive' if above == 0 else 'not negative'}; got {value!r}.")
 
 
@@ -54,6 +67,21 @@ def check_exportable(function: str, model, threshold: float | None, float32: boo
     half = [layer for layer in model._flatten_layers() if layer.compute_dtype != "float32"]
     if float32 and half:
         raise ValueError(f"{function} needs a model of float32; {half[0].name!r} has {half[0].dtype_policy.name}.")
+
+
+def check_layer(**arguments) -> None:
+    for name, value in arguments.items():
+        if value is not None and not isinstance(value, keras.Layer):
+            raise TypeError(f"{name} must be a Keras layer or model; got {value!r}.")
+
+
+def check_images(images, image_shape=None, at_least: int = 0) -> None:
+    """Raises unless these are images in one array or tensor, at least so many, and of this `image_shape`."""
+    if not hasattr(images, "shape") or not hasattr(images, "dtype"):
+        raise TypeError(f"Expected one array of images; got a {type(images).__name__}. Try numpy.stack(images).")
+    check_spec(images.shape, _dtype(images), image_shape)
+    if images.shape[0] is not None and images.shape[0] < at_least:
+        raise ValueError("Expected at least one image; got none.")
 
 
 def check_spec(shape, dtype, image_shape=None) -> None:
@@ -94,6 +122,8 @@ def checked_input(x, y, num_classes: int, image_shape=None, name: str = "the dat
     if isinstance(x, tf.data.Dataset):
         images, labels = _pair(x.element_spec)
         check.spec(images.shape, images.dtype, labels.shape, labels.dtype)
+        if x.cardinality() == 0:
+            raise ValueError(f"Expected at least one batch in {name}; got none.")
         return check.dataset(x), y, images.shape[1:]
     if isinstance(x, keras.utils.PyDataset):
         first = check(0, x[0])
@@ -104,7 +134,7 @@ def checked_input(x, y, num_classes: int, image_shape=None, name: str = "the dat
             raise ValueError(f"Expected at least one batch in {name}; got none.")
         shape = check(0, first)[0].shape[1:]
         return (check(i, batch) for i, batch in enumerate(itertools.chain([first], x))), y, shape
-    if isinstance(x, list | tuple | dict):
+    if isinstance(x, list | tuple | dict | None):
         raise TypeError(f"Expected one array of images in {name}; got a {type(x).__name__}. Try numpy.stack(images).")
     if hasattr(x, "shape"):
         if y is None:
@@ -127,8 +157,19 @@ def named_batches():
         raise ValueError(found.group(1).replace("] [", " ")) from error
 
 
+@contextlib.contextmanager
+def usable(what: str):
+    """Turns whatever a broken configuration makes Keras or NumPy raise into a ValueError that says what was broken."""
+    try:
+        yield
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(f"The {what} of the model cannot be used: {type(error).__name__}: {error}") from error
+
+
 def _pair(spec):
-    if not isinstance(spec, tuple) or len(spec) not in (2, 3) or not all(hasattr(part, "shape") for part in spec[:2]):
+    if not isinstance(spec, tuple) or len(spec) not in (2, 3) or not all(isinstance(part, tf.TensorSpec) for part in spec[:2]):
         raise ValueError(f"Expected a dataset of (images, labels) or (images, labels, sample_weight); got {spec}.")
     return spec[:2]
 

@@ -37,7 +37,8 @@ def crop_window(image: tf.Tensor, location: tf.Tensor, size: int) -> tf.Tensor:
         size: side of the window in pixels.
 
     Returns:
-        `[batch, size, size, channels]`, float32, in the units of `image`. No gradient reaches `location`.
+        `[batch, size, size, channels]`, float32, in the units of `image`. No gradient reaches `location`. A window at a place
+        that is not finite is zeros, or in exported files not finite either; it fails nowhere, and touches no other.
 
     Example:
     >>> image = tf.reshape(tf.range(25.0), [1, 5, 5, 1])
@@ -48,12 +49,17 @@ def crop_window(image: tf.Tensor, location: tf.Tensor, size: int) -> tf.Tensor:
     """
     location = tf.stop_gradient(tf.cast(location, tf.float32))
     start = location * extent(image.shape) - (size - 1) / 2
-    if not is_portable() and not _compiled_by_xla():
-        return _crop_by_op(image, start, size)
-    if image.shape[0] == 1 and max(image.shape[1:3]) > FEW_COLUMNS * size:
+    by_op = not is_portable() and not _compiled_by_xla()
+    if not by_op and image.shape[0] == 1 and not _is_small(image, size):
         image, start = _surroundings(image, start, size)
-    is_small = max(image.shape[1:3]) <= FEW_COLUMNS * size
-    return (_crop_by_matrices if is_portable() and is_small else _crop_by_gather)(image, start, size)
+    if is_portable() and _is_small(image, size):
+        return _crop_by_matrices(image, start, size)
+    start = tf.where(tf.abs(start) < FAR, start, FAR)  # There is nothing to read at a place that is not a number.
+    return (_crop_by_op if by_op else _crop_by_gather)(image, start, size)
+
+
+def _is_small(image, size):
+    return max(image.shape[1:3]) <= FEW_COLUMNS * size
 
 
 def _crop_by_op(image, start, size):
@@ -71,6 +77,7 @@ def _surroundings(image, start, size):
     most = np.maximum(np.asarray(image.shape[1:3]) - (size + 1), 0).astype(np.float32)
     corner = tf.floor(tf.clip_by_value(start, 0.0, most))
     begin = tf.cast(tf.reshape(tf.pad(corner, [[0, 0], [1, 1]]), [4]), tf.int32)
+    begin = tf.clip_by_value(begin, 0, np.pad(most.astype(np.int32), 1))  # What is not a number has become some integer.
     rows, columns = (min(size + 1, side) for side in image.shape[1:3])
     return tf.slice(image, begin, [1, rows, columns, image.shape[3]]), start - corner
 

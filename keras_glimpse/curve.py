@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_glimpse.checks import check_integers, check_looks, check_threshold
+from keras_glimpse.checks import check_images, check_integers, check_looks, check_threshold
 from keras_glimpse.macs import stage_macs
 
 THRESHOLDS = 1 - np.logspace(-0.05, -6, 120)  # 0.1 to 1 - 1e-6, denser where more depends on it.
@@ -67,7 +67,8 @@ def cascade_curve(model, images, labels=None, thresholds=THRESHOLDS, batch_size:
     for threshold in thresholds:
         check_threshold(threshold)
     if not isinstance(images, tf.data.Dataset):
-        if labels is None or len(labels) != len(images) or not len(images):
+        check_images(images, model.image_shape, at_least=1)
+        if np.shape(labels)[:1] != images.shape[:1]:
             raise ValueError(f"Expected images and as many labels; got {len(images)} and {np.shape(labels)}.")
         images = tf.data.Dataset.from_tensor_slices((images, labels)).batch(batch_size)
     batches = (keras.utils.unpack_x_y_sample_weight(batch) for batch in images)

@@ -1,27 +1,19 @@
 """MNIST, jittered MNIST (section 4.1) and a small stand-in for both that needs no network, as `tf.data` pipelines."""
 
-import os
-import socket
-import urllib.request
 from math import prod
-from pathlib import Path
 from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_glimpse.checks import check_integers, check_numbers, integers
+from keras_glimpse.digits import Digits as Digits
+from keras_glimpse.digits import check_digits
+from keras_glimpse.digits import embedded_digits as embedded_digits
+from keras_glimpse.digits import mnist_digits as mnist_digits
+
 CHUNK, CHUNK_BYTES = 1600, 2**23  # images that are read at once, in whole batches, and at most so many bytes
-_MNIST_HOST = "storage.googleapis.com"
-
-
-class Digits(NamedTuple):
-    """Images `[n, height, width, 1]`, uint8, and labels `[n]`, int32, of a training and a test set."""
-
-    train_images: np.ndarray
-    train_labels: np.ndarray
-    test_images: np.ndarray
-    test_labels: np.ndarray
 
 
 class Splits(NamedTuple):
@@ -53,86 +45,6 @@ class Epoch(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self.number.assign(epoch)
-
-
-def mnist_digits(data_dir: str | os.PathLike | None = None, download: bool = False) -> Digits:
-    """MNIST as it is: 60,000 and 10,000 digits of 28x28.
-
-    Args:
-        data_dir: a TFDS folder; by default `$TFDS_DATA_DIR`, else TFDS's own. Where it holds no prepared MNIST, the file
-            that `keras.datasets.mnist` caches is used.
-        download: fetch it into `data_dir` by TFDS if it is in neither place.
-
-    Raises:
-        FileNotFoundError: it is in neither place, and `download` is False.
-        ConnectionError: `download`, and the server cannot be reached. (TFDS by itself would try for three minutes.)
-    """
-    cached = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "datasets" / "mnist.npz"
-    digits = _load_tfds(data_dir, download=False) or _load_cached(cached)
-    if digits is None and not download:
-        raise FileNotFoundError(
-            f"MNIST was found neither prepared by TFDS in {_tfds_dir(data_dir)} nor at {cached}. Pass download=True, or "
-            "data_dir= (or $TFDS_DATA_DIR) the folder that holds mnist/3.0.1."
-        )
-    return digits or _download(data_dir)
-
-
-def _load_cached(path):
-    if not path.exists():
-        return None
-    with np.load(path) as file:
-        images, labels = ([file[f"{kind}_{part}"] for part in ("train", "test")] for kind in "xy")
-    (train_images, test_images), (train_labels, test_labels) = images, (each.astype(np.int32) for each in labels)
-    return Digits(train_images[..., None], train_labels, test_images[..., None], test_labels)
-
-
-def _download(data_dir):
-    if not urllib.request.getproxies():  # Behind a proxy, a direct connection tells nothing.
-        try:
-            socket.create_connection((_MNIST_HOST, 443), timeout=10).close()
-        except OSError as error:
-            raise ConnectionError(f"MNIST cannot be downloaded: {_MNIST_HOST} cannot be reached ({error}).") from error
-    return _load_tfds(data_dir, download=True)
-
-
-def _tfds_dir(data_dir):
-    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-
-
-def _load_tfds(data_dir, download):
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        if download:
-            raise ImportError("Downloading MNIST needs tensorflow-datasets: pip install 'keras-glimpse[data]'.") from error
-        return None
-    builder = tfds.builder("mnist", data_dir=_tfds_dir(data_dir))
-    if download:
-        builder.download_and_prepare()
-    elif not (Path(builder.data_dir) / "dataset_info.json").exists():
-        return None
-    arrays = builder.as_dataset(split=["train", "test"], batch_size=-1)
-    (train, test) = ((np.asarray(part["image"]), np.asarray(part["label"], np.int32)) for part in arrays)
-    return Digits(*train, *test)
-
-
-def embedded_digits(test_fraction: float = 0.25) -> Digits:
-    """The 1,797 handwritten digits that scikit-learn carries, enlarged from 8x8 to 28x28, split at random but always alike.
-
-    They are real: the test part of the UCI "Optical Recognition of Handwritten Digits". As in MNIST, a digit fills 20x20
-    pixels in the middle. The split mixes writers, so errors are lower than for people never seen before.
-    """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError("The embedded digits need scikit-learn: pip install 'keras-glimpse[data]'.") from error
-    images, labels = load_digits(return_X_y=True)
-    images = tf.image.resize(images.reshape(-1, 8, 8, 1), (20, 20), method="bicubic")
-    images = tf.image.pad_to_bounding_box(tf.clip_by_value(images * (255.0 / 16.0), 0.0, 255.0), 4, 4, 28, 28)
-    order = np.random.default_rng(0).permutation(len(labels))
-    images, labels = np.rint(images.numpy()).astype(np.uint8)[order], labels.astype(np.int32)[order]
-    first = len(images) - round(test_fraction * len(images))
-    return Digits(images[:first], labels[:first], images[first:], labels[first:])
 
 
 def plain(
@@ -183,7 +95,7 @@ def jittered(
         epoch: as in `plain`.
 
     Raises:
-        ValueError: a canvas smaller than the digits.
+        ValueError: a canvas smaller than the digits, or other arguments out of their range.
 
     Example:
     >>> train, _, test = jittered(embedded_digits(), copies=2)
@@ -191,13 +103,11 @@ def jittered(
     >>> images.shape, labels.shape
     (TensorShape([50, 48, 48, 1]), TensorShape([50]))
     """
-    canvas = (canvas, canvas) if isinstance(canvas, int) else tuple(canvas)
+    digits, canvas = check_digits(digits), integers("canvas", canvas, length=2)
     side = digits.train_images.shape[1:3]
     if canvas[0] < side[0] or canvas[1] < side[1]:
         raise ValueError(f"canvas must be at least as large as the digits, {side}; got {canvas}.")
-
-    if copies < 1 or test_copies < 1:
-        raise ValueError(f"copies and test_copies must be at least 1; got {copies} and {test_copies}.")
+    check_integers(1, copies=copies, test_copies=test_copies)
 
     def place(images, is_train, seed):
         return _placed(images, canvas, copies if is_train else test_copies, is_train and fresh_places, seed)
@@ -216,10 +126,12 @@ def jittered_mnist(batch_size: int = 50, *, data_dir=None, download: bool = Fals
 
 
 def _splits(digits, batch_size, validation_split, seed, epoch, images_of):
-    if not 0.0 <= validation_split < 1.0:
-        raise ValueError(f"validation_split must be at least 0 and below 1; got {validation_split}.")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
+    check_integers(1, batch_size=batch_size)
+    check_integers(0, seed=seed)
+    check_numbers(validation_split=validation_split)
+    if validation_split >= 1.0:
+        raise ValueError(f"validation_split must be below 1; got {validation_split}.")
+    digits = check_digits(digits)
     first = len(digits.train_images) - round(validation_split * len(digits.train_images))
     options = tf.data.Options()
     options.autotune.enabled = False  # There is nothing to tune here, and tuning takes time from training.

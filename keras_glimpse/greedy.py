@@ -108,7 +108,7 @@ def _steps(x, y, batch_size, fit_args):
     """Steps of one epoch, or None if that is not known."""
     if fit_args.get("steps_per_epoch"):
         return fit_args["steps_per_epoch"]
-    if y is not None:
+    if y is not None and hasattr(x, "__len__"):
         return ceil(floor(len(x) * (1 - fit_args.get("validation_split", 0.0))) / batch_size)
     if isinstance(x, tf.data.Dataset):
         count = int(x.cardinality())

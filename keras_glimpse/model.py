@@ -1,12 +1,22 @@
 """`GlimpseClassifier`: the whole system of the paper as one Keras model."""
 
+import numbers
 from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_glimpse.checks import check_integers, check_numbers, check_one_of, check_spec
+from keras_glimpse.checks import (
+    check_images,
+    check_integers,
+    check_layer,
+    check_numbers,
+    check_one_of,
+    check_spec,
+    integers,
+    usable,
+)
 from keras_glimpse.downsampling import to_unit_range
 from keras_glimpse.evidence import AVERAGING, LOCATION_INPUTS, Evidence, combine, for_location
 from keras_glimpse.geometry import check_image_shape
@@ -101,6 +111,9 @@ class GlimpseClassifier(GlimpseTrainer):
         check_integers(0, parallel=int(parallel) if isinstance(parallel, bool) else parallel)
         check_numbers(location_weight=location_weight, diversity_weight=diversity_weight)
         check_numbers(diversity_variance=diversity_variance, above=0.0)
+        check_one_of((False, True), contrastive=contrastive, share_weights=share_weights)
+        check_one_of((False, True), gated_location=gated_location, gated_glimpse=gated_glimpse)
+        check_layer(low_res_net=low_res_net)
         check_one_of(AVERAGING, averaging=averaging)
         check_one_of(LOCATION_INPUTS, location_input=location_input)
         if search_size % 2 == 0:
@@ -120,7 +133,7 @@ class GlimpseClassifier(GlimpseTrainer):
         self._plain_config = {
             "low_res_size": low_res_size,
             "patch_size": patch_size,
-            "scales": tuple(scales),
+            "scales": integers("scales", scales),
             "hidden_units": hidden_units,
             "parallel": parallel,
             "share_weights": share_weights,
@@ -221,11 +234,18 @@ class GlimpseClassifier(GlimpseTrainer):
             `locations` `[batch, num_glimpses, 2]`, `(y, x)` in [0, 1]; `patches` `[batch, num_glimpses, size, size,
             channels * len(scales)]`, the glimpses themselves.
         """
+        check_images(images, self.image_shape)
         images = ops.convert_to_tensor(images)
         if not self.built:
             self.build(images.shape)
         # Eagerly, by a graph of its own; in another graph it must be traced anew, since that may be for another runtime.
         return self._look_function(images) if tf.executing_eagerly() else self._look(images)
+
+    def predict(self, x, *args, **kwargs):
+        """As `keras.Model.predict`: the logits of eq. 6; arrays are checked first."""
+        if hasattr(x, "shape") or isinstance(x, list | tuple | dict | str | numbers.Number | None):
+            check_images(x, self.image_shape, at_least=1)
+        return super().predict(x, *args, **kwargs)
 
     # ---- Saving and exporting ----
 
@@ -251,5 +271,14 @@ class GlimpseClassifier(GlimpseTrainer):
 
     @classmethod
     def from_config(cls, config):
-        nets = {name: config[name] for name in ("low_res_net", "glimpse_net") if name in config}
-        return cls(**config | {name: keras.saving.deserialize_keras_object(net) for name, net in nets.items()})
+        with usable("config"):
+            nets = {name: config[name] for name in ("low_res_net", "glimpse_net") if name in config}
+            return cls(**config | {name: keras.saving.deserialize_keras_object(net) for name, net in nets.items()})
+
+    def build_from_config(self, config):
+        with usable("build_config"):
+            super().build_from_config(config)
+
+    def compile_from_config(self, config):
+        with usable("compile_config"):
+            super().compile_from_config(config)

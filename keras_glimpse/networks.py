@@ -2,6 +2,8 @@
 
 import keras
 
+from keras_glimpse.checks import check_layer
+
 
 def one_for_each_glimpse(net, num_glimpses: int, share_weights: bool) -> list:
     """A network for each glimpse: those given, the same one for all, or `net` and clones of it.
@@ -16,7 +18,10 @@ def one_for_each_glimpse(net, num_glimpses: int, share_weights: bool) -> list:
             raise ValueError(f"glimpse_net must be one network or {num_glimpses}, one a glimpse; got {len(net)}.")
         if share_weights and num_glimpses > 1:
             raise ValueError("share_weights=True needs one glimpse_net for all glimpses; got a list.")
+        for each in net:
+            check_layer(glimpse_net=each)
         return list(net)
+    check_layer(glimpse_net=net)
     if share_weights or num_glimpses == 1:
         return [net] * num_glimpses
     return [net, *(_clone(net, n) for n in range(2, num_glimpses + 1))]

@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 
+from keras_glimpse.checks import check_images
 from keras_glimpse.downsampling import downsample, to_unit_range
 from keras_glimpse.layers import LowResNet
 
@@ -29,12 +30,18 @@ def draw_glimpses(model, images, labels=None, path: str | os.PathLike | None = N
 
     Raises:
         ImportError: matplotlib is not installed (extra `[pictures]`).
-        ValueError: images of neither 1 nor 3 channels.
+        TypeError: not one array of images.
+        ValueError: no images; images of neither 1 nor 3 channels, or of another shape than the model's; labels that are not an
+            integer for each image.
     """
     from matplotlib.figure import Figure
 
+    check_images(images, at_least=1)
     if images.shape[-1] not in (1, 3):
         raise ValueError(f"Only images of 1 or 3 channels can be drawn; got {images.shape[-1]}.")
+    labels = None if labels is None else np.asarray(labels)
+    if labels is not None and (labels.shape != images.shape[:1] or labels.dtype.kind not in "iu"):
+        raise ValueError(f"Expected an integer for each of {len(images)} images as labels; got {labels.shape}, {labels.dtype}.")
     looked = {name: np.asarray(values) for name, values in model.look(images).items()}
     probabilities = np.exp(looked["logits"] - np.logaddexp.reduce(looked["logits"], axis=-1, keepdims=True))
     n0 = model.low_res_net  # A network of the user's own may not see a thumbnail as ours does.

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import keras
 
+from keras_glimpse.integrity import check_file
+
 
 def pretrained_folder() -> Path:
     """Where they are: inside the installed package, or beside it in a checkout."""
@@ -25,9 +27,11 @@ def load_pretrained(name: str) -> keras.Model:
         images of unsigned bytes, or floats in [0, 1].
 
     Raises:
-        ValueError: there is no such model; the message names those there are.
+        ValueError: there is no such model; the message names those there are. Or its file is damaged.
     """
     found = sorted(path.parent.name for path in pretrained_folder().glob("*/model.keras"))
     if name not in found:
         raise ValueError(f"name must be one of {found}; got {name!r}.")
-    return keras.models.load_model(pretrained_folder() / name / "model.keras")
+    path = pretrained_folder() / name / "model.keras"
+    check_file(path)
+    return keras.models.load_model(path)

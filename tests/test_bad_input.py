@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_glimpse import GlimpseClassifier, fit_greedy
+from keras_glimpse import (
+    GlimpseClassifier,
+    cascade_curve,
+    cascade_predict,
+    draw_glimpses,
+    export_litert,
+    export_saved_model,
+    fit_greedy,
+)
 
 
 @pytest.fixture
@@ -197,6 +205,12 @@ BAD_MODELS = {
     "shared list": ({"glimpse_net": [keras.layers.Dense(3)] * 2, "share_weights": True}, "one glimpse_net for all"),
     "not to be cloned": ({"glimpse_net": Stubborn()}, "cannot be cloned for glimpse 2: pass a list"),
     "search_size": ({"search_size": 4}, "search_size must be odd"),
+    "too many": ({"hidden_units": 10**30}, r"hidden_units must be below 2\*\*31; got 1000"),
+    "flags": ({"contrastive": 2}, r"contrastive must be one of \(False, True\); got 2"),
+    "no scales": ({"scales": ()}, r"scales must be an integer, or at least one of them; got \(\)"),
+    "three sides": ({"low_res_size": (5, 5, 5)}, r"size must be an integer, or 2 of them; got \(5, 5, 5\)"),
+    "units": ({"hidden_units": "8"}, "hidden_units must be an integer, at least 1; got '8'"),
+    "weight": ({"location_weight": "10"}, "location_weight must be finite and not negative; got '10'"),
     "averaging": ({"averaging": "mean"}, "averaging must be one of"),
     "location_input": ({"location_input": "hidden"}, "location_input must be one of"),
     "location_weight": ({"location_weight": -1.0}, "location_weight must be finite and not negative; got -1.0"),
@@ -213,6 +227,14 @@ def test_bad_models(make_model, case):
     arguments, message = BAD_MODELS[case]
     with pytest.raises(ValueError, match=message):
         make_model(**arguments)
+
+
+@pytest.mark.parametrize("name", ["low_res_net", "glimpse_net"])
+def test_networks_that_are_none(make_model, name):
+    with pytest.raises(TypeError, match=f"{name} must be a Keras layer or model; got 3"):
+        make_model(**{name: 3})
+    with pytest.raises(TypeError, match="glimpse_net must be a Keras layer or model; got 3"):
+        make_model(glimpse_net=[3, 3])
 
 
 def test_networks_with_the_wrong_number_of_logits(make_model):
@@ -234,3 +256,80 @@ def test_a_loss_of_ones_own_is_refused(make_model):
 def test_fit_before_compile(batch):
     with pytest.raises(ValueError, match="compile"):
         GlimpseClassifier(3, low_res_size=5, patch_size=6).fit(*batch)
+
+
+def ways_to_look(model, folder):
+    """From images to answers, in everything that computes them."""
+    litert = pytest.importorskip("ai_edge_litert.interpreter")
+    export_saved_model(model, folder / "1", 0.9)
+    export_litert(model, folder / "model.tflite", 0.9)
+    serve = tf.saved_model.load(str(folder / "1")).signatures["serving_default"]
+    run = litert.Interpreter(model_path=str(folder / "model.tflite"), num_threads=1).get_signature_runner()
+    return {
+        "look": lambda images: model.look(images)["logits"][:, -1].numpy(),
+        "xla": lambda images: tf.function(model, jit_compile=True)(images).numpy(),
+        "predict": lambda images: model.predict(images, verbose=0),
+        "cascade": lambda images: cascade_predict(model, images, 0.9).probabilities,
+        "saved_model": lambda images: serve(images=tf.constant(images))["probabilities"].numpy(),
+        "litert": lambda images: np.concatenate([run(images=image[None])["probabilities"] for image in images]),
+    }
+
+
+@pytest.mark.parametrize("side", [(20, 24), (200, 200)])
+def test_one_image_that_is_not_finite_spoils_its_own_answer_only(make_model, rng, tmp_path, side):
+    """In small images and in large ones, which are cropped by other operations."""
+    model, images = make_model(image_shape=(*side, 1)), rng.random((8, *side, 1), dtype=np.float32)
+    whole, spoiled = np.array([0, 1, 3, 4, 5, 6, 7]), poisoned(images, 2)
+    for name, way in ways_to_look(model, tmp_path).items():
+        np.testing.assert_allclose(way(spoiled)[whole], way(images)[whole], atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("side", [(20, 24), (200, 200)])
+def test_places_that_are_not_numbers(make_model, rng, tmp_path, side):
+    """Nothing fails, as it once did: LiteRT and TensorFlow do not read pixel number NaN."""
+    model, images = make_model(image_shape=(*side, 1)), rng.random((3, *side, 1), dtype=np.float32)
+    for head in model.location_heads:
+        head.set_weights([np.full_like(weights, np.nan) for weights in head.get_weights()])
+    assert np.isnan(model.look(images)["locations"]).all()
+    for name, way in ways_to_look(model, tmp_path).items():
+        assert way(images).shape == (3, 3), name
+
+
+LOOKING = {
+    "look": lambda model, images: model.look(images),
+    "predict": lambda model, images: model.predict(images, verbose=0),
+    "cascade_predict": lambda model, images: cascade_predict(model, images),
+    "cascade_curve": lambda model, images: cascade_curve(model, images, np.zeros(64, int)),
+    "draw_glimpses": lambda model, images: draw_glimpses(model, images),
+}
+
+
+@pytest.mark.parametrize("way", LOOKING)
+def test_what_is_looked_at_must_be_images(make_model, batch, way):
+    look, images = LOOKING[way], batch[0]
+    with pytest.raises(TypeError, match="one array of images; got a NoneType"):
+        look(make_model(), None)
+    with pytest.raises(TypeError, match="one array of images; got a list. Try numpy.stack"):
+        look(make_model(), list(images))
+    with pytest.raises(ValueError, match=r"built for images \(20, 24, 1\); got images \(19, 24, 1\)"):
+        look(make_model(), images[:, :19])
+    if way in ("look", "cascade_predict"):
+        look(make_model(), images[:0])  # No answers.
+    else:
+        with pytest.raises(ValueError, match="at least one image; got none"):
+            look(make_model(), images[:0])
+
+
+@pytest.mark.parametrize("part", ["config", "build_config", "compile_config"])
+def test_broken_configurations(make_model, monkeypatch, part):
+    """Whatever Keras, or memory that is full, raises of them is told as a ValueError."""
+    model, nameless = make_model(), {"module": 3, "class_name": "x", "config": {}}
+    model.compile("sgd")
+    monkeypatch.setattr("keras.Model.build_from_config", lambda self, config: {}["no such shape"])
+    attempts = {
+        "config": lambda: GlimpseClassifier.from_config({"num_classes": 3, "glimpse_net": nameless}),
+        "build_config": lambda: model.build_from_config({"input_shape": (None, 48, 48, 1)}),
+        "compile_config": lambda: model.compile_from_config({"optimizer": nameless}),
+    }
+    with pytest.raises(ValueError, match=f"The {part} of the model cannot be used: (Attribute|Key)Error: "):
+        attempts[part]()

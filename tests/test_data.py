@@ -124,3 +124,45 @@ def test_bad_arguments(digits):
         data.jittered(digits, canvas=(48, 20))
     with pytest.raises(ValueError, match="validation_split"):
         data.plain(digits, validation_split=1.0)
+
+
+BAD_DIGITS = {
+    "floats": lambda images, labels: (images / 255.0, labels),
+    "no channel": lambda images, labels: (images[..., 0], labels),
+    "none": lambda images, labels: (images[:0], labels[:0]),
+    "fewer labels": lambda images, labels: (images, labels[:-1]),
+    "words": lambda images, labels: (images, labels.astype(str)),
+}
+
+
+@pytest.mark.parametrize("case", BAD_DIGITS)
+def test_bad_digits(digits, case):
+    """Bytes of floats were once put on canvases as if they were pixels."""
+    spoiled = BAD_DIGITS[case](*digits[2:])
+    for make in (data.plain, data.jittered):
+        with pytest.raises(
+            ValueError, match=r"Expected (images \[n, height, width, 1\], uint8|a label for each of 449 images)"
+        ):
+            make(data.Digits(*digits[:2], *spoiled))
+
+
+def test_damaged_mnist(tmp_path, monkeypatch, rng):
+    """Both kinds of files; the message names them."""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    (tmp_path / "datasets").mkdir()
+    path, digits = tmp_path / "datasets" / "mnist.npz", rng.integers(0, 256, (3, 28, 28), np.uint8)
+    whole = {"x_train": digits, "y_train": np.arange(3), "x_test": digits, "y_test": np.arange(3)}
+    for change, message in (
+        ({"y_test": np.array([0, 1, 10])}, "Expected images of 28x28 labelled 0 to 9; .* 0 to 10"),
+        ({"x_test": digits[:, 1:]}, "Expected images of 28x28"),
+        ({"y_test": np.arange(3) / 2}, "a label for each of 3 images; .*float64"),
+        ({"y_test": np.array([0, 1, {}])}, "allow_pickle"),
+    ):
+        np.savez(path, **whole | change)
+        with pytest.raises(ValueError, match=f"MNIST in .*mnist.npz is damaged; remove it.*{message}"):
+            data.mnist_digits(tmp_path)
+    path.unlink()
+    (tmp_path / "mnist" / "3.0.1").mkdir(parents=True)
+    (tmp_path / "mnist" / "3.0.1" / "dataset_info.json").write_text("{")
+    with pytest.raises(ValueError, match="MNIST in .*mnist is damaged; remove it"):
+        data.mnist_digits(tmp_path)

@@ -4,10 +4,13 @@ import contextlib
 import json
 import os
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-MARK = Path("assets.extra") / "keras_glimpse.json"  # TensorFlow leaves this folder of a SavedModel to others.
+from keras_glimpse import integrity
+
+MARK = Path(integrity.ASSETS) / integrity.MARK
 
 
 @contextlib.contextmanager
@@ -34,7 +37,7 @@ def complete_folder(path: str | os.PathLike, about: dict) -> Iterator[Path]:
         new, old = Path(folder) / "new", Path(folder) / "old"
         yield new
         (new / MARK).parent.mkdir(exist_ok=True)
-        (new / MARK).write_text(json.dumps(about | {"files": _files(new)}) + "\n")
+        (new / MARK).write_text(json.dumps(about | {"files": _checksums(new)}) + "\n")
         try:
             if path.exists():
                 os.replace(path, old)
@@ -42,6 +45,18 @@ def complete_folder(path: str | os.PathLike, about: dict) -> Iterator[Path]:
         finally:
             if old.exists() and not path.exists():  # Interrupted in between.
                 os.replace(old, path)
+
+
+def mark_file(path: Path, about: dict) -> None:
+    """Adds what is known of a `.tflite` file, and its checksum, in a zip archive behind it, which LiteRT does not read."""
+    content = path.read_bytes()
+    about = about | {"bytes": len(content), "sha256": integrity.sha256(content)}
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr(integrity.MARK, json.dumps(about) + "\n")
+
+
+def _checksums(folder):
+    return {name: integrity.sha256((folder / name).read_bytes()) for name in _files(folder)}
 
 
 def _is_ours(path):

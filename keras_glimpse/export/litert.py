@@ -12,9 +12,10 @@ from tensorflow.lite.python.schema_py_generated import BuiltinOperator
 from keras_glimpse.cascade import cascade_predict
 from keras_glimpse.checks import check_exportable, check_integers, check_one_of, check_spec
 from keras_glimpse.downsampling import to_unit_range
-from keras_glimpse.export.files import complete_file
+from keras_glimpse.export.files import complete_file, mark_file
 from keras_glimpse.export.graphs import holder, one_image, until_sure
 from keras_glimpse.portable import portable_operations
+from keras_glimpse.version import __version__
 
 QUANTIZE = (None, "float16", "dynamic", "int8")
 CALIBRATED_BY = 10  # images, at least, for every network
@@ -68,8 +69,11 @@ def export_litert(
     images = _calibration_images(model, quantize, threshold, calibration)
     compute = one_image if batch_size == 1 else until_sure
     signature = tf.TensorSpec((batch_size, *model.image_shape), tf.float32, name="images")
+    about = {"keras_glimpse": __version__, "image_shape": model.image_shape, "num_classes": model.num_classes}
+    about |= {"threshold": threshold and float(threshold), "quantize": quantize}
     with complete_file(path) as scratch:
         scratch.write_bytes(convert(lambda images: compute(model, images, threshold), model, signature, quantize, images))
+        mark_file(scratch, about)
 
 
 def _calibration_images(model, quantize, threshold, calibration):

@@ -6,7 +6,7 @@ from math import prod
 import keras
 from keras import ops
 
-from keras_glimpse.checks import check_integers
+from keras_glimpse.checks import check_integers, integers
 
 
 @keras.saving.register_keras_serializable(package="keras_glimpse")
@@ -37,11 +37,10 @@ class GlimpseNet(keras.layers.Layer):
 
     def __init__(self, num_classes: int, hidden_units: int | Sequence[int] = 500, gated: bool = False, **kwargs):
         super().__init__(**kwargs)
+        check_integers(1, num_classes=num_classes)
         self.num_classes = num_classes
-        self.hidden_units = (hidden_units,) if isinstance(hidden_units, int) else tuple(hidden_units)
+        self.hidden_units = integers("hidden_units", hidden_units)
         self.gated = gated
-        for units in self.hidden_units:
-            check_integers(1, hidden_units=units)
         policy = self.dtype_policy
         self.hidden_layers = [keras.layers.Dense(n, "relu", dtype=policy) for n in self.hidden_units]
         self.output_layer = keras.layers.Dense(num_classes, dtype=policy)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
-from keras_glimpse.checks import check_integers, check_one_of
+from keras_glimpse.checks import check_integers, check_one_of, integers
 from keras_glimpse.downsampling import METHODS, downsample
 from keras_glimpse.geometry import check_image_shape
 
@@ -47,14 +47,11 @@ class LowResNet(keras.layers.Layer):
     ):
         super().__init__(**{"autocast": False, **kwargs})  # The thumbnail is averaged in float32.
         check_one_of(METHODS, downsample=downsample)
+        check_integers(1, num_classes=num_classes)
         self.num_classes = num_classes
-        self.size = (size, size) if isinstance(size, int) else tuple(size)
-        self.hidden_units = (hidden_units,) if isinstance(hidden_units, int) else tuple(hidden_units)
+        self.size = integers("size", size, length=2)
+        self.hidden_units = integers("hidden_units", hidden_units)
         self.downsample = downsample
-        for rows_or_columns in self.size:
-            check_integers(1, size=rows_or_columns)
-        for units in self.hidden_units:
-            check_integers(1, hidden_units=units)
         policy = self.dtype_policy
         self.hidden_layers = [keras.layers.Dense(n, "relu", dtype=policy) for n in self.hidden_units]
         self.output_layer = keras.layers.Dense(num_classes, dtype=policy)

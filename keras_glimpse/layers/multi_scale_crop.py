@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_glimpse.checks import check_integers
+from keras_glimpse.checks import check_integers, integers
 from keras_glimpse.cropping import crop_window
 from keras_glimpse.downsampling import block_mean, to_unit_range
 from keras_glimpse.geometry import check_image_shape
@@ -43,11 +43,9 @@ class MultiScaleCrop(keras.layers.Layer):
 
     def __init__(self, size: int = 12, scales: Sequence[int] = (1, 2), **kwargs):
         super().__init__(**{"autocast": False, **kwargs})  # Geometry stays float32 under mixed precision.
-        check_integers(1, size=size, number_of_scales=len(scales))
-        for scale in scales:
-            check_integers(1, scales=scale)
+        check_integers(1, size=size)
         self.size = size
-        self.scales = tuple(scales)
+        self.scales = integers("scales", scales)
 
     def build(self, image_shape, location_shape=None):
         check_image_shape(image_shape, {"A patch (`size`)": (self.size, self.size)})

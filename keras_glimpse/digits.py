@@ -1,0 +1,135 @@
+"""MNIST, and a small stand-in for it that needs no network, as arrays."""
+
+import contextlib
+import os
+import socket
+import urllib.request
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+MNIST_HOST = "storage.googleapis.com"
+
+
+class Digits(NamedTuple):
+    """Images `[n, height, width, 1]`, uint8, and labels `[n]`, int32, of a training and a test set."""
+
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+
+
+def mnist_digits(data_dir: str | os.PathLike | None = None, download: bool = False) -> Digits:
+    """MNIST as it is: 60,000 and 10,000 digits of 28x28.
+
+    Args:
+        data_dir: a TFDS folder; by default `$TFDS_DATA_DIR`, else TFDS's own. Where it holds no prepared MNIST, the file
+            that `keras.datasets.mnist` caches is used.
+        download: fetch it into `data_dir` by TFDS if it is in neither place.
+
+    Raises:
+        FileNotFoundError: it is in neither place, and `download` is False.
+        ValueError: what was found is damaged, or not MNIST.
+        ConnectionError: `download`, and the server cannot be reached. (TFDS by itself would try for three minutes.)
+    """
+    cached = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "datasets" / "mnist.npz"
+    digits = _load_tfds(data_dir, download=False) or _load_cached(cached)
+    if digits is None and not download:
+        raise FileNotFoundError(
+            f"MNIST was found neither prepared by TFDS in {_tfds_dir(data_dir)} nor at {cached}. Pass download=True, or "
+            "data_dir= (or $TFDS_DATA_DIR) the folder that holds mnist/3.0.1."
+        )
+    return digits or _download(data_dir)
+
+
+@contextlib.contextmanager
+def _whole(path):
+    """Turns whatever is raised of damaged files into one error that names them."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"MNIST in {path} is damaged; remove it and fetch it again. {error}") from error
+
+
+def check_digits(digits: Digits) -> Digits:
+    """The digits as arrays, unless they are not what `Digits` says: then ValueError."""
+    digits = Digits(*map(np.asarray, digits))
+    for images, labels in (digits[:2], digits[2:]):
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 1 or not len(images):
+            raise ValueError(f"Expected images [n, height, width, 1], uint8; got {images.shape}, {images.dtype}.")
+        if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
+            raise ValueError(f"Expected a label for each of {len(images)} images; got {labels.shape}, {labels.dtype}.")
+    return digits
+
+
+def _checked_mnist(digits):
+    digits = check_digits(digits)
+    sides, labels = {digits.train_images.shape[1:], digits.test_images.shape[1:]}, np.concatenate(digits[1::2])
+    if sides != {(28, 28, 1)} or labels.min() < 0 or labels.max() > 9:
+        raise ValueError(f"Expected images of 28x28 labelled 0 to 9; got {sides}, {labels.min()} to {labels.max()}.")
+    return digits._replace(**{part: getattr(digits, part).astype(np.int32) for part in ("train_labels", "test_labels")})
+
+
+def _load_cached(path):
+    if not path.exists():
+        return None
+    with _whole(path), np.load(path) as file:
+        images, labels = ([file[f"{kind}_{part}"] for part in ("train", "test")] for kind in "xy")
+        return _checked_mnist(Digits(images[0][..., None], labels[0], images[1][..., None], labels[1]))
+
+
+def _download(data_dir):
+    if not urllib.request.getproxies():  # Behind a proxy, a direct connection tells nothing.
+        try:
+            socket.create_connection((MNIST_HOST, 443), timeout=10).close()
+        except OSError as error:
+            raise ConnectionError(f"MNIST cannot be downloaded: {MNIST_HOST} cannot be reached ({error}).") from error
+    return _load_tfds(data_dir, download=True)
+
+
+def _tfds_dir(data_dir):
+    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def _load_tfds(data_dir, download):
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        if download:
+            raise ImportError("Downloading MNIST needs tensorflow-datasets: pip install 'keras-glimpse[data]'.") from error
+        return None
+    folder = _tfds_dir(data_dir)
+    with _whole(folder / "mnist"):
+        builder = tfds.builder("mnist", data_dir=folder)
+    if download:
+        builder.download_and_prepare()
+    elif not (Path(builder.data_dir) / "dataset_info.json").exists():
+        return None
+    with _whole(builder.data_dir):
+        if builder.info.splits.total_num_examples > 70_000:  # TensorFlow would take memory for them, and stop the process.
+            raise ValueError(f"Expected 70,000 digits; got {builder.info.splits.total_num_examples:,}.")
+        arrays = builder.as_dataset(split=["train", "test"], batch_size=-1)
+        train, test = ((part["image"], part["label"]) for part in arrays)
+        return _checked_mnist(Digits(*train, *test))
+
+
+def embedded_digits(test_fraction: float = 0.25) -> Digits:
+    """The 1,797 handwritten digits that scikit-learn carries, enlarged from 8x8 to 28x28, split at random but always alike.
+
+    They are real: the test part of the UCI "Optical Recognition of Handwritten Digits". As in MNIST, a digit fills 20x20
+    pixels in the middle. The split mixes writers, so errors are lower than for people never seen before.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ImportError("The embedded digits need scikit-learn: pip install 'keras-glimpse[data]'.") from error
+    images, labels = load_digits(return_X_y=True)
+    images = tf.image.resize(images.reshape(-1, 8, 8, 1), (20, 20), method="bicubic")
+    images = tf.image.pad_to_bounding_box(tf.clip_by_value(images * (255.0 / 16.0), 0.0, 255.0), 4, 4, 28, 28)
+    order = np.random.default_rng(0).permutation(len(labels))
+    images, labels = np.rint(images.numpy()).astype(np.uint8)[order], labels.astype(np.int32)[order]
+    first = len(images) - round(test_fraction * len(images))
+    return Digits(images[:first], labels[:first], images[first:], labels[first:])

@@ -1,0 +1,142 @@
+"""Whether a model's file is whole, found out before anything is loaded from it."""
+
+import hashlib
+import io
+import json
+import os
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import keras
+
+# What the exporters tell of a file: in the folder of a SavedModel that TensorFlow leaves to others; in a zip archive behind a
+# `.tflite` file, as the files that belong to LiteRT's own metadata are.
+MARK, ASSETS = "keras_glimpse.json", "assets.extra"
+PARTS = ("metadata.json", "config.json", "model.weights.h5")
+NAMES = ("module", "class_name", "registered_name")
+MOST_PACKED = 100  # Keras does not pack at all.
+SIZES = ("num_classes", "num_glimpses", "hidden_units", "units", "filters")  # Of each at least one weight.
+
+
+def check_file(path: str | os.PathLike) -> None:
+    """Raises unless a model's file is whole; nothing in it is run.
+
+    What loads models need not notice, or not say what is wrong: LiteRT takes damaged weights for weights and can crash on a
+    damaged graph, TensorFlow and Keras raise errors of all types. Checked are
+
+    - of a `.keras` file: that its parts are all there, each with its checksum, and that the weights can be read and are
+      not fewer than the configuration speaks of;
+    - of a `.tflite` file and of a SavedModel: that they are what `export_litert` and `export_saved_model` wrote, by SHA-256.
+
+    Damage is found, not bad intent: whoever can change a file can change its checksums.
+
+    Args:
+        path: a `.keras` file, a `.tflite` file of `export_litert`, or the folder of a SavedModel of `export_saved_model`.
+
+    Raises:
+        FileNotFoundError: there is nothing at `path`.
+        ValueError: the file is damaged or has no checksums; the message says which part, and how.
+
+    Example:
+    >>> import tempfile
+    >>> from keras_glimpse import GlimpseClassifier
+    >>> model, path = GlimpseClassifier(num_classes=10), tempfile.mkdtemp() + "/model.keras"
+    >>> model.build((None, 48, 48, 1))
+    >>> model.save(path)
+    >>> check_file(path)
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"There is no such file: {path}")
+    check = _check_saved_model if path.is_dir() else {".keras": _check_keras, ".tflite": _check_litert}.get(path.suffix)
+    if check is None:
+        raise ValueError(f"Expected a .keras file, a .tflite file or the folder of a SavedModel; got {path}")
+    try:
+        check(path)
+    except Exception as error:  # Parsers raise whatever they stumble on.
+        raise ValueError(f"{path} is not whole: {error or type(error).__name__}") from error
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _check_keras(path):
+    with zipfile.ZipFile(path) as file:
+        names = [name for name in file.namelist() if not name.startswith("assets/") or ".." in name]
+        if sorted(names) != sorted(PARTS):
+            raise ValueError(f"expected {', '.join(PARTS)} in it, each once; got {', '.join(names) or 'nothing'}.")
+        if sum(part.file_size for part in file.infolist()) > MOST_PACKED * path.stat().st_size:
+            raise ValueError("unpacked, it would be far larger than it is.")
+        damaged = file.testzip()
+        if damaged:
+            raise ValueError(f"the checksum of {damaged} is wrong.")
+        config = json.loads(file.read("config.json"))
+        numbers = _count_weights(file.read("model.weights.h5"))
+    if not isinstance(config, dict) or not {"class_name", "config"} <= config.keys():
+        raise ValueError("config.json is not that of a Keras model.")
+    for node in _nodes(config):
+        _check_node(node, numbers)
+
+
+def _count_weights(content: bytes) -> int:
+    """Reads all weights, and tells how many numbers they are."""
+    counts = []
+
+    def read(name, item):
+        if isinstance(item, h5py.Dataset):
+            if item.nbytes != item.id.get_storage_size():
+                raise ValueError(f"weight {name} has shape {item.shape} and {item.id.get_storage_size()} bytes.")
+            counts.append(item[()].size)
+
+    with h5py.File(io.BytesIO(content)) as file:
+        file.visititems(read)
+    return sum(counts)
+
+
+def _nodes(tree) -> Iterator[dict]:
+    if isinstance(tree, dict):
+        yield tree
+    for child in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
+        yield from _nodes(child)
+
+
+def _check_node(node, numbers):
+    """Names must be names, or Keras raises what it likes; and sizes be within reason, before memory is taken for them."""
+    for key in NAMES:
+        if not isinstance(node.get(key, ""), str | None):
+            raise ValueError(f"{key} in config.json must be a name; got {str(node[key])[:80]!r}.")
+    for key in SIZES:
+        for size in keras.tree.flatten(node.get(key, 0)):
+            if isinstance(size, int | float) and not size <= numbers:
+                raise ValueError(f"config.json has {key} {size:g}, where all weights together are {numbers:,} numbers.")
+
+
+def _check_litert(path):
+    try:
+        with zipfile.ZipFile(path) as file:
+            about = json.loads(file.read(MARK))
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise ValueError(f"it does not end with the {MARK} that export_litert puts there: {error}") from error
+    if sha256(path.read_bytes()[: about["bytes"]]) != about["sha256"]:
+        raise ValueError("it has not the content that was written.")
+
+
+def _check_saved_model(path):
+    mark = path / ASSETS / MARK
+    if not mark.is_file():
+        raise ValueError(f"it has no {ASSETS}/{MARK}, which export_saved_model puts there.")
+    written = json.loads(mark.read_text())["files"]
+    if not isinstance(written, dict):
+        raise ValueError(f"{ASSETS}/{MARK} has no checksums: it is of an older version; export the model again.")
+    for name, expected in written.items():
+        if not (path / name).is_file():
+            raise ValueError(f"{name} is missing.")
+        if sha256((path / name).read_bytes()) != expected:
+            raise ValueError(f"{name} has not the content that was written.")
+    found = {each.relative_to(path).as_posix() for each in path.rglob("*") if each.is_file()}
+    added = sorted(name for name in found - {*written} if not name.startswith(f"{ASSETS}/"))
+    if added:
+        raise ValueError(f"{added[0]} was not written by export_saved_model.")
