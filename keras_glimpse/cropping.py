@@ -83,23 +83,28 @@ def _surroundings(image, start, size):
 
 
 def _crop_by_matrices(image, start, size):
-    height, width, channels = image.shape[1:]
-    pixels = tf.reshape(tf.cast(image, tf.float32), [-1, height, width * channels])
-    rows = tf.matmul(_tents(start[:, :1], size, height), pixels)
-    rows = tf.transpose(tf.reshape(rows, [-1, size, width, channels]), [0, 1, 3, 2])
-    columns = tf.transpose(_tents(start[:, 1:], size, width), [0, 2, 1])
-    pixels = tf.matmul(tf.reshape(rows, [-1, size * channels, width]), columns)
-    return tf.transpose(tf.reshape(pixels, [-1, size, channels, size]), [0, 1, 3, 2])
+    height, width = image.shape[1:3]
+    rows, columns = (_moved_away(each, size, side) for each, side in zip(tf.split(start, 2, axis=1), (height, width)))
+    # Written so that no transposition of a matrix is left: the converter would take it into the product, and the kernel of
+    # TensorFlow's own runtime, with which files are calibrated, then gives wrong answers.
+    rows = _tent(tf.reshape(rows, [-1, 1, size, 1]) - tf.range(height, dtype=tf.float32))
+    columns = _tent(tf.reshape(columns, [-1, 1, 1, size]) - tf.range(width, dtype=tf.float32)[:, None])
+    pixels = tf.transpose(tf.cast(image, tf.float32), [0, 3, 1, 2])
+    return tf.transpose(tf.matmul(tf.matmul(rows, pixels), columns), [0, 2, 3, 1])
 
 
-def _tents(start, size, side):
-    """`[batch, size, side]`: the share of each of `side` pixels in each of `size` places from `start` on.
+def _tent(distance):
+    """The share of a pixel in what is interpolated at a distance from it."""
+    return tf.nn.relu(1.0 - tf.abs(distance))
 
-    Places outside the image are moved far away, where no pixel has a share: comparing would take LiteRT longer.
+
+def _moved_away(start, size, side):
+    """`size` places from `start` on, `[batch, size]`; those outside the image so far away that no pixel has a share in them.
+
+    To compare and select would take LiteRT longer.
     """
     place = start + tf.range(size, dtype=tf.float32)
-    place += FAR * (place - tf.clip_by_value(place, 0.0, side - 1.0))
-    return tf.nn.relu(1.0 - tf.abs(tf.expand_dims(place, 2) - tf.range(side, dtype=tf.float32)))
+    return place + FAR * (place - tf.clip_by_value(place, 0.0, side - 1.0))
 
 
 def _crop_by_gather(image, start, size):

@@ -34,6 +34,21 @@ def test_litert_equals_keras(sharp_model, rng, tmp_path, threshold):
         assert set(stages) == {0, 1, 2}
 
 
+@pytest.mark.parametrize("image_shape", [(20, 24, 1), (20, 24, 3), (60, 70, 3)])
+@pytest.mark.parametrize("runtime", [litert, tf.lite])
+@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
+def test_every_kernel_gives_the_same(make_model, rng, tmp_path, image_shape, runtime):
+    """Its delegate for CPUs, its own and the reference ones. TensorFlow's runtime is what files are calibrated with."""
+    model = make_model(image_shape=image_shape, num_glimpses=1)
+    image = rng.random((1, *image_shape), dtype=np.float32)
+    keras_glimpse.export_litert(model, tmp_path / "model.tflite")
+    kinds = litert.OpResolverType if runtime is litert else tf.lite.experimental.OpResolverType
+    for kernels in (kinds.AUTO, kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES, kinds.BUILTIN_REF):
+        run = runtime.Interpreter(model_path=str(tmp_path / "model.tflite"), experimental_op_resolver_type=kernels)
+        found = run.get_signature_runner()(images=image)["probabilities"]
+        np.testing.assert_allclose(found, tf.nn.softmax(model(image)), atol=1e-6)
+
+
 @pytest.mark.parametrize("batch_size", [None, 7])
 def test_batches(sharp_model, rng, tmp_path, batch_size):
     images = rng.random((7, 20, 24, 1), dtype=np.float32)
