@@ -1,5 +1,6 @@
 """The recipe that the README starts with, as a user runs it."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -10,13 +11,18 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
-def quickstart(*arguments, **kwargs):
-    command = [sys.executable, ROOT / "recipes" / "quickstart.py", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, **kwargs)
-
-
 def test_quickstart(tmp_path):
-    done = quickstart("--epochs", 1, "--glimpses", 2, "--out", tmp_path / "out")
+    command = [
+        sys.executable,
+        ROOT / "recipes" / "quickstart.py",
+        "--epochs",
+        "1",
+        "--glimpses",
+        "1",
+        "--out",
+        tmp_path / "out",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "model.keras",
@@ -25,9 +31,9 @@ def test_quickstart(tmp_path):
         "result.json",
     }
     result = json.loads((tmp_path / "out" / "result.json").read_text())
-    assert result["macs"] == [77_000, 227_020, 377_040] and result["test_images"] == 1347
-    assert len(result["error_percent"]) == 3 and result["error_percent"][1] < result["error_percent"][0]
-    assert f"{result['error_percent'][2]:.2f}" in done.stdout and "cascade at 0.95" in done.stdout
+    assert result["macs"] == [77_000, 227_020] and result["test_images"] == 1347
+    assert len(result["error_percent"]) == 2 and result["error_percent"][1] < result["error_percent"][0]
+    assert f"{result['error_percent'][1]:.2f}" in done.stdout and "cascade at 0.95" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -41,7 +47,12 @@ def test_quickstart(tmp_path):
         (["--out", "/proc/nothing"], "/proc/nothing"),
     ],
 )
-def test_bad_arguments(tmp_path, arguments, message):
-    done = quickstart(*arguments, cwd=tmp_path, env={"PATH": "", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)})
-    assert done.returncode != 0 and message in done.stderr
-    assert "Traceback" not in done.stderr and "Epoch" not in done.stdout
+def test_bad_arguments(monkeypatch, capsys, tmp_path, arguments, message):
+    monkeypatch.syspath_prepend(ROOT / "recipes")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["quickstart", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module("quickstart").main()
+    said = capsys.readouterr()
+    assert message in f"{ended.value.code}{said.err}" and ended.value.code != 0 and "Epoch" not in said.out

@@ -85,7 +85,6 @@ RUNS = {
     "graph": {"jit_compile": False},
     "auto": {"jit_compile": "auto", "steps_per_execution": "auto"},
     "one step": {"jit_compile": False, "steps_per_execution": 1},
-    "hundred steps": {"jit_compile": True, "steps_per_execution": 100},
     "eager": {"run_eagerly": True, "steps_per_execution": 1},
 }
 
