@@ -221,17 +221,19 @@ class Run:
             model.compile(optimizer(None), stage=row.stage)
             return
         print(f"{row.title}, seed {self.seed}, in {self.folder}")
-        jit = {"jit_compile": False} if self.smoke or not row.xla else {}
+        how = {} if row.xla else {"jit_compile": False}
+        if self.smoke:  # A graph takes longer to trace than these few steps.
+            how = {"run_eagerly": True, "steps_per_execution": 1}
         self.folder.mkdir(parents=True, exist_ok=True)
         callbacks = [epoch, Stopwatch(), keras.callbacks.CSVLogger(self.folder / "log.csv", append=True)]
         options = {"epochs": self.sweeps, "verbose": 1 if sys.stdout.isatty() else 2}
         if row.stage:
-            options |= {"stages": [row.stage], "compile_args": jit, "callbacks": lambda stage: callbacks}
+            options |= {"stages": [row.stage], "compile_args": how, "callbacks": lambda stage: callbacks}
             keras_glimpse.fit_greedy(model, train, optimizer=optimizer, checkpoint=self.folder / CHECKPOINT, **options)
             return
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         steps = self.sweeps * int(train.cardinality())
-        model.compile(optimizer(steps), loss, metrics=["accuracy"], steps_per_execution=1 if self.smoke else 32, **jit)
+        model.compile(optimizer(steps), loss, metrics=["accuracy"], **{"steps_per_execution": 32} | how)
         saved = keras_glimpse.Checkpoints(self.folder / CHECKPOINT)
         options |= {"initial_epoch": saved.restore(model), "callbacks": [*callbacks, saved]}
         model.fit(train, shuffle=False, **options)
