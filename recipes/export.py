@@ -158,12 +158,12 @@ def latency(answer, images):
 def show(results, args):
     table = Table(title=f"{args.model.name}, cascade at {args.threshold}")
     for name in ("file", "kB", "largest difference", "labels differ", "error %", "median µs", "mean µs"):
-        table.add_column(name, justify="left" if name == "file" else "right", no_wrap=name == "file")
+        table.add_column(name, justify="left" if name == "file" else "right", no_wrap=True)
     for each in results:
         figures = [f"{each['bytes'] / 1000:,.0f}", f"{each['largest_difference']:.1e}", str(each["labels_that_differ"])]
         figures += [f"{each['error_percent']:.2f}", str(each["median_us"]), str(each["mean_us"])]
         table.add_row(each["file"], *figures)
-    Console().print(table)
+    Console(width=max(Console().width, 100)).print(table)
     print(f"Wrote them and export.json to {args.out}/")
 
 
