@@ -1,6 +1,6 @@
 """Feed broken files and broken data to everything that reads them, and count what becomes of it.
 
-    python recipes/fuzz.py --cases 200                   # of each kind: ten minutes on two cores
+    python recipes/fuzz.py --cases 200                   # of each kind: two minutes on two cores
     python recipes/fuzz.py --kind tflite --unchecked     # what LiteRT itself does, where check_file is not asked first
     python recipes/fuzz.py --kind keras --only 17        # one case again
 
