@@ -1,6 +1,5 @@
 """A training that was stopped goes on: after every epoch, all that the next ones depend on is kept in a file."""
 
-import hashlib
 import io
 import json
 import os
@@ -14,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_glimpse.acceleration import scope_of
+from keras_glimpse.integrity import sha256
 
 KEPT = 2  # The last one, and the one before it in case that the last is torn.
 
@@ -113,7 +113,8 @@ class Checkpoints(keras.callbacks.Callback):
         np.savez(buffer, about=json.dumps(about, default=np.ndarray.tolist), **values)
         paths = self._paths()
         number = int(paths[-1].stem.split("-")[1]) + 1 if paths else 1
-        self._write(self.folder / f"checkpoint-{number:06}-{_digest(buffer.getvalue())}.npz", buffer.getvalue())
+        content = buffer.getvalue()
+        self._write(self.folder / f"checkpoint-{number:06}-{_digest(content)}.npz", content)
         for path in paths[: 1 - KEPT]:
             path.unlink()
 
@@ -157,4 +158,4 @@ def _variables(model):
 
 
 def _digest(content):
-    return hashlib.sha256(content).hexdigest()[:16]
+    return sha256(content)[:16]

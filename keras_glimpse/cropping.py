@@ -128,5 +128,5 @@ def _crop_by_gather(image, start, size):
     rows = tf.cast(rows, tf.float32)
     rows = (rows[:, :-1] * (1.0 - y[..., 0]) + rows[:, 1:] * y[..., 0]) * inside[:, 0, :, None]
     rows = tf.transpose(tf.reshape(rows, [-1, size, width, channels]), [0, 3, 1, 2])
-    tents = tf.nn.relu(1.0 - tf.abs(position[:, 1, :, None] - tf.range(width, dtype=tf.float32))) * inside[:, 1, :, None]
+    tents = _tent(position[:, 1, :, None] - tf.range(width, dtype=tf.float32)) * inside[:, 1, :, None]
     return tf.transpose(tf.matmul(rows, tents[:, None], transpose_b=True), [0, 2, 3, 1])

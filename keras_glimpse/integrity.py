@@ -59,6 +59,11 @@ def check_file(path: str | os.PathLike) -> None:
         raise ValueError(f"{path} is not whole: {error or type(error).__name__}") from error
 
 
+def files_in(folder: Path) -> list[str]:
+    """The names of all files in a folder and in those in it, relative to it."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
 def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
@@ -136,7 +141,6 @@ def _check_saved_model(path):
             raise ValueError(f"{name} is missing.")
         if sha256((path / name).read_bytes()) != expected:
             raise ValueError(f"{name} has not the content that was written.")
-    found = {each.relative_to(path).as_posix() for each in path.rglob("*") if each.is_file()}
-    added = sorted(name for name in found - {*written} if not name.startswith(f"{ASSETS}/"))
+    added = [name for name in files_in(path) if name not in written and not name.startswith(f"{ASSETS}/")]
     if added:
         raise ValueError(f"{added[0]} was not written by export_saved_model.")

@@ -26,6 +26,7 @@ import keras
 import networks
 import numpy as np
 import tensorflow as tf
+from arguments import at_least
 from experiment import RESULTS, commit
 from rich.console import Console
 from rich.table import Table
@@ -40,11 +41,9 @@ def main():
     commands = {"train": train, "inference": inference, "size": size, "memory": memory}
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("command", choices=commands)
-    parser.add_argument("--rounds", type=int, default=5, help="times that everything is run; default %(default)s")
+    parser.add_argument("--rounds", type=at_least(1), default=5, help="times that everything is run; default %(default)s")
     parser.add_argument("--smoke", action="store_true", help="as little of everything as shows that it works; keeps nothing")
     args = parser.parse_args()
-    if args.rounds < 1:
-        parser.error(f"--rounds must be at least 1; got {args.rounds}")
     keras.utils.set_random_seed(0)
     commands[args.command](1 if args.smoke else args.rounds, args.smoke)
 

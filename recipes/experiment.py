@@ -23,6 +23,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is impor
 
 import keras
 import numpy as np
+from arguments import at_least
 from rich.console import Console
 from rich.table import Table as RichTable
 
@@ -113,16 +114,14 @@ def main(table: Table, doc: str) -> None:
 def _parse_args(table, doc):
     parser = argparse.ArgumentParser(description=doc.split("\n")[0])
     parser.add_argument("--row", action="append", choices=[row.name for row in table.rows], help="only this one; repeatable")
-    parser.add_argument("--seeds", type=int, help="number of seeds; default 3 for the headline rows and 1 for the others")
-    parser.add_argument("--sweeps", type=int, help="over the training set; default as --list says")
+    parser.add_argument(
+        "--seeds", type=at_least(1), help="number of seeds; default 3 for the headline rows and 1 for the others"
+    )
+    parser.add_argument("--sweeps", type=at_least(1), help="over the training set; default as --list says")
     parser.add_argument("--smoke", action="store_true", help="all on a few small digits, in under a minute; keeps nothing")
     parser.add_argument("--list", action="store_true", help="list the rows")
     parser.add_argument("--runs", type=Path, default=Path("runs/tables"), help="where models are kept; default %(default)s")
-    args = parser.parse_args()
-    for name in ("seeds", "sweeps"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            parser.error(f"--{name} must be at least 1; got {getattr(args, name)}")
-    return args
+    return parser.parse_args()
 
 
 @dataclass(frozen=True)
@@ -240,8 +239,7 @@ class Run:
 
     def _splits(self, epoch=None):
         digits, options = _digits(self.smoke), {"seed": self.seed, "epoch": epoch} | self.row.data
-        count = options.pop("training_digits", len(digits.train_images))
-        digits = digits._replace(train_images=digits.train_images[:count], train_labels=digits.train_labels[:count])
+        digits = first_digits(digits, options.pop("training_digits", None))
         if self.row.jittered:
             return data.jittered(digits, **{"copies": 1} | options if self.smoke else options)
         shift = options.pop("shift", 0)
@@ -317,6 +315,11 @@ def smoke_digits() -> data.Digits:
     """A hundred digits to train on and fifty to test on, that need no download."""
     digits = data.embedded_digits()
     return data.Digits(digits.train_images[:100], digits.train_labels[:100], digits.test_images[:50], digits.test_labels[:50])
+
+
+def first_digits(digits: data.Digits, count: int | None) -> data.Digits:
+    """Of the training digits only the first `count`; None for all."""
+    return digits._replace(train_images=digits.train_images[:count], train_labels=digits.train_labels[:count])
 
 
 def commit() -> str:

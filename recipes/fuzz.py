@@ -31,7 +31,7 @@ from typing import NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Before TensorFlow is imported: it has much to say of broken files.
 
-from multi_worker import at_least
+from arguments import at_least
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table

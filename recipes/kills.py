@@ -15,6 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from arguments import at_least
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -44,14 +45,13 @@ def main():
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--kills", type=int, default=20, help="trainings that are killed, each once; default %(default)s")
+    parser.add_argument(
+        "--kills", type=at_least(1), default=20, help="trainings that are killed, each once; default %(default)s"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the moments; default %(default)s")
     parser.add_argument("--out", type=Path, default=Path("runs/kills"), help="folder for kills.json; default %(default)s")
     parser.add_argument("--train", type=Path, help=argparse.SUPPRESS)  # What is killed: this program once more.
-    args = parser.parse_args()
-    if args.kills < 1:
-        parser.error(f"--kills must be at least 1; got {args.kills}")
-    return args
+    return parser.parse_args()
 
 
 def train(folder):

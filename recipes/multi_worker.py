@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import launcher
+from arguments import at_least
 
 
 def parse_args() -> argparse.Namespace:
@@ -39,15 +40,6 @@ def parse_args() -> argparse.Namespace:
     if args.replicas > 1 and args.workers > 1:
         parser.error(f"--replicas are of one worker; got --workers {args.workers} --replicas {args.replicas}")
     return args
-
-
-def at_least(minimum):
-    def integer(text):
-        if int(text) < minimum:
-            raise argparse.ArgumentTypeError(f"must be at least {minimum}; got {text}")
-        return int(text)
-
-    return integer
 
 
 def folder(args: argparse.Namespace, workers: int) -> Path:

@@ -19,6 +19,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is impor
 import keras
 import numpy as np
 import tensorflow as tf
+from arguments import at_least
 from rich.console import Console
 from rich.table import Table
 
@@ -35,17 +36,11 @@ def parse_args():
     )
     parser.add_argument("--data-dir", help="folder where TFDS keeps MNIST; default $TFDS_DATA_DIR or ~/tensorflow_datasets")
     parser.add_argument("--download", action="store_true", help="download MNIST by TFDS if it is not there")
-    parser.add_argument("--glimpses", type=positive, default=2, help="number of glimpses; default 2")
-    parser.add_argument("--epochs", type=positive, help="sweeps over the training set in each stage; default 6, MNIST 4")
+    parser.add_argument("--glimpses", type=at_least(1), default=2, help="number of glimpses; default 2")
+    parser.add_argument("--epochs", type=at_least(1), help="sweeps over the training set in each stage; default 6, MNIST 4")
     parser.add_argument("--seed", type=int, default=0, help="of weights, places and order; default 0")
     parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="folder to write to; default %(default)s")
     return parser.parse_args()
-
-
-def positive(text):
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1; got {text}")
-    return int(text)
 
 
 def main():

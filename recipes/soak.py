@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from arguments import at_least
 from experiment import commit
 from google.protobuf.message import DecodeError
 from matplotlib.figure import Figure
@@ -75,23 +76,17 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     shipped = keras_glimpse.pretrained_folder() / "jittered-mnist" / "saved_model" / "1"
     parser.add_argument("saved_model", type=Path, nargs="?", default=shipped, help="default: jittered-mnist, as shipped")
-    parser.add_argument("--requests", type=positive, default=1_000_000, help="how many; default %(default)s")
-    parser.add_argument("--threads", type=positive, default=8, help="that ask at the same time; default %(default)s")
+    parser.add_argument("--requests", type=at_least(1), default=1_000_000, help="how many; default %(default)s")
+    parser.add_argument("--threads", type=at_least(1), default=8, help="that ask at the same time; default %(default)s")
     parser.add_argument(
         "--batch-sizes",
-        type=lambda text: [positive(size) for size in text.split(",")],
+        type=lambda text: [at_least(1)(size) for size in text.split(",")],
         default=[1, 2, 3, 5, 8, 16, 32],
         help="images in a request, separated by commas; each size gets as many images; default 1,2,3,5,8,16,32",
     )
     parser.add_argument("--seed", type=int, default=0, help="of images and requests; default 0")
     parser.add_argument("--out", type=Path, default=Path("runs/soak"), help="folder to write to; default %(default)s")
     return parser.parse_args()
-
-
-def positive(text):
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1; got {text}")
-    return int(text)
 
 
 def pool(saved_model: Path, seed: int) -> np.ndarray:

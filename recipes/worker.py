@@ -15,7 +15,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is impor
 
 import keras
 import tensorflow as tf
-from experiment import Stopwatch, smoke_digits
+from experiment import Stopwatch, first_digits, smoke_digits
 from multi_worker import folder, parse_args
 from rich.console import Console
 from rich.table import Table
@@ -49,8 +49,7 @@ def train(args, strategy):
     out, epoch = folder(args, workers), data.Epoch()
     out.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(args.seed)  # Alike in all workers: each takes its share of the same batches.
-    digits, copies = _digits(args), 2 if args.smoke else 10
-    digits = digits._replace(train_images=digits.train_images[: args.digits], train_labels=digits.train_labels[: args.digits])
+    digits, copies = first_digits(_digits(args), args.digits), 2 if args.smoke else 10
     splits = data.jittered(digits, copies=copies, seed=args.seed, epoch=epoch)
     with strategy.scope():
         model = keras_glimpse.GlimpseClassifier(num_classes=10, num_glimpses=args.glimpses)

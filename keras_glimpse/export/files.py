@@ -47,27 +47,23 @@ def complete_folder(path: str | os.PathLike, about: dict) -> Iterator[Path]:
                 os.replace(old, path)
 
 
-def mark_file(path: Path, about: dict) -> None:
-    """Adds what is known of a `.tflite` file, and its checksum, in a zip archive behind it, which LiteRT does not read."""
-    content = path.read_bytes()
+def write_marked(path: Path, content: bytes, about: dict) -> None:
+    """Writes a `.tflite` file, and behind it a zip archive that LiteRT does not read: what is known of it, and its checksum."""
+    path.write_bytes(content)
     about = about | {"bytes": len(content), "sha256": integrity.sha256(content)}
     with zipfile.ZipFile(path, "a") as file:
         file.writestr(integrity.MARK, json.dumps(about) + "\n")
 
 
 def _checksums(folder):
-    return {name: integrity.sha256((folder / name).read_bytes()) for name in _files(folder)}
+    return {name: integrity.sha256((folder / name).read_bytes()) for name in integrity.files_in(folder)}
 
 
 def _is_ours(path):
     if not path.is_dir():
         return False
     written = json.loads((path / MARK).read_text())["files"] if (path / MARK).is_file() else []
-    return {*_files(path)} <= {*written, MARK.as_posix()}
-
-
-def _files(folder):
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return {*integrity.files_in(path)} <= {*written, MARK.as_posix()}
 
 
 def _writable(path):

@@ -12,7 +12,7 @@ from tensorflow.lite.python.schema_py_generated import BuiltinOperator
 from keras_glimpse.cascade import cascade_predict
 from keras_glimpse.checks import check_exportable, check_integers, check_one_of, check_spec
 from keras_glimpse.downsampling import to_unit_range
-from keras_glimpse.export.files import complete_file, mark_file
+from keras_glimpse.export.files import complete_file, write_marked
 from keras_glimpse.export.graphs import holder, one_image, until_sure
 from keras_glimpse.portable import portable_operations
 from keras_glimpse.version import __version__
@@ -72,8 +72,8 @@ def export_litert(
     about = {"keras_glimpse": __version__, "image_shape": model.image_shape, "num_classes": model.num_classes}
     about |= {"threshold": threshold and float(threshold), "quantize": quantize}
     with complete_file(path) as scratch:
-        scratch.write_bytes(convert(lambda images: compute(model, images, threshold), model, signature, quantize, images))
-        mark_file(scratch, about)
+        content = convert(lambda images: compute(model, images, threshold), model, signature, quantize, images)
+        write_marked(scratch, content, about)
 
 
 def _calibration_images(model, quantize, threshold, calibration):
