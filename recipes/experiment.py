@@ -26,6 +26,7 @@ import numpy as np
 from arguments import at_least
 from rich.console import Console
 from rich.table import Table as RichTable
+from row_data import evaluation_data, smoke_digits, training_data
 
 import keras_glimpse
 from keras_glimpse import data
@@ -54,8 +55,9 @@ class Row:
         learning_rate, falls: of SGD with momentum 0.9, and whether it falls linearly to 0 (the paper's is constant).
         seeds: how many, by default: 0, 1, ...
         jittered: 48x48 images of digits at random places; if not, MNIST as it is, 28x28.
-        data: further arguments of the data set; `training_digits`, if the row trains on the first of them only; and `shift`,
-            if MNIST's training digits are moved by up to so many pixels each way, by others in every sweep.
+        data: further arguments of the data set; `training_digits`, if the row trains on the first of them only; `shift`, if
+            MNIST's training digits are moved by up to so many pixels each way, by others in every sweep; and `distorted`, if
+            ten distorted digits stand for each training digit (`distortion.py`).
         threshold: of a cascade; `CHEAPEST`, to choose it on the digits that were held out of training.
         tested_on: "test", or "validation" for the digits that were held out of training.
         xla: whether XLA compiles the step; on a CPU it is slow at convolutions.
@@ -149,7 +151,7 @@ class Run:
         if done.exists():
             return json.loads(done.read_text())
         model = self.model()
-        splits = self._splits()
+        splits = evaluation_data(_digits(self.smoke), self.row)
         test, threshold = getattr(splits, self.row.tested_on), self.row.threshold
         if threshold == CHEAPEST:
             threshold = keras_glimpse.cascade_curve(model, splits.validation).cheapest()
@@ -214,7 +216,7 @@ class Run:
 
     def _fit(self, model):
         row, epoch = self.row, data.Epoch()
-        train = self._splits(epoch).train
+        train = training_data(_digits(self.smoke), row, self.seed, epoch, copies=1 if self.smoke else 10)
         optimizer = lambda steps: keras_glimpse.paper_sgd(steps if row.falls else None, row.learning_rate)  # noqa: E731
         if not self.sweeps:
             model.compile(optimizer(None), stage=row.stage)
@@ -236,22 +238,6 @@ class Run:
         saved = keras_glimpse.Checkpoints(self.folder / CHECKPOINT)
         options |= {"initial_epoch": saved.restore(model), "callbacks": [*callbacks, saved]}
         model.fit(train, shuffle=False, **options)
-
-    def _splits(self, epoch=None):
-        digits, options = _digits(self.smoke), {"seed": self.seed, "epoch": epoch} | self.row.data
-        digits = first_digits(digits, options.pop("training_digits", None))
-        if self.row.jittered:
-            return data.jittered(digits, **{"copies": 1} | options if self.smoke else options)
-        shift = options.pop("shift", 0)
-        splits = data.plain(digits, **options)
-        return splits._replace(train=_shifted(digits, shift, options)) if shift else splits
-
-
-def _shifted(digits, shift, options):
-    """Training digits at other places in every sweep: put on a larger canvas, of which the middle is kept."""
-    canvas = digits.train_images.shape[1] + 2 * shift
-    train = data.jittered(digits, canvas=canvas, copies=1, fresh_places=True, **options).train
-    return train.map(lambda images, labels: (images[:, shift:-shift, shift:-shift], labels))
 
 
 class Stopwatch(keras.callbacks.Callback):
@@ -309,17 +295,6 @@ def _percent(share):
 @cache
 def _digits(smoke):
     return smoke_digits() if smoke else data.mnist_digits()
-
-
-def smoke_digits() -> data.Digits:
-    """A hundred digits to train on and fifty to test on, that need no download."""
-    digits = data.embedded_digits()
-    return data.Digits(digits.train_images[:100], digits.train_labels[:100], digits.test_images[:50], digits.test_labels[:50])
-
-
-def first_digits(digits: data.Digits, count: int | None) -> data.Digits:
-    """Of the training digits only the first `count`; None for all."""
-    return digits._replace(train_images=digits.train_images[:count], train_labels=digits.train_labels[:count])
 
 
 def commit() -> str:

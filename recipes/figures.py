@@ -17,10 +17,11 @@ import keras
 import numpy as np
 import table1
 import tuning
-from experiment import RESULTS, Run, smoke_digits
+from experiment import RESULTS, Run
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 from report import read
+from row_data import smoke_digits
 
 import keras_glimpse
 from keras_glimpse import data

@@ -23,16 +23,27 @@ def conv() -> keras.Model:
 
 
 def conv_glimpse(first: int, second: int) -> keras.Model:
-    """A small convolutional glimpse network, of half the multiply-accumulates of the paper's dense one on 12x12x2 patches."""
+    """A small convolutional glimpse network for 12x12x2 patches: 3x3 filters, as many as said in each of two layers."""
     layers = [keras.layers.Conv2D(first, 3, activation="relu"), keras.layers.MaxPooling2D(2)]
     layers += [keras.layers.Conv2D(second, 3, activation="relu"), keras.layers.Flatten(), keras.layers.Dense(10)]
     return keras.Sequential(layers)
 
 
-def convolutional(num_glimpses: int, hidden_units: int, filters: tuple[int, int], **kwargs) -> GlimpseClassifier:
-    """A smaller thumbnail network than the paper's, and convolutional glimpses: what is spared there is spent on looking."""
-    net = conv_glimpse(*filters)
-    return GlimpseClassifier(10, num_glimpses, location_weight=10.0, hidden_units=hidden_units, glimpse_net=net, **kwargs)
+def conv_thumbnail(filters: int, hidden_units: int) -> keras.Model:
+    """A low-resolution network for 48x48 images whose first layer is a convolution."""
+    images = keras.Input((48, 48, 1))
+    features = keras.layers.Conv2D(filters, 4, strides=2, activation="relu")(keras.layers.AveragePooling2D(4)(images))
+    hidden = keras.layers.Dense(hidden_units, "relu")(keras.layers.Flatten()(features))
+    return keras.Model(images, (hidden, keras.layers.Dense(10)(hidden)))
+
+
+def convolutional(
+    num_glimpses: int, filters: tuple[int, int], hidden_units: int, thumbnail_filters: int | None = None, **kwargs
+) -> GlimpseClassifier:
+    """Convolutional glimpses and a smaller thumbnail network than the paper's: what is spared there is spent on looking."""
+    thumbnail = thumbnail_filters and conv_thumbnail(thumbnail_filters, hidden_units)
+    nets = {"glimpse_net": conv_glimpse(*filters), "low_res_net": thumbnail}
+    return GlimpseClassifier(10, num_glimpses, location_weight=10.0, hidden_units=hidden_units, **nets, **kwargs)
 
 
 @keras.saving.register_keras_serializable(package="recipes")

@@ -43,7 +43,7 @@ def test_export(recipe, make_model, tmp_path):
     pytest.importorskip("ai_edge_litert")
     export = recipe("export")
     model = make_model(image_shape=(48, 48, 1), num_classes=10, num_glimpses=1)
-    digits = importlib.import_module("experiment").smoke_digits()
+    digits = importlib.import_module("row_data").smoke_digits()
     results = export.export_all(model, 0.95, digits, tmp_path)
     assert {each["file"] for each in results} == {
         "saved_model/1",
@@ -93,7 +93,7 @@ class Killed(Exception):
 def test_an_interrupted_row_ends_as_if_it_were_not(recipe, tmp_path, monkeypatch):
     experiment, table1 = recipe("experiment"), recipe("table1")
     monkeypatch.setattr(experiment, "_digits", lambda smoke: experiment.smoke_digits())
-    row = experiment.replace(table1.FIRST, sweeps=3, xla=False, data={"copies": 2})
+    row = experiment.replace(table1.FIRST, sweeps=3, xla=False)
     whole = experiment.Run(row, 1, None, tmp_path / "whole").model().get_weights()
 
     class Killer(experiment.Stopwatch):
