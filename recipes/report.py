@@ -44,16 +44,23 @@ def read(name: str) -> list[dict]:
 
 
 def markdown(table: Table, results: list[dict]) -> str:
-    lines = ["| row | paper | ours | target | sweeps | seeds | speed-up: paper | ours |"]
-    lines.append("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for row in table.rows:
-        wanted = [line for line in results if line["row"] == row.name and int(line["sweeps"]) == _sweeps(row)]
-        errors = [float(line["error"]) for line in wanted]
-        figures = [row.title, _or_blank(row.paper), _mean_and_spread(errors), _or_blank(row.target), _sweeps(row)]
-        speed_up = f"{statistics.mean(float(line['speed_up']) for line in wanted):.2f}" if wanted else ""
-        figures += [len(errors) or "", _or_blank(row.paper_speed_up), speed_up]
-        lines.append("| " + " | ".join(str(figure) for figure in figures) + " |")
-    return "\n".join([*lines, *_exits(table, results)])
+    """The paper's rows and our controls; below them the best that we can do; then where the images of cascades stopped."""
+    best = [row for row in table.rows if row.title.startswith("best")]
+    others = [row for row in table.rows if row not in best]
+    tables = [_rows(rows, results) for rows in (others, best) if rows]
+    return "\n".join(["\n\n".join(tables), *_exits(table, results)])
+
+
+def _rows(rows, results):
+    lines = ["| row | paper | ours | target | MACs | speed-up | paper's | sweeps | seeds |", f"|{' --- |' * 9}"]
+    for row in rows:
+        runs = [line for line in results if line["row"] == row.name and int(line["sweeps"]) == _sweeps(row)]
+        errors, macs, speed_ups = ([float(run[name]) for run in runs] for name in ("error", "macs", "speed_up"))
+        figures = [row.title, _or_blank(row.paper), _mean_and_spread(errors), _or_blank(row.target)]
+        figures += [f"{statistics.mean(macs):,.0f}", f"{statistics.mean(speed_ups):.2f}"] if runs else ["", ""]
+        figures += [_or_blank(row.paper_speed_up), _sweeps(row), len(runs) or ""]
+        lines.append(f"| {' | '.join(map(str, figures))} |")
+    return "\n".join(lines)
 
 
 def _sweeps(row):
