@@ -7,6 +7,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from scipy import ndimage
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
@@ -119,3 +120,36 @@ def test_another_protocol_is_not_taken_for_the_same(recipe, tmp_path):
     changed = experiment.replace(run, row=experiment.replace(table1.FIRST, learning_rate=1.0))
     with pytest.raises(SystemExit, match="was begun with"):
         changed._same_protocol()
+
+
+def test_distorted_digits(recipe, monkeypatch):
+    distortion, digits = recipe("distortion"), importlib.import_module("row_data").smoke_digits()
+    some = distortion.distorted(digits, copies=3, seed=1)
+    assert some.train_images.shape == (300, *digits.train_images.shape[1:]) and some.train_images.dtype == np.uint8
+    np.testing.assert_array_equal(some.train_labels, np.repeat(digits.train_labels, 3))
+    np.testing.assert_array_equal(some.test_images, digits.test_images)
+    np.testing.assert_array_equal(some.train_images, distortion.distorted(digits, copies=3, seed=1).train_images)
+    assert len(np.unique(some.train_images[:3], axis=0)) == 3
+
+    monkeypatch.setattr(distortion, "BEND", 0.0)
+    maps = np.random.default_rng(0).uniform(-0.2, 0.2, (100, 2, 2)) + np.eye(2)
+    monkeypatch.setattr(distortion, "_linear_maps", lambda count, generator: maps[:count].astype(np.float32))
+    found = distortion.distorted(digits, copies=1).train_images[..., 0].astype(int)
+    centre = (np.array(found.shape[1:]) - 1) / 2
+    for image, each, result in zip(digits.train_images[..., 0], maps, found):
+        expected = ndimage.affine_transform(image.astype(float), each.T, centre - each.T @ centre, order=1)
+        np.testing.assert_allclose(result, expected, atol=0.51)
+
+
+def test_a_row_does_not_train_on_what_it_holds_out(recipe):
+    """Every training image is a digit of its own brightness here, at some place or distorted."""
+    row_data, table1 = recipe("row_data"), recipe("table1")
+    images = np.zeros((12, 28, 28, 1), np.uint8)
+    images[:, 8:20, 8:20] = 20 * np.arange(1, 13)[:, None, None, None]
+    digits = row_data.data.Digits(images, np.arange(12) % 10, images[:1], np.zeros(1, int))
+    for row in (table1.BEST_1, table1.WIDE_1):
+        train = row_data.training_data(digits, row, 0, row_data.data.Epoch())
+        brightest = {int(image.max()) for batch, _ in train for image in batch.numpy()}
+        assert sum(len(labels) for _, labels in train) == 110 and max(brightest) == 220
+        held_out = row_data.evaluation_data(digits, row).validation
+        assert {int(image.max()) for batch, _ in held_out for image in batch.numpy()} == {240}
