@@ -40,6 +40,21 @@ class CascadeCurve(NamedTuple):
             raise ValueError(f"No threshold has an error of {self.full_error + extra_error:.4f} or less.")
         return float(self.thresholds[good[self.macs[good].argmin()]])
 
+    def within(self, macs: float) -> float:
+        """The threshold of least error that costs at most `macs` multiply-accumulates an image, on average.
+
+        Choose it on images that the model was neither trained nor is tested on.
+
+        Raises:
+            ValueError: no threshold is so cheap.
+        """
+        cheap = np.flatnonzero(self.macs <= macs)
+        if not len(cheap):
+            raise ValueError(
+                f"No threshold costs {macs:,.0f} multiply-accumulates or fewer; the cheapest, {self.macs.min():,.0f}."
+            )
+        return float(self.thresholds[cheap[self.errors[cheap].argmin()]])
+
 
 def cascade_curve(model, images, labels=None, thresholds=THRESHOLDS, batch_size: int = 1000) -> CascadeCurve:
     """Error and mean MACs of the cascade at many thresholds, from one look at every image.

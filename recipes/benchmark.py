@@ -27,9 +27,9 @@ import networks
 import numpy as np
 import tensorflow as tf
 from arguments import at_least
-from experiment import RESULTS, commit
 from rich.console import Console
 from rich.table import Table
+from row_run import RESULTS, commit
 
 import keras_glimpse
 from keras_glimpse import GlimpseClassifier, cascade_predict, count_macs, data, stage_macs

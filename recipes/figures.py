@@ -1,7 +1,7 @@
-"""Figures 2 to 5 of the paper, and error against cost over thresholds, from a trained model.
+"""Figures 2 to 5 of the paper, and error against cost over thresholds, from trained models.
 
-    python recipes/figures.py                        # the fine-tuned model of table 1, seed 0, once `table1.py` has trained it
-    python recipes/figures.py --model MODEL.keras    # any model of 48x48 images
+    python recipes/figures.py                        # the fine-tuned and the best model of table 1, once it has trained them
+    python recipes/figures.py --model MODEL.keras    # any model of 48x48 images, with dense networks for figures 3 and 4
     python recipes/figures.py --smoke                # an untrained model and few digits, in seconds; keeps nothing
 
 Leaves PNG files in `recipes/results/figures/`.
@@ -17,15 +17,19 @@ import keras
 import numpy as np
 import table1
 import tuning
-from experiment import RESULTS, Run
 from matplotlib.figure import Figure
+from matplotlib.image import imsave
 from matplotlib.ticker import ScalarFormatter
 from report import read
 from row_data import smoke_digits
+from row_run import RESULTS, Run
 
 import keras_glimpse
 from keras_glimpse import data
 from keras_glimpse.curve import THRESHOLDS
+
+DPI = 300
+TEST_COPIES = 3  # Images of each test digit
 
 
 def main():
@@ -38,86 +42,111 @@ def main():
     args = parser.parse_args()
     keras.utils.set_random_seed(0)
     digits = smoke_digits() if args.smoke else data.mnist_digits()
-    test = data.jittered(digits).test
+    test = data.jittered(digits, test_copies=TEST_COPIES).test
     images, labels = (np.concatenate(parts) for parts in zip(*test.as_numpy_iterator()))
-    model = _model(args)
+    models = _models(args)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) if args.smoke else RESULTS / "figures"
         folder.mkdir(parents=True, exist_ok=True)
-        draw_all(model, images, labels, folder)
-        print(f"Wrote {', '.join(path.name for path in sorted(folder.iterdir()))} to {folder}/")
+        written = draw_all(models, images, labels, folder)
+        print(f"Wrote {', '.join(written)} to {folder}/")
 
 
-def _model(args):
+def _models(args):
+    """What is drawn, by name; of the first all figures, of the others their curves."""
     if args.smoke:
         model = keras_glimpse.GlimpseClassifier(10, 2)
         model.build((None, 48, 48, 1))
-        return model
-    path = args.model or Run(table1.TUNED, 0, None, args.runs).folder / "model.keras"
-    if not path.exists():
-        sys.exit(f"figures: {path} does not exist. Train it by table1.py --row fine-tuned --seeds 1, or name one by --model.")
-    return keras.models.load_model(path)
+        return {"untrained": model}
+    paths = {row.name: Run(row, 0, None, args.runs).folder / "model.keras" for row in (table1.TUNED, table1.WIDE_TUNED)}
+    if args.model:
+        paths = {args.model.name: args.model}
+    for name, path in paths.items():
+        if not path.exists():
+            sys.exit(f"figures: {path} does not exist. Train it by table1.py --row {name} --seeds 1, or name one by --model.")
+    return {name: keras.models.load_model(path) for name, path in paths.items()}
 
 
-def draw_all(model, images, labels, folder):
-    parts = np.array_split(images, max(1, len(images) // 1000))
-    probabilities = np.concatenate([keras.ops.softmax(model.look(part)["logits"]) for part in parts])
-    tiles(images[np.random.default_rng(0).permutation(len(images))[:60], ..., 0], 12, folder / "figure2.png")
+def draw_all(models, images, labels, folder) -> list[str]:
+    """Draws what can be drawn of these models; returns the names of the files."""
+    model = next(iter(models.values()))
+    tiles(images[np.random.default_rng(0).permutation(len(images))[:60], ..., 0], 12, 4, folder / "figure2.png")
+    written = ["figure2.png"]
+    if all(hasattr(net, "hidden_layers") for net in (model.low_res_net, model.glimpse_nets[0])):
+        draw_filters(model, folder)
+        written += ["figure3.png", "figure4.png"]
+    chosen = most_disputed(probabilities_after(model, images), count=7)
+    picture = keras_glimpse.draw_glimpses(model, images[chosen], labels[chosen])
+    picture.savefig(folder / "figure5.png", dpi=DPI)
+    draw_curves(models, images, labels, folder / "cascade.png")
+    return [*written, "figure5.png", "cascade.png"]
+
+
+def draw_filters(model, folder):
+    """The first layers of N0 (figure 3) and N1 (figure 4, at full resolution)."""
     n0, n1 = (net.hidden_layers[0].kernel.numpy().T for net in (model.low_res_net, model.glimpse_nets[0]))
-    tiles(n0.reshape(-1, *model.low_res_net.size), 25, folder / "figure3.png")
+    tiles(n0.reshape(-1, *model.low_res_net.size), 25, 8, folder / "figure3.png")
     finest = int(np.argmin(model.crop.scales))
     patches = n1.reshape(-1, model.crop.size, model.crop.size, len(model.crop.scales))[..., finest]
-    tiles(patches, 25, folder / "figure4.png")
-    chosen = disagreement(probabilities).argsort(kind="stable")[::-1][:10]
-    keras_glimpse.draw_glimpses(model, images[chosen], labels[chosen], folder / "figure5.png")
-    draw_curve(model, probabilities, images, labels, folder / "cascade.png")
+    tiles(patches, 25, 8, folder / "figure4.png")
 
 
-def tiles(pictures, columns, path):
-    """Pictures side by side, each between its own least and largest value."""
+def tiles(pictures, columns, enlarged, path):
+    """Pictures side by side, each between its own least and largest value, with white lines between and around them."""
     low, high = (edge(pictures, axis=(1, 2), keepdims=True) for edge in (np.min, np.max))
-    pictures = np.pad((pictures - low) / np.maximum(high - low, 1e-9), ((0, 0), (1, 0), (1, 0)), constant_values=1.0)
-    blank = np.ones((-len(pictures) % columns, *pictures.shape[1:]))
-    rows = np.concatenate([pictures, blank]).reshape(-1, columns, *pictures.shape[1:])
+    pictures = np.kron((pictures - low) / np.maximum(high - low, 1e-9), np.ones((1, enlarged, enlarged)))
+    pictures = np.pad(pictures, ((0, -len(pictures) % columns), (4, 0), (4, 0)), constant_values=1.0)
+    rows = pictures.reshape(-1, columns, *pictures.shape[1:])
     sheet = rows.swapaxes(1, 2).reshape(rows.shape[0] * rows.shape[2], -1)
-    figure = Figure(figsize=(8, 8 * sheet.shape[0] / sheet.shape[1]))
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.imshow(sheet, cmap="gray", interpolation="nearest")
-    axes.axis("off")
-    figure.savefig(path, dpi=150)
+    imsave(path, np.pad(sheet, ((0, 4), (0, 4)), constant_values=1.0), cmap="gray", vmin=0, vmax=1, dpi=DPI)
 
 
-def disagreement(probabilities):
-    """How much the distributions of N0, N1, ... differ: the largest distance between two of them, for each image."""
-    return np.abs(probabilities[:, :, None] - probabilities[:, None]).sum(axis=-1).max(axis=(1, 2))
+def probabilities_after(model, images):
+    """`[n, num_glimpses + 1, num_classes]`, after the thumbnail and after each glimpse."""
+    parts = np.array_split(images, max(1, len(images) // 1000))
+    return np.concatenate([keras.ops.softmax(model.look(part)["logits"]) for part in parts])
 
 
-def draw_curve(model, probabilities, images, labels, path):
-    """Error against mean MACs as the threshold goes up, with the paper's threshold and the one chosen on held-out digits."""
-    macs, wrong = keras_glimpse.stage_macs(model), probabilities.argmax(axis=-1) != labels[:, None]
-    marked = list(thresholds())
-    curve = keras_glimpse.cascade_curve(model, images, labels, [*THRESHOLDS, *(threshold for threshold, _, _ in marked)])
-    line = slice(len(THRESHOLDS))
-    figure = Figure(figsize=(6, 4), layout="constrained")
+def most_disputed(probabilities, count):
+    """The images on which N0, N1, ... differ most, each from the one before it, in sum; of each digit one image."""
+    differ = np.abs(np.diff(probabilities, axis=1)).sum(axis=(1, 2))
+    ranked = differ.argsort(kind="stable")[::-1]
+    _, first = np.unique(ranked // TEST_COPIES, return_index=True)
+    return ranked[np.sort(first)[:count]]
+
+
+def draw_curves(models, images, labels, path):
+    """Error against mean MACs as the threshold goes up, with the thresholds that were fixed beforehand."""
+    figure = Figure(figsize=(6.5, 4.5), layout="constrained")
     axes = figure.subplots()
-    axes.plot(curve.macs[line] / 1000, 100 * curve.errors[line], color="tab:blue", label="cascade, thresholds from 0.1 to 1")
-    axes.plot(macs / 1000, 100 * wrong.mean(axis=0), "o", color="black", label="all images through N0, N1, ...")
-    for point, (threshold, why, marker) in enumerate(marked, start=len(THRESHOLDS)):
-        label = f"threshold {threshold:.3g}, {why}"
-        axes.plot(curve.macs[point] / 1000, 100 * curve.errors[point], marker, label=label)
+    for colour, (name, model) in zip(("tab:blue", "tab:orange"), models.items()):
+        fixed = list(thresholds(name))
+        curve = keras_glimpse.cascade_curve(model, images, labels, [*THRESHOLDS, *(threshold for threshold, _, _ in fixed)])
+        macs, errors = curve.macs / 1000, 100 * curve.errors
+        axes.plot(macs[: len(THRESHOLDS)], errors[: len(THRESHOLDS)], color=colour, label=f"{name}, thresholds from 0.1 to 1")
+        for x, y, (threshold, why, marker) in zip(macs[len(THRESHOLDS) :], errors[len(THRESHOLDS) :], fixed):
+            axes.plot(x, y, marker, color=colour, markersize=9, label=f"threshold {threshold:.3g}, {why}")
+    paper = [(row.paper, table1.DENSE_MACS / row.paper_speed_up / 1000) for row in (table1.FIRST, table1.TUNED, table1.CASCADE)]
+    axes.plot([macs for _, macs in paper], [error for error, _ in paper], "kx", label="paper: 1 glimpse, 2 fine tuned, cascade")
     axes.set(xlabel="mean multiply-accumulates an image, thousands", ylabel="test error, %", yscale="log")
     for formatted in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
         formatted(ScalarFormatter())  # Percentages, not powers of ten.
     axes.grid(alpha=0.3, which="both")
-    axes.legend()
-    figure.savefig(path, dpi=150)
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=DPI)
 
 
-def thresholds():
-    yield table1.CASCADE.threshold, "the paper's", "D"
-    held_out = [line for line in read("tuning") if line["row"] == tuning.THRESHOLD.name]
-    if held_out:
-        yield json.loads(held_out[-1]["details"])["threshold"], "chosen on held-out digits", "*"
+def thresholds(name):
+    """Of the model of that row: threshold, where it is from, and a marker."""
+    chosen = {
+        line["row"]: json.loads(line["details"]).get("threshold") for table in ("table1", "tuning") for line in read(table)
+    }
+    if name == table1.TUNED.name:
+        yield table1.CASCADE.threshold, "the paper's", "D"
+        if tuning.THRESHOLD.name in chosen:
+            yield chosen[tuning.THRESHOLD.name], "chosen with such a model of fewer digits on the others", "*"
+    elif table1.WIDE_CASCADE.name in chosen:
+        yield chosen[table1.WIDE_CASCADE.name], "chosen on digits it was not trained on", "*"
 
 
 if __name__ == "__main__":

@@ -184,7 +184,7 @@ def write(results, odd, args):
         kind: {"cases": len(some)} | {outcome: sum(each.outcome == outcome for each in some) for outcome in OUTCOMES}
         for kind, some in results.items()
     }
-    from experiment import commit  # Here, since it imports TensorFlow.
+    from row_run import commit  # Here, since it imports TensorFlow.
 
     about = {"seed": args.seed, "commit": commit(), "checked": not args.unchecked, "counts": counts, "anything else": odd}
     versions = {package: importlib.metadata.version(package) for package in PACKAGES}

@@ -16,8 +16,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is impor
 
 import table1
 import table3
-from experiment import Row, Run, Table
 from export import export_all, one_thread
+from row_run import Run
+from rows import Row, Table
 
 import keras_glimpse
 from keras_glimpse import data

@@ -15,7 +15,8 @@ import table1
 import table2
 import table3
 import tuning
-from experiment import RESULTS, Table
+from row_run import RESULTS, Run
+from rows import Table
 
 README = Path(__file__).parent.parent / "README.md"
 TABLES = [table1.TABLE, table2.TABLE, table3.TABLE, tuning.TABLE]
@@ -35,37 +36,39 @@ def main():
 
 
 def read(name: str) -> list[dict]:
-    """The results of a table, of each row, seed and number of sweeps the latest."""
+    """The results of a table, of each row, protocol and seed the latest; none of code that was not committed."""
     path = RESULTS / f"{name}.csv"
     if not path.exists():
         return []
     with path.open() as file:
-        return list({(line["row"], line["seed"], line["sweeps"]): line for line in csv.DictReader(file)}.values())
+        lines = [line for line in csv.DictReader(file) if not line["commit"].endswith("-dirty")]
+    return list({(line["row"], line["protocol"], line["seed"]): line for line in lines}.values())
 
 
 def markdown(table: Table, results: list[dict]) -> str:
     """The paper's rows and our controls; below them the best that we can do; then where the images of cascades stopped."""
-    best = [row for row in table.rows if row.title.startswith("best")]
-    others = [row for row in table.rows if row not in best]
-    tables = [_rows(rows, results) for rows in (others, best) if rows]
-    return "\n".join(["\n\n".join(tables), *_exits(table, results)])
+    parts = [[row for row in table.rows if row.best == best] for best in (False, True)]
+    tables = [_rows(rows, results) for rows in parts if rows]
+    return "\n".join(["\n\nThe best that we can do:\n\n".join(tables), *_exits(table, results)])
 
 
 def _rows(rows, results):
-    lines = ["| row | paper | ours | target | MACs | speed-up | paper's | sweeps | seeds |", f"|{' --- |' * 9}"]
+    names = ["`--row`", "", "paper", "ours", "target", "MACs", "speed-up", "paper's speed-up", "sweeps", "seeds"]
+    lines = [f"| {' | '.join(names)} |", f"|{' --- |' * len(names)}"]
     for row in rows:
-        runs = [line for line in results if line["row"] == row.name and int(line["sweeps"]) == _sweeps(row)]
+        runs = _runs(row, results)
         errors, macs, speed_ups = ([float(run[name]) for run in runs] for name in ("error", "macs", "speed_up"))
-        figures = [row.title, _or_blank(row.paper), _mean_and_spread(errors), _or_blank(row.target)]
+        figures = [f"`{row.name}`", row.title, _or_blank(row.paper), _mean_and_spread(errors), _target(row)]
         figures += [f"{statistics.mean(macs):,.0f}", f"{statistics.mean(speed_ups):.2f}"] if runs else ["", ""]
-        figures += [_or_blank(row.paper_speed_up), _sweeps(row), len(runs) or ""]
+        figures += [_or_blank(row.paper_speed_up), row.sweeps or row.after.sweeps, len(runs) or ""]
         lines.append(f"| {' | '.join(map(str, figures))} |")
     return "\n".join(lines)
 
 
-def _sweeps(row):
-    """A row that trains nothing tells of what it tests."""
-    return row.sweeps or row.after.sweeps
+def _runs(row, results):
+    """The results of a row as it is now defined."""
+    wanted = Run(row, 0, None, RESULTS).protocol_hash
+    return [line for line in results if line["row"] == row.name and line["protocol"] == wanted]
 
 
 def _mean_and_spread(errors):
@@ -75,22 +78,29 @@ def _mean_and_spread(errors):
     return f"{statistics.mean(errors):.2f}{spread}"
 
 
+def _target(row):
+    return f"{row.target} at {row.budget:,}" if row.budget else _or_blank(row.target)
+
+
 def _or_blank(figure):
     return "" if figure is None else figure
 
 
 def _exits(table, results):
-    """Where the images of a cascade stopped, as section 4.1 tells it."""
-    sweeps = {row.name: _sweeps(row) for row in table.rows if row.threshold}
-    for line in results:
-        if sweeps.get(line["row"]) != int(line["sweeps"]):
-            continue
+    """Where the images of cascades stopped, as section 4.1 tells it."""
+    lines = [line for row in table.rows if row.threshold for line in _runs(row, results)]
+    if lines:
+        names = ["stopped", "seed", "threshold", "sure there, and of these wrong", "never sure, answered all the same"]
+        yield f"\n| {' | '.join(names)} |\n|{' --- |' * len(names)}"
+    for line in lines:
         details = json.loads(line["details"])
-        parts = enumerate(zip(details["exit_fractions"], details["exit_errors"], details["rejected"]))
-        told = [
-            f"N{n} is sure of {sure:.1f} %, {wrong:.2f} % of them wrong, {left:.1f} % left" for n, (sure, wrong, left) in parts
+        shares = zip(details["exit_fractions"], details["exit_errors"])
+        stops = [
+            f"{'thumbnail' if n == 0 else f'glimpse {n}'}: {sure:.1f} %, {wrong:.2f} %"
+            for n, (sure, wrong) in enumerate(shares)
         ]
-        yield f"\n{line['row']}, seed {line['seed']}, threshold {details['threshold']}: {'; '.join(told)}."
+        figures = [f"`{line['row']}`", line["seed"], f"{details['threshold']:.3g}", "; ".join(stops)]
+        yield f"| {' | '.join(figures)} | {details['rejected'][-1]:.1f} % |"
 
 
 def replaced(text: str, name: str, table: str) -> str:

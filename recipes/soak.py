@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 from arguments import at_least
-from experiment import commit
 from google.protobuf.message import DecodeError
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from row_run import commit
 from serve import Served, build, serve, signature
 
 import keras_glimpse

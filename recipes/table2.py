@@ -9,7 +9,8 @@ Protocol as in `table1.py`, whose rows these start from.
 from dataclasses import replace
 from functools import partial
 
-from experiment import Table, main
+from experiment import main
+from rows import Table
 from table1 import DENSE_MACS, FIRST, SECOND, ours, two_glimpses
 
 single = partial(two_glimpses, scales=(1,))
@@ -17,7 +18,7 @@ no_penalty = partial(two_glimpses, diversity_weight=0.0)
 probabilities = partial(two_glimpses, location_input="probabilities")
 uniform = partial(two_glimpses, averaging="uniform")
 
-NO_DIVERSITY = ours("no-diversity", "this method, 2 glimpses, no diversity penalty", no_penalty, 1.4, 3, 1.4, FIRST, 2)
+NO_DIVERSITY = ours("no-diversity", "this method, 2 glimpses, no diversity penalty", no_penalty, 1.4, 3, 1.4, FIRST, 2, seeds=3)
 PROBABILITIES_1 = ours("probabilities-1", "1 glimpse, y instead of o for the location", probabilities, target=None, stage=1)
 UNIFORM_1 = ours("uniform-1", "1 glimpse, uniform weighting", uniform, stage=1)
 
@@ -45,6 +46,7 @@ TABLE = Table(
             1.75,
             FIRST,
             2,
+            seeds=3,
         ),
         NO_DIVERSITY,
         ours(
@@ -56,6 +58,7 @@ TABLE = Table(
             1.2,
             NO_DIVERSITY,
             "fine_tune",
+            seeds=3,
         ),
         ours(
             "weight-sharing",
@@ -66,6 +69,7 @@ TABLE = Table(
             1.7,
             FIRST,
             2,
+            seeds=3,
         ),
         PROBABILITIES_1,
         ours("probabilities", "2 glimpses, y instead of o for the location", probabilities, after=PROBABILITIES_1, stage=2),

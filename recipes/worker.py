@@ -15,11 +15,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is impor
 
 import keras
 import tensorflow as tf
-from experiment import Stopwatch
 from multi_worker import folder, parse_args
 from rich.console import Console
 from rich.table import Table
 from row_data import first_digits, smoke_digits
+from row_run import Stopwatch
 
 import keras_glimpse
 from keras_glimpse import data

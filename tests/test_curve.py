@@ -36,6 +36,13 @@ def test_labels_of_other_shapes(sharp_model, digits):
         keras_glimpse.cascade_curve(sharp_model, images, np.eye(4)[labels])
 
 
+def test_the_best_threshold_within_a_budget():
+    curve = keras_glimpse.CascadeCurve(np.array([0.5, 0.7, 0.9]), np.array([0.1, 0.02, 0.03]), np.array([10, 20, 30]), 0.03)
+    assert [curve.within(macs) for macs in (10, 20, 1000)] == [0.5, 0.7, 0.7]
+    with pytest.raises(ValueError, match="No threshold costs 9 .* the cheapest, 10"):
+        curve.within(9)
+
+
 def test_cheapest_threshold():
     curve = keras_glimpse.CascadeCurve(np.array([0.5, 0.7, 0.9]), np.array([0.04, 0.021, 0.02]), np.array([1, 2, 3]), 0.02)
     assert curve.cheapest(0.0) == 0.9

@@ -1,13 +1,19 @@
 """The recipes run, and the README says what their results are."""
 
+import dataclasses
 import importlib
 import sys
+from functools import partial
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from scipy import ndimage
+
+from keras_glimpse import CascadePrediction, stage_macs
+from keras_glimpse.data import Digits, Epoch
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
@@ -36,7 +42,7 @@ def test_every_row_trains_and_is_tested(recipe, capsys, name):
 
 def test_figures(recipe, capsys):
     recipe("figures", "--smoke").main()
-    assert "cascade.png, figure2.png, figure3.png, figure4.png, figure5.png" in capsys.readouterr().out
+    assert "Wrote figure2.png, figure3.png, figure4.png, figure5.png, cascade.png" in capsys.readouterr().out
 
 
 def test_export(recipe, make_model, tmp_path):
@@ -92,20 +98,20 @@ class Killed(Exception):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Keras's CSVLogger leaves its file open.
 def test_an_interrupted_row_ends_as_if_it_were_not(recipe, tmp_path, monkeypatch):
-    experiment, table1 = recipe("experiment"), recipe("table1")
-    monkeypatch.setattr(experiment, "_digits", lambda smoke: experiment.smoke_digits())
-    row = experiment.replace(table1.FIRST, sweeps=3, xla=False)
-    whole = experiment.Run(row, 1, None, tmp_path / "whole").model().get_weights()
+    row_run, table1 = recipe("row_run"), recipe("table1")
+    monkeypatch.setattr(row_run, "digits_of", lambda smoke: row_run.smoke_digits())
+    row = dataclasses.replace(table1.FIRST, sweeps=3, xla=False)
+    whole = row_run.Run(row, 1, None, tmp_path / "whole").model().get_weights()
 
-    class Killer(experiment.Stopwatch):
+    class Killer(row_run.Stopwatch):
         def on_train_batch_end(self, batch, logs=None):
             if self.model.optimizer.iterations > 2 * self.params["steps"]:
                 raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(experiment, "Stopwatch", Killer)
-        experiment.Run(row, 1, None, tmp_path / "killed").model()
-    run = experiment.Run(row, 1, None, tmp_path / "killed")
+        patch.setattr(row_run, "Stopwatch", Killer)
+        row_run.Run(row, 1, None, tmp_path / "killed").model()
+    run = row_run.Run(row, 1, None, tmp_path / "killed")
     for one, other in zip(whole, run.model().get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     assert len((run.folder / "log.csv").read_text().splitlines()) == 1 + 3
@@ -113,13 +119,23 @@ def test_an_interrupted_row_ends_as_if_it_were_not(recipe, tmp_path, monkeypatch
 
 
 def test_another_protocol_is_not_taken_for_the_same(recipe, tmp_path):
-    experiment, table1 = recipe("experiment"), recipe("table1")
-    run = experiment.Run(table1.FIRST, 0, None, tmp_path)
+    row_run, table1 = recipe("row_run"), recipe("table1")
+    run = row_run.Run(table1.TUNED, 0, None, tmp_path)
+    done = run.folder / "table1.json"
     commit = run._same_protocol()
     assert run._same_protocol() == commit
-    changed = experiment.replace(run, row=experiment.replace(table1.FIRST, learning_rate=1.0))
-    with pytest.raises(SystemExit, match="was begun with"):
-        changed._same_protocol()
+    done.write_text('{"error": 1.0}')
+    assert run.result(table1.TABLE, tmp_path) == {"error": 1.0}
+    first = dataclasses.replace(table1.FIRST, learning_rate=1.0)
+    changes = [{"after": dataclasses.replace(table1.SECOND, after=first)}, {"jittered": False}, {"sweeps": 3}]
+    changes += [{"build": partial(table1.GlimpseClassifier, 10, 3, location_weight=10.0)}]
+    for change in changes:
+        changed = dataclasses.replace(run, row=dataclasses.replace(table1.TUNED, **change))
+        changed.folder.mkdir(parents=True, exist_ok=True)
+        (changed.folder / "protocol.json").write_text((run.folder / "protocol.json").read_text())
+        with pytest.raises(SystemExit, match="was begun with"):
+            changed.result(table1.TABLE, tmp_path)
+        assert changed.protocol_hash != run.protocol_hash
 
 
 def test_distorted_digits(recipe, monkeypatch):
@@ -141,15 +157,78 @@ def test_distorted_digits(recipe, monkeypatch):
         np.testing.assert_allclose(result, expected, atol=0.51)
 
 
-def test_a_row_does_not_train_on_what_it_holds_out(recipe):
-    """Every training image is a digit of its own brightness here, at some place or distorted."""
-    row_data, table1 = recipe("row_data"), recipe("table1")
-    images = np.zeros((12, 28, 28, 1), np.uint8)
-    images[:, 8:20, 8:20] = 20 * np.arange(1, 13)[:, None, None, None]
-    digits = row_data.data.Digits(images, np.arange(12) % 10, images[:1], np.zeros(1, int))
-    for row in (table1.BEST_1, table1.WIDE_1):
-        train = row_data.training_data(digits, row, 0, row_data.data.Epoch())
-        brightest = {int(image.max()) for batch, _ in train for image in batch.numpy()}
-        assert sum(len(labels) for _, labels in train) == 110 and max(brightest) == 220
-        held_out = row_data.evaluation_data(digits, row).validation
-        assert {int(image.max()) for batch, _ in held_out for image in batch.numpy()} == {240}
+def bright_digits(count):
+    """Squares, each of a brightness of its own, by which it is known wherever it is."""
+    images = np.zeros((count, 28, 28, 1), np.uint8)
+    images[:, 8:20, 8:20] = (10 + np.arange(count))[:, None, None, None]
+    return Digits(images, np.arange(count) % 10, images[:1], np.zeros(1, int))
+
+
+@pytest.mark.parametrize("name", ["table1", "table3", "tuning"])
+def test_rows_do_not_train_on_what_they_hold_out(recipe, name):
+    row_data, digits = recipe("row_data"), bright_digits(24)
+    rows = [row for row in recipe(name).TABLE.rows if "validation_split" in row.data and row.sweeps]
+    assert rows
+    for data, row in {(str(row.data), row.jittered): row for row in rows}.items():
+        train = row_data.training_data(digits, row, seed=0, epoch=Epoch(), copies=2)
+        images, labels = (np.concatenate(parts) for parts in zip(*train.as_numpy_iterator()))
+        held_out = np.concatenate([batch for batch, _ in row_data.evaluation_data(digits, row).validation.as_numpy_iterator()])
+        count = 24 - round(24 * row.data["validation_split"])
+        assert set(held_out.max(axis=(1, 2, 3))) == set(range(10 + count, 34))
+        assert set(images.max(axis=(1, 2, 3))) == set(range(10, 10 + count)), data
+        np.testing.assert_array_equal(labels, (images.max(axis=(1, 2, 3)) - 10) % 10)
+        assert len(images) == count * (2 if row.jittered or "distorted" in row.data else 1)
+
+
+def test_digits_are_moved_by_at_most_two_pixels(recipe):
+    row_data, table3 = recipe("row_data"), recipe("table3")
+    train = row_data.training_data(bright_digits(200), table3.BEST_1, seed=0, epoch=Epoch())
+    corners = {tuple(np.argwhere(image[..., 0])[0]) for batch, _ in train for image in batch.numpy()}
+    assert {y for y, _ in corners} == {x for _, x in corners} == {6, 7, 8, 9, 10}
+
+
+def test_the_best_rows_cost_no_more_than_they_may(recipe):
+    rows = [row for name in ("table1", "table3") for row in recipe(name).TABLE.rows if row.best and row.budget]
+    for row in [row for row in rows if not row.threshold]:
+        model = row.build()
+        model.build((None, 48, 48, 1) if row.jittered else (None, 28, 28, 1))
+        assert stage_macs(model)[-1] <= row.budget
+    assert len(rows) >= 6
+
+
+def test_figures_of_a_cascade(recipe, make_model, monkeypatch):
+    """Against those counted by hand, of four images of which one is never sure and one is sure of a wrong class."""
+    row_test = recipe("row_test")
+    probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]], np.float32)
+    looked = CascadePrediction(probabilities, np.array([0, 1, 1, 1]), np.array([10.0, 30.0, 30.0, 30.0]))
+    monkeypatch.setattr(row_test.keras_glimpse, "cascade_predict", lambda model, images, threshold: looked)
+    test = tf.data.Dataset.from_tensor_slices((np.zeros((4, 24, 24, 1)), [0, 1, 1, 0])).batch(3)
+    found = row_test.measure(make_model(num_glimpses=1, num_classes=2), test, threshold=0.7)
+    assert (found["error"], found["macs"]) == (25.0, 25)
+    assert found["details"] == {
+        "threshold": 0.7,
+        "exit_fractions": [25.0, 50.0],
+        "exit_errors": [0.0, 50.0],
+        "rejected": [75.0, 25.0],
+    }
+
+
+def test_results_of_another_protocol_are_not_shown(recipe, tmp_path, monkeypatch):
+    report, table1 = recipe("report"), recipe("table1")
+    results = report.read("table1")
+    assert "| 1.10 |" in report.markdown(table1.TABLE, results)  # One glimpse, so far.
+    changed = dataclasses.replace(table1.TABLE, rows=(dataclasses.replace(table1.FIRST, learning_rate=1.0),))
+    assert "not run yet" in report.markdown(changed, results)
+    monkeypatch.setattr(report, "README", tmp_path / "README.md")
+    report.README.write_text((RECIPES.parent / "README.md").read_text().replace("| 1.10 |", "| 0.10 |"))
+    with pytest.raises(SystemExit, match="README.md does not say"):
+        recipe("report", "--check").main()
+
+
+def test_the_most_disputed_images(recipe):
+    """Images 0 to 2 are of one digit, 3 to 5 of the next, and so on."""
+    figures = recipe("figures")
+    sure = np.eye(3)
+    beliefs = [(0, 1, 2), (0, 1, 1), (0, 0, 0), (0, 0, 0), (0, 0, 1), (0, 0, 0), (2, 2, 2), (0, 1, 0)]
+    chosen = figures.most_disputed(np.array([[sure[believed] for believed in image] for image in beliefs]), count=2)
+    assert sorted(chosen) == [0, 7]
