@@ -63,4 +63,4 @@ def _show(table, results):
         figures = result["seed"], result["sweeps"], f"{result['error']:.2f}", row.paper, row.target
         figures += f"{result['macs']:,}", f"{result['speed_up']:.2f}", row.paper_speed_up
         view.add_row(row.name, *("" if figure is None else str(figure) for figure in figures))
-    Console(width=max(Console().width, 100)).print(view)
+    Console(width=max(Console().width, 120)).print(view)
