@@ -8,7 +8,7 @@ from scipy import ndimage
 from keras_glimpse.data import Digits
 
 TURN, STRETCH, SLANT = np.radians(8.0), 0.1, 0.1  # At most so much, either way: an angle, and shares of lengths.
-BEND, SMOOTH = 12.0, 4.0  # alpha and sigma of Simard, Steinkraus and Platt, 2003: pixels are moved by about half of one.
+BEND, SMOOTH = 12.0, 4.0  # As alpha and sigma in Simard, Steinkraus and Platt, 2003: moves pixels by about half of one.
 CHUNK = 1000  # Digits that are distorted at once
 
 

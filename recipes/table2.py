@@ -1,7 +1,7 @@
 """Table 2, jittered MNIST: control experiments.
 
     python recipes/table2.py --list
-    python recipes/table2.py --row parallel     # 50 sweeps over 600,000 images, about 15 minutes on two cores
+    python recipes/table2.py --row parallel     # 50 sweeps over 600,000 images, 25 to 30 minutes on two cores
 
 Protocol as in `table1.py`, whose rows these start from.
 """

@@ -1,8 +1,8 @@
-"""What the paper's protocol needs to be stable, chosen on 10,000 digits held out of training (30,000 images).
+"""What the paper's protocol needs to be stable, compared on 10,000 digits held out of training (30,000 images).
 
-    python recipes/tuning.py     # 6 to 20 sweeps over 500,000 images a row, 2 to 6 minutes each on two cores
+    python recipes/tuning.py     # 6 to 20 sweeps over 500,000 images a row, 2 to 9 minutes each on two cores
 
-The test set has no part in it. Errors are those of the held-out split.
+Errors are those of the held-out split.
 """
 
 from dataclasses import replace
