@@ -11,6 +11,7 @@ from functools import partial
 
 from experiment import main
 from networks import CentreGlimpse, Thumbnail, conv, convolutional, dense
+from row_test import CHEAPEST
 from rows import Row, Table
 
 from keras_glimpse import GlimpseClassifier
@@ -43,6 +44,17 @@ BEST_1 = best("mnist-best-1", "convolutional, two scales, digits moved by up to 
 BEST_2 = best("mnist-best-2", "the same, 2 glimpses", after=BEST_1, stage=2, **aim)
 DISTORTED_1 = best("mnist-distorted-1", f"the same, {TEN}: 1 glimpse", stage=1, sweeps=8, data=distorted)
 DISTORTED_2 = replace(DISTORTED_1, name="mnist-distorted-2", title="the same, 2 glimpses", after=DISTORTED_1, stage=2, **aim)
+DISTORTED_CASCADE = replace(
+    DISTORTED_2,
+    name="mnist-distorted-cascade",
+    title="the same, 2 glimpses, cascaded at the cheapest threshold within 0.1 points on held-out digits",
+    paper=None,
+    target=None,
+    budget=None,
+    after=DISTORTED_2,
+    sweeps=0,
+    threshold=CHEAPEST,
+)
 PAPER_NETS = replace(
     FIRST,
     name="mnist-paper-distorted",
@@ -96,6 +108,7 @@ TABLE = Table(
         BEST_2,
         DISTORTED_1,
         DISTORTED_2,
+        DISTORTED_CASCADE,
         PAPER_NETS,
         FEW,
     ),
