@@ -58,7 +58,7 @@ def _models(args):
         model = keras_glimpse.GlimpseClassifier(10, 2)
         model.build((None, 48, 48, 1))
         return {"untrained": model}
-    paths = {row.name: Run(row, 0, None, args.runs).folder / "model.keras" for row in (table1.TUNED, table1.WIDE_TUNED)}
+    paths = {row.name: Run(row, 0, None, args.runs).folder / "model.keras" for row in (table1.TUNED, table1.WIDE_2)}
     if args.model:
         paths = {args.model.name: args.model}
     for name, path in paths.items():

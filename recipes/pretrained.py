@@ -50,7 +50,7 @@ MODELS = (
     Pretrained(
         "jittered-mnist-best",
         table1.TABLE,
-        table1.WIDE_TUNED,
+        table1.WIDE_2,
         table1.WIDE_CASCADE,
         "A digit anywhere in a 48x48 image, as well as we can at the cost of the paper's model: convolutional glimpses.",
     ),
