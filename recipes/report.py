@@ -56,7 +56,7 @@ def _rows(rows, results):
     names = ["`--row`", "", "paper", "ours", "target", "MACs", "speed-up", "paper's speed-up", "sweeps", "seeds"]
     lines = [f"| {' | '.join(names)} |", f"|{' --- |' * len(names)}"]
     for row in rows:
-        runs = _runs(row, results)
+        runs = runs_of(row, results)
         errors, macs, speed_ups = ([float(run[name]) for run in runs] for name in ("error", "macs", "speed_up"))
         figures = [f"`{row.name}`", row.title, _or_blank(row.paper), _mean_and_spread(errors), _target(row)]
         figures += [f"{statistics.mean(macs):,.0f}", f"{statistics.mean(speed_ups):.2f}"] if runs else ["", ""]
@@ -65,7 +65,7 @@ def _rows(rows, results):
     return "\n".join(lines)
 
 
-def _runs(row, results):
+def runs_of(row, results):
     """The results of a row as it is now defined."""
     wanted = Run(row, 0, None, RESULTS).protocol_hash
     return [line for line in results if line["row"] == row.name and line["protocol"] == wanted]
@@ -88,7 +88,7 @@ def _or_blank(figure):
 
 def _exits(table, results):
     """Where the images of cascades stopped, as section 4.1 tells it."""
-    lines = [line for row in table.rows if row.threshold for line in _runs(row, results)]
+    lines = [line for row in table.rows if row.threshold for line in runs_of(row, results)]
     if lines:
         names = ["stopped", "seed", "threshold", "sure there, and of these wrong", "never sure, answered all the same"]
         yield f"\n| {' | '.join(names)} |\n|{' --- |' * len(names)}"

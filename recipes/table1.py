@@ -80,12 +80,8 @@ best = partial(
     xla=False,
     best=True,
 )
-wide = partial(
-    best,
-    build=partial(convolutional, 2, hidden_units=100, filters=(24, 56), thumbnail_filters=12),
-    sweeps=16,
-    data={"fresh_places": True, "distorted": True, "validation_split": 1 / 12},
-)
+wide_net = partial(convolutional, 2, hidden_units=100, filters=(24, 56), thumbnail_filters=12)
+wide = partial(best, build=wide_net, sweeps=16, data=best.keywords["data"] | {"distorted": True})
 aim = {"paper": 1.2, "target": 0.8, "budget": 377_040}  # What the paper's two glimpses cost.
 WIDER = "also ten distorted copies of each digit, more filters, and a convolution in the thumbnail network"
 
@@ -96,7 +92,7 @@ WIDE_1 = wide("wide-1", f"{WIDER}: 1 glimpse", stage=1)
 WIDE_2 = wide("wide-2", "the same, 2 glimpses", after=WIDE_1, stage=2, **aim)
 WIDE_TUNED = wide("wide-tuned", "the same, 2 glimpses, fine tuned", after=WIDE_2, stage="fine_tune", **aim)
 
-lean = partial(wide, build=partial(convolutional, 2, hidden_units=100, filters=(20, 48), thumbnail_filters=12))
+lean = partial(wide, build=partial(wide_net, filters=(20, 48)))
 LEAN_1 = lean("lean-1", "the same with fewer filters: 1 glimpse", stage=1)
 LEAN_2 = lean("lean-2", "the same, 2 glimpses", after=LEAN_1, stage=2, **aim)
 
