@@ -90,7 +90,7 @@ TABLE = Table(
             2.0,
             stage=1,
         ),
-        row("mnist-conv", "convolutional network", conv, 0.8, 0.05, 0.8, sweeps=15),
+        row("mnist-conv", "convolutional network", conv, 0.8, 0.05, 0.8),
         row(
             "mnist-10000-images",
             "1 glimpse, trained on 10,000 images (prior work [11]: 2.7)",
