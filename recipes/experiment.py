@@ -55,7 +55,7 @@ def _parse_args(table, doc):
 
 def _show(table, results):
     view = RichTable(title=table.title)
-    for name in ("", "seed", "sweeps", "test error %", "paper", "target", "MACs", "speed-up", "paper"):
+    for name in ("", "seed", "sweeps", "test error %", "paper %", "target %", "MACs", "speed-up", "paper's"):
         view.add_column(name, justify="right" if name else "left", no_wrap=True)
     rows = {row.name: row for row in table.rows}
     for result in results:
