@@ -29,8 +29,8 @@ def main(table: Table, doc: str) -> None:
         return
     try:
         digits_of(args.smoke)
-    except OSError as error:
-        sys.exit(f"{table.name}: {error}")
+    except (OSError, ValueError) as error:
+        sys.exit(f"{table.name}: {error} (`python recipes/quickstart.py --data mnist --download` fetches it.)")
     with tempfile.TemporaryDirectory() as scratch:
         runs, results = (Path(scratch), Path(scratch)) if args.smoke else (args.runs, RESULTS)
         found = []
@@ -55,7 +55,7 @@ def _parse_args(table, doc):
 
 def _show(table, results):
     view = RichTable(title=table.title)
-    for name in ("", "seed", "sweeps", "test error %", "paper %", "target %", "MACs", "speed-up", "paper's"):
+    for name in ("", "seed", "sweeps", "error %", "paper %", "target %", "MACs", "speed-up", "paper's"):
         view.add_column(name, justify="right" if name else "left", no_wrap=True)
     rows = {row.name: row for row in table.rows}
     for result in results:

@@ -1,10 +1,10 @@
 """Figures 2 to 5 of the paper, and error against cost over thresholds, from trained models.
 
-    python recipes/figures.py                        # the fine-tuned and the best model of table 1, once it has trained them
-    python recipes/figures.py --model MODEL.keras    # any model of 48x48 images, with dense networks for figures 3 and 4
-    python recipes/figures.py --smoke                # an untrained model and few digits, in seconds; keeps nothing
+    python recipes/figures.py                        # of three models of table 1, once it has trained them
+    python recipes/figures.py --model MODEL.keras    # of any model of 48x48 images; figures 3 and 4 if its networks are dense
+    python recipes/figures.py --smoke                # of an untrained model and few digits, in seconds; keeps nothing
 
-Leaves PNG files in `recipes/results/figures/`.
+Leaves PNG files in `recipes/results/figures/`, those of another model in `runs/figures/`.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from keras_glimpse.curve import THRESHOLDS
 
 DPI = 300
 TEST_COPIES = 3  # Images of each test digit
+DRAWN = {cascade.after.name: cascade for cascade in (table1.TUNED_CASCADE, table1.BEST_CASCADE, table1.LEAN_CASCADE)}
 
 
 def main():
@@ -38,33 +39,47 @@ def main():
     parser.add_argument(
         "--runs", type=Path, default=Path("runs/tables"), help="where table1.py keeps models; default %(default)s"
     )
+    parser.add_argument("--out", type=Path, help="folder to write to")
     parser.add_argument("--smoke", action="store_true", help="an untrained model and few digits; keeps nothing")
     args = parser.parse_args()
     keras.utils.set_random_seed(0)
-    digits = smoke_digits() if args.smoke else data.mnist_digits()
+    try:
+        models = _models(args)
+        digits = smoke_digits() if args.smoke else data.mnist_digits()
+    except (OSError, TypeError, ValueError) as error:
+        sys.exit(f"figures: {error}")
     test = data.jittered(digits, test_copies=TEST_COPIES).test
     images, labels = (np.concatenate(parts) for parts in zip(*test.as_numpy_iterator()))
-    models = _models(args)
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) if args.smoke else RESULTS / "figures"
+        folder = args.out or (Path("runs/figures") if args.model else RESULTS / "figures")
+        folder = Path(scratch) if args.smoke else folder
         folder.mkdir(parents=True, exist_ok=True)
         written = draw_all(models, images, labels, folder)
         print(f"Wrote {', '.join(written)} to {folder}/")
 
 
 def _models(args):
-    """What is drawn, by name; of the first all figures, of the others their curves."""
+    """What is drawn, by name; of the first all figures, of the others their curves. Raises if it cannot be drawn."""
     if args.smoke:
         model = keras_glimpse.GlimpseClassifier(10, 2)
         model.build((None, 48, 48, 1))
         return {"untrained": model}
-    paths = {row.name: Run(row, 0, None, args.runs).folder / "model.keras" for row in (table1.TUNED, table1.WIDE_2)}
     if args.model:
-        paths = {args.model.name: args.model}
+        return {args.model.name: _loaded(args.model)}
+    paths = {name: Run(cascade.after, 0, None, args.runs).folder / "model.keras" for name, cascade in DRAWN.items()}
     for name, path in paths.items():
         if not path.exists():
-            sys.exit(f"figures: {path} does not exist. Train it by table1.py --row {name} --seeds 1, or name one by --model.")
-    return {name: keras.models.load_model(path) for name, path in paths.items()}
+            raise FileNotFoundError(f"{path} does not exist. Train it by table1.py --row {name} --seeds 1, or use --model.")
+    return {name: _loaded(path) for name, path in paths.items()}
+
+
+def _loaded(path):
+    model = keras.models.load_model(path)
+    if not isinstance(model, keras_glimpse.GlimpseClassifier):
+        raise TypeError(f"Expected a GlimpseClassifier in {path}; got a {type(model).__name__}.")
+    if model.image_shape != (48, 48, 1):
+        raise ValueError(f"Expected a model of 48x48x1 images in {path}; got {model.image_shape}.")
+    return model
 
 
 def draw_all(models, images, labels, folder) -> list[str]:
@@ -119,13 +134,13 @@ def draw_curves(models, images, labels, path):
     """Error against mean MACs as the threshold goes up, with the thresholds that were fixed beforehand."""
     figure = Figure(figsize=(6.5, 4.5), layout="constrained")
     axes = figure.subplots()
-    for colour, (name, model) in zip(("tab:blue", "tab:orange"), models.items()):
+    for name, model in models.items():
         fixed = list(thresholds(name))
         curve = keras_glimpse.cascade_curve(model, images, labels, [*THRESHOLDS, *(threshold for threshold, _, _ in fixed)])
         macs, errors = curve.macs / 1000, 100 * curve.errors
-        axes.plot(macs[: len(THRESHOLDS)], errors[: len(THRESHOLDS)], color=colour, label=f"{name}, thresholds from 0.1 to 1")
+        (line,) = axes.plot(macs[: len(THRESHOLDS)], errors[: len(THRESHOLDS)], label=f"{name}, thresholds from 0.1 to 1")
         for x, y, (threshold, why, marker) in zip(macs[len(THRESHOLDS) :], errors[len(THRESHOLDS) :], fixed):
-            axes.plot(x, y, marker, color=colour, markersize=9, label=f"threshold {threshold:.3g}, {why}")
+            axes.plot(x, y, marker, color=line.get_color(), markersize=9, label=f"threshold {threshold:.3g}, {why}")
     paper = [(row.paper, table1.DENSE_MACS / row.paper_speed_up / 1000) for row in (table1.FIRST, table1.TUNED, table1.CASCADE)]
     axes.plot([macs for _, macs in paper], [error for error, _ in paper], "kx", label="paper: 1 glimpse, 2 fine tuned, cascade")
     axes.set(xlabel="mean multiply-accumulates an image, thousands", ylabel="test error, %", yscale="log")
@@ -138,15 +153,12 @@ def draw_curves(models, images, labels, path):
 
 def thresholds(name):
     """Of the model of that row: threshold, where it is from, and a marker; of a user's own model, none."""
-    if name == table1.TUNED.name:
-        yield table1.CASCADE.threshold, "the paper's", "D"
-        row, why, table = tuning.THRESHOLD, "chosen with such a model of fewer digits on the others", "tuning"
-    elif name == table1.WIDE_2.name:
-        row, why, table = table1.WIDE_CASCADE, "chosen on digits it was not trained on", "table1"
-    else:
-        return
-    for run in runs_of(row, read(table))[:1]:
-        yield json.loads(run["details"])["threshold"], why, "*"
+    cascade = DRAWN.get(name)
+    if cascade is table1.TUNED_CASCADE:
+        yield cascade.threshold, "the paper's", "D"
+        cascade = tuning.THRESHOLD
+    for run in runs_of(cascade, read())[:1] if cascade else []:
+        yield json.loads(run["details"])["threshold"], "chosen on held-out digits", "*"
 
 
 if __name__ == "__main__":

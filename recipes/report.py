@@ -15,7 +15,7 @@ import table1
 import table2
 import table3
 import tuning
-from row_run import RESULTS, Run
+from row_run import CHANGED, RESULTS, Run
 from rows import Table
 
 README = Path(__file__).parent.parent / "README.md"
@@ -27,22 +27,23 @@ def main():
     parser.add_argument("--check", action="store_true", help="write nothing; fail where README.md differs")
     args = parser.parse_args()
     before = after = README.read_text()
+    results = read()
     for table in TABLES:
-        after = replaced(after, table.name, markdown(table, read(table.name)))
+        after = replaced(after, table.name, markdown(table, results))
     if args.check and before != after:
         sys.exit("README.md does not say what recipes/results has: run python recipes/report.py")
     if not args.check:
         README.write_text(after)
 
 
-def read(name: str) -> list[dict]:
-    """The results of a table, of each row, protocol and seed the latest; none of code that was not committed."""
-    path = RESULTS / f"{name}.csv"
-    if not path.exists():
-        return []
-    with path.open() as file:
-        lines = [line for line in csv.DictReader(file) if not line["commit"].endswith("-dirty")]
-    return list({(line["row"], line["protocol"], line["seed"]): line for line in lines}.values())
+def read() -> list[dict]:
+    """All results, of each row, protocol and seed the latest; none of code that was not committed. Tables share rows."""
+    found = {}
+    for path in [RESULTS / f"{table.name}.csv" for table in TABLES]:
+        for line in csv.DictReader(path.read_text().splitlines()) if path.exists() else []:
+            if not line["commit"].endswith(CHANGED):
+                found[line["row"], line["protocol"], line["seed"]] = line
+    return list(found.values())
 
 
 def markdown(table: Table, results: list[dict]) -> str:

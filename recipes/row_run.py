@@ -24,6 +24,7 @@ from keras_glimpse import data
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 CHECKPOINT = "checkpoint"
+CHANGED = "-dirty"  # Marks the commit of a run whose code differed from it.
 COLUMNS = ["table", "row", "seed", "sweeps", "error", "paper_error", "macs", "speed_up", "paper_speed_up", "seconds"]
 COLUMNS += ["commit", "versions", "protocol", "details"]
 
@@ -138,6 +139,8 @@ class Run:
         train = training_data(digits_of(self.smoke), row, self.seed, epoch, copies=1 if self.smoke else 10)
         optimizer = lambda steps: keras_glimpse.paper_sgd(steps if row.falls else None, row.learning_rate)  # noqa: E731
         print(f"{row.name}, seed {self.seed}, in {self.folder}")
+        if self._same_protocol().endswith(CHANGED) and not self.smoke:
+            print("Its code has changes that are not committed: report.py will not show its result.")
         how = {} if row.xla else {"jit_compile": False}
         if self.smoke:  # A graph takes longer to trace than these few steps.
             how = {"run_eagerly": True, "steps_per_execution": 1}
@@ -183,12 +186,13 @@ def digits_of(smoke):
     return smoke_digits() if smoke else data.mnist_digits()
 
 
+@cache
 def commit() -> str:
-    """The commit that runs, marked if the code differs from it (results that were added do not count)."""
+    """The commit of the code that was loaded, marked if the code differs from it (results that were added do not count)."""
     git = partial(subprocess.run, cwd=HERE.parent, capture_output=True, text=True)
     found = git(["git", "rev-parse", "--short", "HEAD"]).stdout.strip()
     changed = git(["git", "status", "--porcelain", "--", "keras_glimpse", "recipes/*.py", "pyproject.toml"]).stdout
-    return f"{found or 'unknown'}{'-dirty' if found and changed else ''}"
+    return f"{found or 'unknown'}{CHANGED if found and changed else ''}"
 
 
 def _append(path, result):

@@ -1,7 +1,7 @@
 """What a table consists of: a row is something to train and to test, with the figures of the paper beside it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import keras
 
@@ -51,6 +51,12 @@ class Row:
     xla: bool = True
     budget: int | None = None
     best: bool = False
+
+
+def cascaded(trained: Row, name: str, title: str, threshold: float | str, **changes) -> Row:
+    """The cascade of a trained row: nothing more is trained, and the paper's figures and the target are its own."""
+    own = {"paper": None, "paper_speed_up": None, "target": None, "budget": None} | changes
+    return replace(trained, name=name, title=title, after=trained, sweeps=0, threshold=threshold, **own)
 
 
 @dataclass(frozen=True)

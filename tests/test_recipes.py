@@ -215,7 +215,7 @@ def test_figures_of_a_cascade(recipe, make_model, monkeypatch):
 
 def test_results_of_another_protocol_are_not_shown(recipe, tmp_path, monkeypatch):
     report, table1 = recipe("report"), recipe("table1")
-    results = report.read("table1")
+    results = report.read()
     for row, is_shown in ((table1.FIRST, True), (dataclasses.replace(table1.FIRST, learning_rate=1.0), False)):
         markdown = report.markdown(dataclasses.replace(table1.TABLE, rows=(row,)), results)
         assert ("not run yet" not in markdown) == is_shown
