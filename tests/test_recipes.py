@@ -97,10 +97,12 @@ class Killed(Exception):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Keras's CSVLogger leaves its file open.
-def test_an_interrupted_row_ends_as_if_it_were_not(recipe, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["DENSE", "SECOND"])
+def test_an_interrupted_row_ends_as_if_it_were_not(recipe, tmp_path, monkeypatch, name):
     row_run, table1 = recipe("row_run"), recipe("table1")
     monkeypatch.setattr(row_run, "digits_of", lambda smoke: row_run.smoke_digits())
-    row = dataclasses.replace(table1.FIRST, sweeps=3, xla=False)
+    first = dataclasses.replace(table1.FIRST, sweeps=1, xla=False)
+    row = dataclasses.replace(getattr(table1, name), sweeps=3, xla=False, after=first if name == "SECOND" else None)
     whole = row_run.Run(row, 1, None, tmp_path / "whole").model().get_weights()
 
     class Killer(row_run.Stopwatch):
