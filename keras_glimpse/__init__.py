@@ -26,4 +26,5 @@ from keras_glimpse.model import GlimpseClassifier as GlimpseClassifier
 from keras_glimpse.pictures import draw_glimpses as draw_glimpses
 from keras_glimpse.pretrained import load_pretrained as load_pretrained
 from keras_glimpse.pretrained import pretrained_folder as pretrained_folder
+from keras_glimpse.schedule import SearchSchedule as SearchSchedule
 from keras_glimpse.version import __version__ as __version__

@@ -24,6 +24,12 @@ def check_integers(minimum: int, **arguments) -> None:
             raise ValueError(f"{name} must be below 2**31; got {value}.")
 
 
+def check_search_size(search_size) -> None:
+    check_integers(1, search_size=search_size)
+    if search_size % 2 == 0:
+        raise ValueError(f"search_size must be odd, so that the prediction is a candidate; got {search_size}.")
+
+
 def integers(name: str, value, length: int | None = None) -> tuple[int, ...]:
     """One positive integer or several as a tuple: of `length`, where it is given, and then one integer stands for all."""
     values = tuple(value) if isinstance(value, Sequence) else (value,) * (length or 1)

@@ -13,6 +13,7 @@ from keras_glimpse.checks import (
     check_layer,
     check_numbers,
     check_one_of,
+    check_search_size,
     check_spec,
     integers,
     usable,
@@ -107,7 +108,7 @@ class GlimpseClassifier(GlimpseTrainer):
     ):
         super().__init__(**{"autocast": False, **kwargs})  # Images keep the precision they came in.
         check_integers(2, num_classes=num_classes)
-        check_integers(1, num_glimpses=num_glimpses, search_size=search_size, search_stride=search_stride)
+        check_integers(1, num_glimpses=num_glimpses, search_stride=search_stride)
         check_integers(0, parallel=int(parallel) if isinstance(parallel, bool) else parallel)
         check_numbers(location_weight=location_weight, diversity_weight=diversity_weight)
         check_numbers(diversity_variance=diversity_variance, above=0.0)
@@ -116,8 +117,7 @@ class GlimpseClassifier(GlimpseTrainer):
         check_layer(low_res_net=low_res_net)
         check_one_of(AVERAGING, averaging=averaging)
         check_one_of(LOCATION_INPUTS, location_input=location_input)
-        if search_size % 2 == 0:
-            raise ValueError(f"search_size must be odd, so that the prediction is a candidate; got {search_size}.")
+        check_search_size(search_size)
         self.num_classes = num_classes
         self.num_glimpses = num_glimpses
         self.search_size = search_size

@@ -21,7 +21,7 @@ images, labels = rng.random((62, 20, 24, 1), dtype=np.float32), rng.integers(0, 
 def train(strategy, jit_compile):
     keras.utils.set_random_seed(0)
     with strategy.scope():
-        model = keras_glimpse.GlimpseClassifier(3, low_res_size=5, patch_size=6, hidden_units=8)
+        model = keras_glimpse.GlimpseClassifier(3, low_res_size=5, patch_size=6, hidden_units=8, search_size=5)
         model.build((None, 20, 24, 1))
     weights, logs = [], []
     for stage in (1, 2, "fine_tune"):  # The scope is left here, as Keras users do; the model remembers it.
@@ -33,6 +33,7 @@ def train(strategy, jit_compile):
             batch_size=8,
             shuffle=False,
             verbose=0,
+            callbacks=lambda stage: [keras_glimpse.SearchSchedule({0: 3})],
             compile_args={"jit_compile": jit_compile},
         )
         weights.append(model.get_weights())
