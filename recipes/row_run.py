@@ -60,6 +60,7 @@ class Run:
         protocol = {"network": [build.func.__name__, *build.args, build.keywords], "sweeps": self.sweeps}
         protocol |= {name: getattr(row, name) for name in names}
         protocol["budget"] = row.budget if row.threshold == WITHIN_BUDGET else None
+        protocol |= {"search": row.search} if row.search else {}
         return json.loads(json.dumps(protocol)) | {"after": self.before and self.before.protocol}
 
     @property
@@ -146,6 +147,7 @@ class Run:
             how = {"run_eagerly": True, "steps_per_execution": 1}
         self.folder.mkdir(parents=True, exist_ok=True)
         callbacks = [epoch, Stopwatch(), keras.callbacks.CSVLogger(self.folder / "log.csv", append=True)]
+        callbacks += [keras_glimpse.SearchSchedule(row.search)] if row.search else []
         options = {"epochs": self.sweeps, "verbose": 1 if sys.stdout.isatty() else 2}
         if row.stage:
             options |= {"stages": [row.stage], "compile_args": how, "callbacks": lambda stage: callbacks}

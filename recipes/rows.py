@@ -25,6 +25,7 @@ class Row:
         data: further arguments of the data set; `training_digits`, if the row trains on the first of them only; `shift`, if
             MNIST's training digits are moved by up to so many pixels each way, by others in every sweep; and `distorted`, if
             ten distorted digits stand for each training digit (`distortion.py`).
+        search: `search_size` from some sweeps on, by their numbers, if it changes (`SearchSchedule`).
         threshold: of a cascade; or how it is chosen on the digits that were held out of training (`row_test.py`).
         tested_on: "test", or "validation" for the digits that were held out of training.
         xla: whether XLA compiles the step of a `GlimpseClassifier`; on a CPU it is slow at convolutions.
@@ -46,6 +47,7 @@ class Row:
     seeds: int = 1
     jittered: bool = True
     data: Mapping = field(default_factory=dict)
+    search: Mapping[int, int] | None = None
     threshold: float | str | None = None
     tested_on: str = "test"
     xla: bool = True
