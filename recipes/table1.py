@@ -50,7 +50,7 @@ PRINTED = Row(
 LAMBDA_10 = Row("lambda-10", "1 glimpse, lambda 10 and a rate of 0.05 falling to 0", two_glimpses, 2.3, 5, stage=1)
 LAMBDA_100 = ours(
     "lambda-100",
-    "1 glimpse, lambda 100 and a rate of 0.01 falling to 0 (a second one saturates)",
+    "1 glimpse, lambda 100 and a rate of 0.01 falling to 0",
     partial(two_glimpses, location_weight=100.0),
     2.3,
     5,
