@@ -31,10 +31,11 @@ PRINTED_RATE = first("10-falling", "lambda 10, rate 0.05 falling to 0", 10.0, 0.
 SLOW = first("10-slow", "lambda 10, rate 0.01 falling to 0", 10.0, 0.01, sweeps=20)
 SLOW_2 = second(SLOW)
 THRESHOLD = cascaded(SLOW_2, "held-out-threshold", "its cheapest cascade within 0.1 points", CHEAPEST)
-DENSES = (
-    row(f"held-out-dense-{rate}", f"fully connected, rate {rate} falling to 0", dense, learning_rate=rate, sweeps=20)
-    for rate in (0.01, 0.02, 0.05, 0.1)
-)
+
+
+def fully_connected(rate):
+    return row(f"held-out-dense-{rate}", f"fully connected, rate {rate} falling to 0", dense, learning_rate=rate, sweeps=20)
+
 
 TABLE = Table(
     "tuning",
@@ -49,7 +50,7 @@ TABLE = Table(
         second(PRINTED_WEIGHT),
         SLOW_2,
         THRESHOLD,
-        *DENSES,
+        *map(fully_connected, (0.01, 0.02, 0.05, 0.1)),
     ),
     DENSE_MACS,
 )
