@@ -23,11 +23,11 @@ class SearchSchedule(keras.callbacks.Callback):
 
     Example:
     >>> import numpy as np
-    >>> from keras_glimpse import GlimpseClassifier, fit_greedy
+    >>> from keras_glimpse import GlimpseClassifier
     >>> images, labels = np.random.rand(100, 24, 24, 1).astype("float32"), np.random.randint(0, 2, 100)
     >>> model = GlimpseClassifier(num_classes=2, low_res_size=6, patch_size=6, hidden_units=20)
-    >>> shrinking = lambda stage: [SearchSchedule({0: 5, 2: 3})]
-    >>> _ = fit_greedy(model, images, labels, epochs=4, callbacks=shrinking, verbose=0)
+    >>> model.compile(stage=1)
+    >>> _ = model.fit(images, labels, epochs=3, callbacks=[SearchSchedule({0: 5, 2: 3})], verbose=0)
     >>> model.search_size
     3
     """
