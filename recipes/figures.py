@@ -26,6 +26,7 @@ from row_run import RESULTS, Run
 
 import keras_glimpse
 from keras_glimpse import data
+from keras_glimpse.checks import check_looks
 from keras_glimpse.curve import THRESHOLDS
 
 DPI = 300
@@ -75,8 +76,7 @@ def _models(args):
 
 def _loaded(path):
     model = keras.models.load_model(path)
-    if not isinstance(model, keras_glimpse.GlimpseClassifier):
-        raise TypeError(f"Expected a GlimpseClassifier in {path}; got a {type(model).__name__}.")
+    check_looks("figures.py", model)
     if model.image_shape != (48, 48, 1):
         raise ValueError(f"Expected a model of 48x48x1 images in {path}; got {model.image_shape}.")
     return model
