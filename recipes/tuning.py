@@ -37,6 +37,8 @@ def fully_connected(rate):
     return row(f"held-out-dense-{rate}", f"fully connected, rate {rate} falling to 0", dense, learning_rate=rate, sweeps=20)
 
 
+DENSE_CONSTANT = row("held-out-dense-constant", "fully connected, rate 0.05", dense, learning_rate=0.05, falls=False, sweeps=20)
+
 TABLE = Table(
     "tuning",
     "Digits held out of training",
@@ -51,6 +53,7 @@ TABLE = Table(
         SLOW_2,
         THRESHOLD,
         *map(fully_connected, (0.01, 0.02, 0.05, 0.1)),
+        DENSE_CONSTANT,
     ),
     DENSE_MACS,
 )
