@@ -47,10 +47,10 @@ def read() -> list[dict]:
 
 
 def markdown(table: Table, results: list[dict]) -> str:
-    """The paper's rows and our controls; below them the best that we can do; then where the images of cascades stopped."""
+    """The paper's rows and our controls; the best that we can do; what changes did; where the images of cascades stopped."""
     parts = [[row for row in table.rows if row.best == best] for best in (False, True)]
     tables = [_rows(rows, results) for rows in parts if rows]
-    return "\n".join(["\n\nThe best that we can do:\n\n".join(tables), *_exits(table, results)])
+    return "\n".join(["\n\nThe best that we can do:\n\n".join(tables), *_effects(table, results), *_exits(table, results)])
 
 
 def _rows(rows, results):
@@ -72,11 +72,11 @@ def runs_of(row, results):
     return [line for line in results if line["row"] == row.name and line["protocol"] == wanted]
 
 
-def _mean_and_spread(errors):
-    if not errors:
+def _mean_and_spread(figures, sign=""):
+    if not figures:
         return "not run yet"
-    spread = f" ± {statistics.stdev(errors):.2f}" if len(errors) > 1 else ""
-    return f"{statistics.mean(errors):.2f}{spread}"
+    spread = f" ± {statistics.stdev(figures):.2f}" if len(figures) > 1 else ""
+    return f"{statistics.mean(figures):{sign}.2f}{spread}"
 
 
 def _target(row):
@@ -85,6 +85,18 @@ def _target(row):
 
 def _or_blank(figure):
     return "" if figure is None else figure
+
+
+def _effects(table, results):
+    """What a change did to the error of each seed, beside what it did in the paper."""
+    if table.effects:
+        names = ["`--row`", "compared with", "paper: points of error", "ours", "ours, seed by seed"]
+        yield f"\n| {' | '.join(names)} |\n|{' --- |' * len(names)}"
+    for pair in table.effects:
+        changed, plain = ({run["seed"]: float(run["error"]) for run in runs_of(row, results)} for row in pair)
+        points = [changed[seed] - plain[seed] for seed in sorted(changed.keys() & plain.keys())]
+        figures = [*(f"`{row.name}`" for row in pair), f"{pair[0].paper - pair[1].paper:+.2f}", _mean_and_spread(points, "+")]
+        yield f"| {' | '.join(figures)} | {', '.join(f'{point:+.2f}' for point in points)} |"
 
 
 def _exits(table, results):

@@ -63,9 +63,18 @@ def cascaded(trained: Row, name: str, title: str, threshold: float | str, **chan
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of one table. Speed-ups are `reference_macs`, those of the fully connected network, over those of a row."""
+    """The rows of one table.
+
+    Attributes:
+        name: of its results, its marks in the README and its program.
+        title: what it is of.
+        rows: in the order of the paper.
+        reference_macs: those of the fully connected network; speed-ups are these over those of a row.
+        effects: pairs of rows, the second without what the first has: what that does to the error, seed by seed.
+    """
 
     name: str
     title: str
     rows: tuple[Row, ...]
     reference_macs: int
+    effects: tuple[tuple[Row, Row], ...] = ()

@@ -12,72 +12,85 @@ from functools import partial
 
 from experiment import main
 from rows import Table
-from table1 import DENSE_MACS, FIRST, SECOND, ours, two_glimpses
+from table1 import DENSE_MACS, FIRST, SECOND, TUNED, ours, two_glimpses
 
 single = partial(two_glimpses, scales=(1,))
 no_penalty = partial(two_glimpses, diversity_weight=0.0)
 probabilities = partial(two_glimpses, location_input="probabilities")
 uniform = partial(two_glimpses, averaging="uniform")
 
+SINGLE = ours("single-resolution", "this method, 1 glimpse (single resolution)", single, 4.2, 7, 4.2, stage=1)
+NO_CONTRAST = ours(
+    "no-contrast",
+    "this method, 1 glimpse (single resolution), no contrastive term",
+    partial(single, contrastive=False),
+    14.0,
+    7,
+    stage=1,
+)
+PARALLEL = ours(
+    "parallel",
+    "this method, 2 glimpses, done in parallel",
+    partial(two_glimpses, parallel=True),
+    1.75,
+    3,
+    1.75,
+    FIRST,
+    2,
+    seeds=3,
+)
 NO_DIVERSITY = ours("no-diversity", "this method, 2 glimpses, no diversity penalty", no_penalty, 1.4, 3, 1.4, FIRST, 2, seeds=3)
+NO_DIVERSITY_TUNED = ours(
+    "no-diversity-fine-tuned",
+    "this method, 2 glimpses, no diversity penalty with fine tuning",
+    no_penalty,
+    1.2,
+    3,
+    1.2,
+    NO_DIVERSITY,
+    "fine_tune",
+    seeds=3,
+)
+SHARED = ours(
+    "weight-sharing",
+    "this method, 2 glimpses, with weight sharing",
+    partial(two_glimpses, share_weights=True),
+    1.7,
+    3,
+    1.7,
+    FIRST,
+    2,
+    seeds=3,
+)
 PROBABILITIES_1 = ours("probabilities-1", "1 glimpse, y instead of o for the location", probabilities, stage=1)
+PROBABILITIES = ours(
+    "probabilities", "2 glimpses, y instead of o for the location", probabilities, after=PROBABILITIES_1, stage=2
+)
 UNIFORM_1 = ours("uniform-1", '1 glimpse, uniform weighting ("worked comparably well")', uniform, stage=1)
+UNIFORM = ours("uniform", "2 glimpses, uniform weighting", uniform, after=UNIFORM_1, stage=2)
 
 TABLE = Table(
     "table2",
     "Table 2: control experiments on jittered MNIST",
     (
         replace(FIRST, title="this method, 1 glimpse (multi-resolution)", target=2.3),
-        ours("single-resolution", "this method, 1 glimpse (single resolution)", single, 4.2, 7, 4.2, stage=1),
-        ours(
-            "no-contrast",
-            "this method, 1 glimpse (single resolution), no contrastive term",
-            partial(single, contrastive=False),
-            14.0,
-            7,
-            stage=1,
-        ),
+        SINGLE,
+        NO_CONTRAST,
         replace(SECOND, target=1.6),
-        ours(
-            "parallel",
-            "this method, 2 glimpses, done in parallel",
-            partial(two_glimpses, parallel=True),
-            1.75,
-            3,
-            1.75,
-            FIRST,
-            2,
-            seeds=3,
-        ),
-        NO_DIVERSITY,
-        ours(
-            "no-diversity-fine-tuned",
-            "this method, 2 glimpses, no diversity penalty with fine tuning",
-            no_penalty,
-            1.2,
-            3,
-            1.2,
-            NO_DIVERSITY,
-            "fine_tune",
-            seeds=3,
-        ),
-        ours(
-            "weight-sharing",
-            "this method, 2 glimpses, with weight sharing",
-            partial(two_glimpses, share_weights=True),
-            1.7,
-            3,
-            1.7,
-            FIRST,
-            2,
-            seeds=3,
-        ),
-        PROBABILITIES_1,
-        ours("probabilities", "2 glimpses, y instead of o for the location", probabilities, after=PROBABILITIES_1, stage=2),
-        UNIFORM_1,
-        ours("uniform", "2 glimpses, uniform weighting", uniform, after=UNIFORM_1, stage=2),
+        *(PARALLEL, NO_DIVERSITY, NO_DIVERSITY_TUNED, SHARED),
+        *(PROBABILITIES_1, PROBABILITIES, UNIFORM_1, UNIFORM),
     ),
     DENSE_MACS,
+    effects=(
+        (SINGLE, FIRST),
+        (NO_CONTRAST, SINGLE),
+        (SECOND, FIRST),
+        (TUNED, SECOND),
+        (PARALLEL, SECOND),
+        (NO_DIVERSITY, SECOND),
+        (NO_DIVERSITY_TUNED, NO_DIVERSITY),
+        (SHARED, SECOND),
+    ),
 )
 
 if __name__ == "__main__":

@@ -233,6 +233,16 @@ def test_results_of_another_protocol_are_not_shown(recipe, tmp_path, monkeypatch
         recipe("report", "--check").main()
 
 
+def test_effects_compare_the_same_seeds(recipe):
+    report, table2 = recipe("report"), recipe("table2")
+    first, second = (report.runs_of(row, report.read())[0] for row in (table2.FIRST, table2.SECOND))
+    errors = [(first, "0", 1.0), (first, "1", 2.0), (first, "2", 9.0), (second, "1", 1.7), (second, "0", 0.9)]
+    results = [run | {"seed": seed, "error": str(error)} for run, seed, error in errors]
+    shown = report.markdown(table2.TABLE, results).splitlines()
+    assert "| `2-glimpses` | `1-glimpse` | -0.70 | -0.20 ± 0.14 | -0.10, -0.30 |" in shown
+    assert "| `weight-sharing` | `2-glimpses` | +0.10 | not run yet |  |" in shown
+
+
 def test_the_most_disputed_images(recipe):
     """Images 0 to 2 are of one digit, 3 to 5 of the next, and so on."""
     figures = recipe("figures")
