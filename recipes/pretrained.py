@@ -52,7 +52,7 @@ MODELS = (
         table1.TABLE,
         table1.WIDE_2,
         table1.WIDE_CASCADE,
-        "A digit anywhere in a 48x48 image, as well as we can at the cost of the paper's model: convolutional glimpses.",
+        "A digit anywhere in a 48x48 image, as well as we can at the cost of the paper's two glimpses: convolutional ones.",
     ),
     Pretrained(
         "mnist",
@@ -120,13 +120,14 @@ def card(each, model, result, cascade, files) -> str:
     table = "\n".join(file_line(**file) for file in files if file["file"] in SHIPPED)
     protocol = f"seed {result['seed']}, {result['sweeps']} sweeps, commit {result['commit']}"
     cascade_cost = f"{cascade['error']:.2f} %, {cascade['macs']:,} multiply-accumulates on average"
-    spread = "48x48 pixels, at random places" if height == 48 else "28x28 pixels, as they are"
+    spread = "48x48 pixels, at random places" if height == 48 else "28x28 pixels"
     return f"""# {each.name}
 
 {each.about}
 
 - **Input**: {height}x{width}x{channels}, unsigned bytes or floats in [0, 1]; white on black.
 - **Data**: MNIST, {spread}; tested on {len_test(height):,} images made of MNIST's own 10,000 test digits.
+- **Trained on**: {seen_in_training(each.row)}.
 - **Protocol**: row `{each.row.name}` of `recipes/{each.table.name}.py`, {protocol}.
 - **Test error**: {", ".join(stages)} glimpses; {", ".join(f"{cost:,}" for cost in macs)} multiply-accumulates.
 - **Cascade at {details["threshold"]:.3g}**: {cascade_cost}; {"; ".join(exits)} glimpses.
@@ -155,6 +156,14 @@ def file_line(file, bytes, error_percent, median_us, mean_us, **_):
 
 def exit_figures(details):
     return enumerate(zip(details["exit_fractions"], details["exit_errors"]))
+
+
+def seen_in_training(row: Row) -> str:
+    """How many training digits, and what became of them."""
+    kept = round(60_000 * (1 - row.data.get("validation_split", 0)))
+    distorted = ", each ten times distorted: turned, stretched, slanted, bent" if row.data.get("distorted") else ""
+    moved = f", and moved by up to {row.data['shift']} pixels" if row.data.get("shift") else ""
+    return f"{kept:,} of MNIST's 60,000 training digits{distorted}{moved}"
 
 
 def len_test(height):

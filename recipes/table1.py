@@ -1,7 +1,7 @@
 """Table 1, jittered MNIST: what glimpses gain, and what they cost.
 
     python recipes/table1.py --list
-    python recipes/table1.py --row 1-glimpse --seeds 1     # 50 sweeps over 600,000 images, 20 to 30 minutes on two cores
+    python recipes/table1.py --row 1-glimpse --seeds 1     # 50 sweeps over 600,000 images, half an hour on one core
 
 The paper's protocol is 50 sweeps of SGD with momentum 0.9, batches of 50, learning rate 0.05 and lambda 100. With these the
 location head saturates (row `as-printed`). The rows of the method have lambda 10 and a rate of 0.01, the paper's for MNIST,

@@ -1,7 +1,7 @@
 """Table 2, jittered MNIST: control experiments.
 
     python recipes/table2.py --list
-    python recipes/table2.py --row parallel --seeds 1     # 50 sweeps over 600,000 images, 25 to 30 minutes on two cores,
+    python recipes/table2.py --row parallel --seeds 1     # 50 sweeps over 600,000 images, half an hour on one core,
                                                           # and as long again for the first glimpse, from which it starts
 
 Protocol as in `table1.py`, whose rows these start from.
