@@ -32,7 +32,7 @@ class GlimpseClassifier(GlimpseTrainer):
     """Classifies images by a thumbnail and a few glimpses at full resolution, at places it learns by itself.
 
     Defaults are the paper's for 48x48 images, except `location_weight`: with 100 as printed, and the learning rate
-    printed with it (0.05), the location head saturates within the first sweep; with 10 it does not.
+    printed with it (0.05), the location head saturates within two epochs; with 10 it does not.
 
     Args:
         num_classes: number of classes, C.
