@@ -4,7 +4,7 @@
     python recipes/table2.py --row parallel --seeds 1     # 50 sweeps over 600,000 images, half an hour on one core,
                                                           # and as long again for the first glimpse, from which it starts
 
-Protocol as in `table1.py`, whose rows these start from.
+Protocol as in `table1.py`, whose rows these start from. The remarks of the paper's text have rows in `table3.py`.
 """
 
 from dataclasses import replace
@@ -16,8 +16,6 @@ from table1 import DENSE_MACS, FIRST, SECOND, TUNED, ours, two_glimpses
 
 single = partial(two_glimpses, scales=(1,))
 no_penalty = partial(two_glimpses, diversity_weight=0.0)
-probabilities = partial(two_glimpses, location_input="probabilities")
-uniform = partial(two_glimpses, averaging="uniform")
 
 SINGLE = ours("single-resolution", "this method, 1 glimpse (single resolution)", single, 4.2, 7, 4.2, stage=1)
 NO_CONTRAST = ours(
@@ -62,12 +60,6 @@ SHARED = ours(
     2,
     seeds=3,
 )
-PROBABILITIES_1 = ours("probabilities-1", "1 glimpse, y instead of o for the location", probabilities, stage=1)
-PROBABILITIES = ours(
-    "probabilities", "2 glimpses, y instead of o for the location", probabilities, after=PROBABILITIES_1, stage=2
-)
-UNIFORM_1 = ours("uniform-1", '1 glimpse, uniform weighting ("worked comparably well")', uniform, stage=1)
-UNIFORM = ours("uniform", "2 glimpses, uniform weighting", uniform, after=UNIFORM_1, stage=2)
 
 TABLE = Table(
     "table2",
@@ -78,7 +70,6 @@ TABLE = Table(
         NO_CONTRAST,
         replace(SECOND, target=1.6),
         *(PARALLEL, NO_DIVERSITY, NO_DIVERSITY_TUNED, SHARED),
-        *(PROBABILITIES_1, PROBABILITIES, UNIFORM_1, UNIFORM),
     ),
     DENSE_MACS,
     effects=(
