@@ -70,7 +70,7 @@ class Table:
         title: what it is of.
         rows: in the order of the paper.
         reference_macs: those of the fully connected network; speed-ups are these over those of a row.
-        effects: pairs of rows, the second without what the first has: what that does to the error, seed by seed.
+        effects: pairs of a row and the one that it is compared with: what their difference does to the error, seed by seed.
     """
 
     name: str
