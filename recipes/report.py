@@ -55,15 +55,23 @@ def markdown(table: Table, results: list[dict]) -> str:
 
 def _rows(rows, results):
     names = ["`--row`", "", "paper", "ours", "target", "MACs", "speed-up", "paper's speed-up", "sweeps", "seeds"]
-    lines = [f"| {' | '.join(names)} |", f"|{' --- |' * len(names)}"]
+    lines = [_header(names)]
     for row in rows:
         runs = runs_of(row, results)
         errors, macs, speed_ups = ([float(run[name]) for run in runs] for name in ("error", "macs", "speed_up"))
         figures = [f"`{row.name}`", row.title, _or_blank(row.paper), _mean_and_spread(errors), _target(row)]
         figures += [f"{statistics.mean(macs):,.0f}", f"{statistics.mean(speed_ups):.2f}"] if runs else ["", ""]
         figures += [_or_blank(row.paper_speed_up), row.sweeps or row.after.sweeps, len(runs) or ""]
-        lines.append(f"| {' | '.join(map(str, figures))} |")
+        lines.append(_line(figures))
     return "\n".join(lines)
+
+
+def _header(names):
+    return f"{_line(names)}\n|{' --- |' * len(names)}"
+
+
+def _line(figures):
+    return f"| {' | '.join(map(str, figures))} |"
 
 
 def runs_of(row, results):
@@ -91,12 +99,12 @@ def _effects(table, results):
     """What a change did to the error of each seed, beside what it did in the paper."""
     if table.effects:
         names = ["`--row`", "compared with", "paper: points of error", "ours", "ours, seed by seed"]
-        yield f"\n| {' | '.join(names)} |\n|{' --- |' * len(names)}"
+        yield f"\n{_header(names)}"
     for pair in table.effects:
         changed, plain = ({run["seed"]: float(run["error"]) for run in runs_of(row, results)} for row in pair)
         points = [changed[seed] - plain[seed] for seed in sorted(changed.keys() & plain.keys())]
         figures = [*(f"`{row.name}`" for row in pair), f"{pair[0].paper - pair[1].paper:+.2f}", _mean_and_spread(points, "+")]
-        yield f"| {' | '.join(figures)} | {', '.join(f'{point:+.2f}' for point in points)} |"
+        yield _line([*figures, ", ".join(f"{point:+.2f}" for point in points)])
 
 
 def _exits(table, results):
@@ -104,7 +112,7 @@ def _exits(table, results):
     lines = [line for row in table.rows if row.threshold for line in runs_of(row, results)]
     if lines:
         names = ["stopped", "seed", "threshold", "sure there, and of these wrong", "never sure, answered all the same"]
-        yield f"\n| {' | '.join(names)} |\n|{' --- |' * len(names)}"
+        yield f"\n{_header(names)}"
     for line in lines:
         details = json.loads(line["details"])
         shares = zip(details["exit_fractions"], details["exit_errors"])
@@ -113,7 +121,7 @@ def _exits(table, results):
             for n, (sure, wrong) in enumerate(shares)
         ]
         figures = [f"`{line['row']}`", line["seed"], f"{details['threshold']:.3g}", "; ".join(stops)]
-        yield f"| {' | '.join(figures)} | {details['rejected'][-1]:.1f} % |"
+        yield _line([*figures, f"{details['rejected'][-1]:.1f} %"])
 
 
 def replaced(text: str, name: str, table: str) -> str:
