@@ -54,7 +54,7 @@ def stage_macs(model) -> np.ndarray:
     shape = model.image_shape
     evidence = model.first_look(tf.zeros((1, *shape)))
     total = [count_macs(model.low_res_net, shape)]
-    for _ in range(model.num_glimpses):
+    for _ in range(model.active_glimpses):
         total.append(total[-1] + count_macs(lambda images, evidence=evidence: model.look_again(images, evidence), shape))
         evidence = model.look_again(tf.zeros((1, *shape)), evidence)
     return np.asarray(total, np.int64)
