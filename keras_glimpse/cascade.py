@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from keras_glimpse import acceleration
 from keras_glimpse.checks import check_images, check_integers, check_looks, check_threshold
-from keras_glimpse.macs import stage_macs
+from keras_glimpse.macs import known_stage_macs
 
 
 class CascadePrediction(NamedTuple):
@@ -18,12 +18,12 @@ class CascadePrediction(NamedTuple):
     Attributes:
         probabilities: `[n, num_classes]`, after the glimpse at which the image stopped.
         exit_stage: `[n]`, the number of glimpses looked at: 0 for the thumbnail alone.
-        macs: `[n]`, multiply-accumulates spent, as `stage_macs` counts them.
+        macs: `[n]`, multiply-accumulates spent, as `stage_macs` counts them; None for networks that it cannot count.
     """
 
     probabilities: np.ndarray
     exit_stage: np.ndarray
-    macs: np.ndarray
+    macs: np.ndarray | None
 
 
 def cascade_predict(model, images, threshold: float = 0.95, batch_size: int = 2000) -> CascadePrediction:
@@ -65,7 +65,7 @@ def cascade_predict(model, images, threshold: float = 0.95, batch_size: int = 20
     if not results:
         raise ValueError("Expected at least one batch of images; got an empty dataset.")
     probabilities, exit_stage = (np.concatenate(parts) for parts in zip(*results))
-    return CascadePrediction(probabilities, exit_stage, macs[exit_stage])
+    return CascadePrediction(probabilities, exit_stage, None if macs is None else macs[exit_stage])
 
 
 def _until_sure(looks, images, threshold):
@@ -99,7 +99,7 @@ def _prepared(model):
     key = (jit, *map(id, (model.low_res_net, *model.location_heads, *model.glimpse_nets)))
     if getattr(model, "_cascade", (None,))[0] != key:
         look = lambda: tf.function(partial(_look, model), jit_compile=jit, reduce_retracing=True)  # noqa: E731
-        model._cascade = key, [look() for _ in range(model.num_glimpses + 1)], stage_macs(model)
+        model._cascade = key, [look() for _ in range(model.num_glimpses + 1)], known_stage_macs(model)
     return model._cascade[1:]
 
 

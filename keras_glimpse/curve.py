@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_glimpse.checks import check_images, check_integers, check_looks, check_threshold
-from keras_glimpse.macs import stage_macs
+from keras_glimpse.macs import known_stage_macs
 
 THRESHOLDS = 1 - np.logspace(-0.05, -6, 120)  # 0.1 to 1 - 1e-6, denser where more depends on it.
 
@@ -18,13 +18,13 @@ class CascadeCurve(NamedTuple):
     Attributes:
         thresholds: confidences at which to stop.
         errors: share of images whose class is wrong, in [0, 1].
-        macs: multiply-accumulates of an image, on average.
+        macs: multiply-accumulates of an image, on average; None for networks that `stage_macs` cannot count.
         full_error: the error with all glimpses of all images.
     """
 
     thresholds: np.ndarray
     errors: np.ndarray
-    macs: np.ndarray
+    macs: np.ndarray | None
     full_error: float
 
     def cheapest(self, extra_error: float = 0.001) -> float:
@@ -38,7 +38,7 @@ class CascadeCurve(NamedTuple):
         good = np.flatnonzero(self.errors <= self.full_error + extra_error)
         if not len(good):
             raise ValueError(f"No threshold has an error of {self.full_error + extra_error:.4f} or less.")
-        return float(self.thresholds[good[self.macs[good].argmin()]])
+        return float(self.thresholds[good].min())  # An image never stops earlier at a higher threshold.
 
     def within(self, macs: float) -> float:
         """The threshold of least error that costs at most `macs` multiply-accumulates an image, on average.
@@ -46,8 +46,10 @@ class CascadeCurve(NamedTuple):
         Choose it on images that the model was neither trained nor is tested on.
 
         Raises:
-            ValueError: no threshold is so cheap.
+            ValueError: no threshold is so cheap, or MACs are not known.
         """
+        if self.macs is None:
+            raise ValueError("The multiply-accumulates of this model are not known: stage_macs(model) says why.")
         cheap = np.flatnonzero(self.macs <= macs)
         if not len(cheap):
             raise ValueError(
@@ -96,9 +98,10 @@ def cascade_curve(model, images, labels=None, thresholds=THRESHOLDS, batch_size:
     labels = labels.ravel()
     confidence, wrong = probabilities.max(axis=-1), probabilities.argmax(axis=-1) != labels[:, None]
     stops = [first_sure(confidence, threshold) for threshold in thresholds]
-    macs, everyone = stage_macs(model), np.arange(len(labels))
+    stage_macs, everyone = known_stage_macs(model), np.arange(len(labels))
     errors = np.array([wrong[everyone, stop].mean() for stop in stops])
-    return CascadeCurve(np.asarray(thresholds), errors, np.array([macs[stop].mean() for stop in stops]), wrong[:, -1].mean())
+    macs = None if stage_macs is None else np.array([stage_macs[stop].mean() for stop in stops])
+    return CascadeCurve(np.asarray(thresholds), errors, macs, wrong[:, -1].mean())
 
 
 def first_sure(confidence: np.ndarray, threshold: float) -> np.ndarray:
