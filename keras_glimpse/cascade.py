@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_glimpse.checks import check_images, check_integers, check_looks, check_threshold
-from keras_glimpse.macs import stage_macs
+from keras_glimpse.macs import known_stage_macs
 
 
 class CascadePrediction(NamedTuple):
@@ -17,12 +17,12 @@ class CascadePrediction(NamedTuple):
     Attributes:
         probabilities: `[n, num_classes]`, after the glimpse at which the image stopped.
         exit_stage: `[n]`, the number of glimpses looked at: 0 for the thumbnail alone.
-        macs: `[n]`, multiply-accumulates spent, as `stage_macs` counts them.
+        macs: `[n]`, multiply-accumulates spent, as `stage_macs` counts them; None for networks that it cannot count.
     """
 
     probabilities: np.ndarray
     exit_stage: np.ndarray
-    macs: np.ndarray
+    macs: np.ndarray | None
 
 
 def cascade_predict(model, images, threshold: float = 0.95, batch_size: int = 2000) -> CascadePrediction:
@@ -60,12 +60,12 @@ def cascade_predict(model, images, threshold: float = 0.95, batch_size: int = 20
         check_images(images, model.image_shape)
         images = [images[start : start + batch_size] for start in range(0, len(images), batch_size)] or [images]
     looks = model.cached("cascade", lambda: [model.graph(partial(_look, model)) for _ in range(model.active_glimpses + 1)])
-    macs = model.cached("macs", lambda: stage_macs(model))
+    macs = model.cached("macs", lambda: known_stage_macs(model))
     results = [_until_sure(model, looks, _only_images(batch), threshold) for batch in images]
     if not results:
         raise ValueError("Expected at least one batch of images; got an empty dataset.")
     probabilities, exit_stage = (np.concatenate(parts) for parts in zip(*results))
-    return CascadePrediction(probabilities, exit_stage, macs[exit_stage])
+    return CascadePrediction(probabilities, exit_stage, None if macs is None else macs[exit_stage])
 
 
 def _until_sure(model, looks, images, threshold):

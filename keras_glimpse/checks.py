@@ -239,6 +239,41 @@ def _pair(spec):
     return spec[:2]
 
 
+def check_labels(labels, num_classes: int) -> None:
+    """Raises unless these are class numbers or shares of classes (see `label_shares`)."""
+    _check_label_spec(tuple(labels.shape), labels.dtype, num_classes)
+    _check_label_values("", np.asarray(labels), num_classes)
+
+
+def _check_label_spec(shape, dtype, num_classes):
+    dtype = tf.as_dtype(dtype)
+    if not (dtype.is_integer or dtype.is_floating or dtype.is_bool):
+        raise TypeError(f"Expected labels that are numbers; got {dtype.name}.")
+    if len(shape) != 1 and shape[1:] != (1,) and not are_shares(shape, num_classes):
+        raise ValueError(
+            f"Expected class numbers [batch] or [batch, 1], or one-hot or soft labels [batch, {num_classes}]; "
+            f"got labels of shape {shape}."
+        )
+
+
+def _check_label_values(where, labels, num_classes):
+    if are_shares(labels.shape, num_classes):
+        labels = np.asarray(labels, np.float64)
+        bad = ~((labels >= 0).all(axis=1) & (np.abs(labels.sum(axis=1) - 1) <= SHARES_SUM_TO_1))
+        if bad.any():
+            first = int(np.argmax(bad))
+            raise ValueError(
+                f"{where}One-hot or soft labels must not be negative and sum to 1; got {labels[first]} for image {first}."
+            )
+        return
+    low, high = np.min(labels), np.max(labels)
+    if not low >= 0 or not high < num_classes:
+        raise ValueError(f"{where}Labels must lie in [0, {num_classes}); got {low} to {high}.")
+    if labels.dtype.kind == "f" and (labels != np.floor(labels)).any():
+        wrong = labels[labels != np.floor(labels)][0]
+        raise ValueError(f"{where}Expected labels that are class numbers, 0, 1, ...; got {wrong}.")
+
+
 class _BatchCheck:
     """What every batch of images, labels and sample weights must be."""
 
@@ -251,14 +286,7 @@ class _BatchCheck:
 
     def spec(self, shape, dtype, label_shape, label_dtype):
         check_spec(shape, dtype, self.image_shape)
-        label_dtype, label_shape = tf.as_dtype(label_dtype), tuple(label_shape)
-        if not (label_dtype.is_integer or label_dtype.is_floating or label_dtype.is_bool):
-            raise TypeError(f"Expected labels that are numbers; got {label_dtype.name}.")
-        if len(label_shape) != 1 and label_shape[1:] != (1,) and not are_shares(label_shape, self.num_classes):
-            raise ValueError(
-                f"Expected class numbers [batch] or [batch, 1], or one-hot or soft labels [batch, {self.num_classes}]; "
-                f"got labels of shape {label_shape}."
-            )
+        _check_label_spec(tuple(label_shape), label_dtype, self.num_classes)
 
     def arrays(self, where, images, labels, weights=None):
         self.spec(images.shape, _dtype(images), labels.shape, _dtype(labels))
@@ -266,7 +294,7 @@ class _BatchCheck:
             raise ValueError(f"{where}Expected as many labels as images; got {len(images)} images, {len(labels)} labels.")
         if len(images) == 0:
             raise ValueError(f"{where}Expected at least one image; got none.")
-        self._label_values(where, np.asarray(labels))
+        _check_label_values(where, np.asarray(labels), self.num_classes)
         if weights is not None:
             weights = np.asarray(weights)
             if weights.shape[:1] != (len(images),) or weights.size != len(images):
@@ -282,23 +310,6 @@ class _BatchCheck:
             finite = np.isfinite(piece).reshape(len(piece), -1).all(axis=1)
             if not finite.all():
                 raise ValueError(f"{where}Image {start + int(np.argmin(finite))} holds NaN or infinite pixels.")
-
-    def _label_values(self, where, labels):
-        if are_shares(labels.shape, self.num_classes):
-            labels = np.asarray(labels, np.float64)
-            bad = ~((labels >= 0).all(axis=1) & (np.abs(labels.sum(axis=1) - 1) <= SHARES_SUM_TO_1))
-            if bad.any():
-                first = int(np.argmax(bad))
-                raise ValueError(
-                    f"{where}One-hot or soft labels must not be negative and sum to 1; got {labels[first]} for image {first}."
-                )
-            return
-        low, high = np.min(labels), np.max(labels)
-        if not low >= 0 or not high < self.num_classes:
-            raise ValueError(f"{where}Labels must lie in [0, {self.num_classes}); got {low} to {high}.")
-        if labels.dtype.kind == "f" and (labels != np.floor(labels)).any():
-            wrong = labels[labels != np.floor(labels)][0]
-            raise ValueError(f"{where}Expected labels that are class numbers, 0, 1, ...; got {wrong}.")
 
     def dataset(self, dataset):
         return dataset.enumerate().map(lambda index, batch: self._in_graph(index, batch)).prefetch(tf.data.AUTOTUNE)

@@ -1,12 +1,11 @@
 """What exported files compute, as graphs: everything, the cascade of one image, and the cascade of a batch."""
 
-import contextlib
 from functools import partial
 
 import keras
 import tensorflow as tf
 
-from keras_glimpse.macs import stage_macs
+from keras_glimpse.macs import known_stage_macs
 
 
 def holder(model) -> tf.Module:
@@ -26,8 +25,9 @@ def everything(model, images: tf.Tensor, threshold: float | None) -> dict[str, t
         last = tf.one_hot(model.active_glimpses, model.active_glimpses + 1, True, False, dtype=tf.bool)
         exit_stage = tf.argmax(sure | last, axis=-1, output_type=tf.int32)
     answer = {"stage_probabilities": probabilities, "locations": seen["locations"], "exit_stage": exit_stage}
-    with contextlib.suppress(ValueError):  # Networks with loops or branches cannot be counted.
-        answer["macs"] = tf.gather(tf.constant(stage_macs(model)), exit_stage)
+    macs = known_stage_macs(model)
+    if macs is not None:
+        answer["macs"] = tf.gather(tf.constant(macs), exit_stage)
     return answer
 
 
