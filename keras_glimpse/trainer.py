@@ -2,16 +2,16 @@
 
 import os
 from pathlib import Path
-from types import SimpleNamespace
 
 import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_glimpse import acceleration, replicas, training
+from keras_glimpse import _compat, acceleration, replicas, training
 from keras_glimpse.checkpoints import Checkpoints, after_epochs
 from keras_glimpse.checks import checked_input, named_batches
 from keras_glimpse.measures import Measures
+from keras_glimpse.metrics import UserMetrics
 from keras_glimpse.stage import Stage
 
 
@@ -21,7 +21,6 @@ class GlimpseTrainer(keras.Model):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self.stage = None
-        self._measures = SimpleNamespace()  # none before `compile`
 
     def compile(
         self,
@@ -43,7 +42,16 @@ class GlimpseTrainer(keras.Model):
         - `moved_px`, how far z* is from the prediction, and `border_px`, how far the prediction is from the border of the
           image, in pixels: near 0, the location head has saturated and looks at the border whatever it sees.
 
-        Sample weights count in the losses only.
+        Callbacks in mode "auto" know that accuracies should rise, losses and `moved_px` fall. `border_px` has no better side.
+        Sample weights count in the losses and in `weighted_metrics` only.
+
+        Your `metrics` see the prediction after the last glimpse of the stage, and labels of every sort:
+
+        - Those of Keras get what they are made for. The prediction: probabilities (softmax of eq. 6), or logits if they were
+          made with `from_logits=True`, or the class if they compare classes (`Accuracy`, `MeanIoU`). The labels: classes for
+          these and for those called sparse, else distributions: one-hot, or soft as yours are. Those that know true and false
+          only (`AUC`, `Precision`, `F1Score` and the like) take a soft label for its most probable class.
+        - Functions and metrics of your own get the labels as your data have them and the logits, which `predict` returns.
 
         Args:
             optimizer: a Keras optimizer, fresh for each stage.
@@ -51,30 +59,38 @@ class GlimpseTrainer(keras.Model):
                 all before it frozen; or "fine_tune" for the last glimpse network at the predicted places (section 2.2.2).
                 Glimpses that no stage has trained yet still take part in `predict`; `fit_greedy` trains them all.
             jit_compile, steps_per_execution: as in Keras; "auto" is the fastest that works here (see `acceleration`).
-            **kwargs: as in Keras: `metrics` (on the logits after the last glimpse of the stage), `run_eagerly`, ...
+            **kwargs: as in Keras: `metrics`, `weighted_metrics`, `run_eagerly`, ...
 
         Raises:
-            ValueError: a stage that does not exist, an optimizer that trained another stage, a `loss`: it is the paper's, or
-                `jit_compile=True` with several replicas.
+            ValueError: a stage that does not exist, an optimizer that trained another stage, a `loss`: it is the paper's, a
+                metric that cannot be one or has a name of the above, or `jit_compile=True` with several replicas.
         """
         if kwargs.get("loss") is not None:
             raise ValueError(f"GlimpseClassifier brings its own loss (eqs. 16 to 18); got loss={kwargs['loss']!r}.")
         before, self.stage = self.stage, Stage.parse(stage, self.num_glimpses)
         try:
             self._check_fresh(optimizer)
+            trackers = self._trackers(kwargs.get("metrics"), kwargs.get("weighted_metrics"))
         except ValueError:
             self.stage = before
             raise
         self._choices = {"stage": stage, "jit_compile": jit_compile, "steps_per_execution": steps_per_execution}
-        names = training.measure_names(self.stage, self.contrastive)
         with acceleration.scope_of(self):
-            self._measures = SimpleNamespace(train=Measures(names[0]), test=Measures(names[1]))
             acceleration.compile_fast(super().compile, optimizer, jit_compile, steps_per_execution, **kwargs)
+        _compat.track(self, *trackers)
 
     def _check_fresh(self, optimizer):
         trained = getattr(optimizer, "_trainable_variables", None)
         if getattr(optimizer, "built", False) and [id(v) for v in trained] != [id(v) for v in self.trainable_variables]:
             raise ValueError("The optimizer has trained other variables: each stage needs a fresh optimizer.")
+
+    def _trackers(self, metrics, weighted_metrics):
+        self._train_names, self._test_names = training.measure_names(self.stage, self.contrastive)
+        names = {*self._train_names, *self._test_names}
+        with acceleration.scope_of(self):
+            given = metrics is not None or weighted_metrics is not None  # Keras would keep those of the last `compile`.
+            users = UserMetrics(metrics, weighted_metrics, self.num_classes, names) if given else None
+            return Measures(self._train_names), users
 
     @property
     def trained_layers(self) -> list[keras.Layer]:
@@ -99,21 +115,21 @@ class GlimpseTrainer(keras.Model):
 
     def reset_metrics(self):
         super().reset_metrics()
-        for measures in vars(self._measures).values():
-            measures.reset_state()
+        for tracker in filter(None, _compat.trackers(self)):  # Whatever a subclass says that `metrics` are.
+            tracker.reset_state()
 
     def train_on(self, data):
         """One step of training on a batch, and its measures."""
         measured, logits = training.train_step(self, data)
-        self._measure(self._measures.train, measured, data, logits)
+        self._measure(measured, data, logits)
 
     def train_results(self) -> dict[str, tf.Tensor]:
         """The measures since they were last reset."""
-        return self._results(self._measures.train)
+        return self._results(self._train_names)
 
     def test_results(self) -> dict[str, tf.Tensor]:
         """As `train_results`, of the test measures."""
-        return self._results(self._measures.test)
+        return self._results(self._test_names)
 
     def train_step(self, data):
         self.train_on(data)
@@ -121,38 +137,42 @@ class GlimpseTrainer(keras.Model):
 
     def test_step(self, data):
         measured, logits = training.test_step(self, data)
-        self._measure(self._measures.test, measured, data, logits)
+        self._measure(measured, data, logits)
         return self.test_results()
 
-    def _measure(self, measures, measured, data, logits):
+    def _measure(self, measured, data, logits):
         images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
         if weights is not None:
             weights = ops.cast(ops.reshape(weights, (-1,)), "float32")
             measured = {name: v * weights if name.endswith("loss") else v for name, v in measured.items()}
-        measures.update_state([ops.sum(measured[name]) for name in measures.names], ops.shape(images)[0])
-        if self._compile_metrics is not None:
-            self._compile_metrics.update_state(labels, logits, sample_weight=weights)
+        measures, metrics = _compat.trackers(self)
+        measures.update_state({name: ops.sum(values) for name, values in measured.items()}, ops.shape(images)[0])
+        if metrics is not None:
+            metrics.update_state(labels, logits, sample_weight=weights)
 
-    def _results(self, measures):
-        return measures.result() | (self._compile_metrics.result() if self._compile_metrics is not None else {})
+    def _results(self, names=None):
+        measures, metrics = _compat.trackers(self)
+        return measures.result(names) | (metrics.result() if metrics is not None else {})
 
     def get_metrics_result(self) -> dict[str, tf.Tensor]:
         """What Keras shows at the end of an epoch: over all replicas, where a step's results are of one."""
-        used = [measures for measures in vars(self._measures).values() if measures.count > 0]  # Both are reset before.
-        return self._results(used[0]) if used else {}
+        return self._results() if self.compiled else {}
 
     @property
     def _has_replicas(self):
         return self.distribute_strategy.num_replicas_in_sync > 1
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        _, metrics = _compat.trackers(self)
+        labels = _compat.labels_of(iterator, data_batch)
+        if metrics is not None and not metrics.built and labels is not None:
+            with acceleration.scope_of(self):
+                metrics.build(labels, keras.KerasTensor((None, self.num_classes)))
         if self._distribute_strategy is None or not self.built:
             super()._maybe_symbolic_build(iterator, data_batch)
             return
         # Keras would read a batch to learn its shape, and average it over the hosts, which fails (keras#20585).
         with acceleration.scope_of(self):
-            if self._compile_metrics is not None and not self._compile_metrics.built:
-                self._compile_metrics.build(keras.KerasTensor((1,), "int32"), keras.KerasTensor((1, self.num_classes)))
             self.optimizer.build(self.trainable_variables)
 
     def make_train_function(self, force=False):
