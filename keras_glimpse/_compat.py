@@ -3,7 +3,8 @@
 import keras
 import tensorflow as tf
 from keras.src import backend
-from keras.src.trainers.compile_utils import CompileMetrics, MetricsList
+from keras.src.trainers.compile_utils import CompileMetrics as CompileMetrics
+from keras.src.trainers.compile_utils import MetricsList as MetricsList
 from keras.src.utils.tracking import no_automatic_dependency_tracking
 
 # `CompileMetrics` is what `compile` makes of `metrics` and `weighted_metrics`. Callbacks in mode "auto" look for directions,

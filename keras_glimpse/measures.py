@@ -15,6 +15,10 @@ class Measures(MetricsList):
     A step of small networks is so short that a dozen `keras.metrics.Mean`, with two variables each, would take a good
     part of it. One array costs less than one of them. Callbacks in mode "auto" find in `metrics` what is better.
 
+    Args:
+        names: what is measured in training.
+        test_names: those of them that are measured in tests too.
+
     Example:
     >>> measures = Measures(["loss", "accuracy_1", "border_px"])
     >>> measures.update_state({"loss": 20.0, "accuracy_1": 5.0}, count=10)
@@ -23,9 +27,9 @@ class Measures(MetricsList):
     {'loss': 1.5, 'accuracy_1': 0.75}
     """
 
-    def __init__(self, names, name="loss"):  # In the place, and under the name, of Keras's own mean of the loss.
+    def __init__(self, names, test_names=(), name="loss"):  # In the place, and by the name, of Keras's own mean of the loss.
         super().__init__([SimpleNamespace(name=each, **_direction(each)) for each in names], name=name)
-        self.names = tuple(names)
+        self.names, self.test_names = tuple(names), tuple(test_names)
         self.state = self.add_variable((2, len(self.names)), initializer="zeros", dtype="float32", name="sums_and_counts")
 
     def update_state(self, sums, count):

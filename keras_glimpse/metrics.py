@@ -4,6 +4,7 @@ from collections import Counter
 from types import FunctionType
 
 import keras
+import tensorflow as tf
 from keras import losses as L
 from keras import metrics as M
 from keras import ops
@@ -34,10 +35,10 @@ class UserMetrics(_compat.CompileMetrics):
         ValueError: a name that is taken, or something that does not measure predictions.
 
     Example:
-    >>> metrics = UserMetrics(["accuracy", keras.metrics.F1Score("macro")], None, num_classes=2)
+    >>> metrics = UserMetrics(["accuracy", keras.metrics.Precision(name="precision")], None, num_classes=2)
     >>> metrics.update_state(ops.array([0, 1, 1]), ops.array([[9.0, 7.0], [-3.0, 1.0], [0.0, 2.0]]))
     >>> {name: float(value) for name, value in metrics.result().items()}
-    {'accuracy': 1.0, 'f1_score': 1.0}
+    {'accuracy': 1.0, 'precision': 1.0}
     """
 
     def __init__(self, metrics, weighted_metrics, num_classes: int, taken=()):
@@ -65,7 +66,6 @@ class UserMetrics(_compat.CompileMetrics):
         _compat.symbolically(self.update_state, labels, logits)
 
     def update_state(self, labels, logits, sample_weight=None):
-        self.built = True
         weights = None if sample_weight is None else ops.reshape(sample_weight, (-1,))
         for metrics, weight in zip(_compat.groups(self), (None, weights)):
             for metric in metrics:
@@ -73,7 +73,9 @@ class UserMetrics(_compat.CompileMetrics):
                     metric.update_state(*arguments_of(metric, labels, logits), sample_weight=weight)
                 except Exception as error:
                     what = f"labels {tuple(labels.shape)} and logits {tuple(logits.shape)}"
-                    raise ValueError(f"The metric {metric.name!r} cannot be computed from {what}: {error}") from error
+                    why = f"{type(error).__name__}: {error}"
+                    raise ValueError(f"The metric {metric.name!r} cannot be computed from {what}: {why}") from error
+        self.built = True
 
 
 def arguments_of(metric, labels, logits):
@@ -87,14 +89,13 @@ def arguments_of(metric, labels, logits):
         of_classes, predicted_class = metric.sparse_y_true, metric.sparse_y_pred
     else:
         of_classes, predicted_class = kind in OF_CLASSES, kind is M.Accuracy
-    if of_classes:
-        y_true = class_numbers(labels)
-    else:
-        y_true = distributions(labels, logits.shape[-1], certain=kind in OF_TRUE_OR_FALSE)
+    certain = kind in OF_TRUE_OR_FALSE
+    y_true = class_numbers(labels) if of_classes else distributions(labels, logits.shape[-1], certain)
     if predicted_class:
         return y_true, ops.argmax(logits, axis=-1)
-    is_of_logits = _compat.takes_logits(metric) or _compat.takes_logits(source)
-    return y_true, logits if is_of_logits else ops.softmax(logits, axis=-1)
+    if _compat.takes_logits(metric) or _compat.takes_logits(source):
+        return y_true, logits
+    return y_true, tf.nn.softmax(logits)  # Keras's own remembers the logits, and its `BinaryCrossentropy` would take them.
 
 
 def class_numbers(labels):

@@ -70,7 +70,8 @@ class GlimpseTrainer(keras.Model):
         before, self.stage = self.stage, Stage.parse(stage, self.num_glimpses)
         try:
             self._check_fresh(optimizer)
-            trackers = self._trackers(kwargs.get("metrics"), kwargs.get("weighted_metrics"))
+            with acceleration.scope_of(self):
+                trackers = self._trackers(kwargs.get("metrics"), kwargs.get("weighted_metrics"))
         except ValueError:
             self.stage = before
             raise
@@ -85,12 +86,10 @@ class GlimpseTrainer(keras.Model):
             raise ValueError("The optimizer has trained other variables: each stage needs a fresh optimizer.")
 
     def _trackers(self, metrics, weighted_metrics):
-        self._train_names, self._test_names = training.measure_names(self.stage, self.contrastive)
-        names = {*self._train_names, *self._test_names}
-        with acceleration.scope_of(self):
-            given = metrics is not None or weighted_metrics is not None  # Keras would keep those of the last `compile`.
-            users = UserMetrics(metrics, weighted_metrics, self.num_classes, names) if given else None
-            return Measures(self._train_names), users
+        names = training.measure_names(self.stage, self.contrastive)
+        if metrics is weighted_metrics is None:
+            return Measures(*names), None  # Keras would keep the metrics of the last `compile`.
+        return Measures(*names), UserMetrics(metrics, weighted_metrics, self.num_classes, names[0])
 
     @property
     def trained_layers(self) -> list[keras.Layer]:
@@ -125,11 +124,13 @@ class GlimpseTrainer(keras.Model):
 
     def train_results(self) -> dict[str, tf.Tensor]:
         """The measures since they were last reset."""
-        return self._results(self._train_names)
+        measures, _ = _compat.trackers(self)
+        return self._results(measures.names)
 
     def test_results(self) -> dict[str, tf.Tensor]:
-        """As `train_results`, of the test measures."""
-        return self._results(self._test_names)
+        """As `train_results`, of the measures that a test has."""
+        measures, _ = _compat.trackers(self)
+        return self._results(measures.test_names)
 
     def train_step(self, data):
         self.train_on(data)
@@ -152,7 +153,7 @@ class GlimpseTrainer(keras.Model):
 
     def _results(self, names=None):
         measures, metrics = _compat.trackers(self)
-        return measures.result(names) | (metrics.result() if metrics is not None else {})
+        return measures.result(names) | (metrics.result() if metrics is not None and metrics.built else {})
 
     def get_metrics_result(self) -> dict[str, tf.Tensor]:
         """What Keras shows at the end of an epoch: over all replicas, where a step's results are of one."""
