@@ -172,10 +172,10 @@ def shape_of_labels(y_true, y_pred):
 @pytest.mark.parametrize("run", RUNS)
 def test_fit_and_evaluate_however_they_run(run, make_model, batch):
     """At a rate of 0 training and test see the same; what metrics must say comes from `predict`."""
-    model, (images, labels) = make_model(), batch
+    model, (images, labels) = make_model(num_glimpses=1), batch
     makes = (lambda: M.AUC(name="auc"), M.F1Score, M.R2Score, lambda: M.TopKCategoricalAccuracy(2), M.CategoricalCrossentropy)
     metrics = [*(make() for make in makes), M.MeanIoU(3, "iou"), Seen(), shape_of_labels]
-    model.compile(keras.optimizers.SGD(0.0), stage=2, metrics=metrics, **RUNS[run])
+    model.compile(keras.optimizers.SGD(0.0), metrics=metrics, **RUNS[run])
     shown = model.fit(images, labels[:, None], batch_size=16, epochs=2, verbose=0).history
     tested = model.evaluate(images, labels[:, None], batch_size=16, verbose=0, return_dict=True)
     logits = model.predict(images, verbose=0)
@@ -192,7 +192,7 @@ def test_fit_and_evaluate_however_they_run(run, make_model, batch):
 @later
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
 def test_fit_on_distributions(smoothing, make_model, batch):
-    model, (images, labels) = make_model(), batch
+    model, (images, labels) = make_model(num_glimpses=1), batch
     soft = np.eye(3, dtype="float32")[labels] * (1 - smoothing) + smoothing / 3
     metrics = ["accuracy", M.AUC(name="auc"), M.F1Score("macro"), M.CategoricalCrossentropy(), shape_of_labels]
     model.compile(keras.optimizers.SGD(0.0), metrics=metrics, **PLAIN)
