@@ -169,6 +169,7 @@ class GlimpseTrainer(keras.Model):
         if metrics is not None and not metrics.built and labels is not None:
             with acceleration.scope_of(self):
                 metrics.build(labels, keras.KerasTensor((None, self.num_classes)))
+            replicas.check_shared(self.distribute_strategy, metrics.metrics)
         if self._distribute_strategy is None or not self.built:
             super()._maybe_symbolic_build(iterator, data_batch)
             return

@@ -358,6 +358,7 @@ def test_measures_cost_one_variable(make_model):
 PROGRAM = """
 import json, keras, numpy as np, tensorflow as tf, keras_glimpse
 from keras import metrics as M
+from keras_glimpse import replicas
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 rng = np.random.default_rng(0)
@@ -376,14 +377,24 @@ def evaluate(strategy):
     tested = model.evaluate(images, labels, sample_weight=weights, batch_size=8, verbose=0, return_dict=True)
     return {name: float(values[0]) for name, values in shown.items()} | {f"test_{name}": float(v) for name, v in tested.items()}
 
-print(json.dumps([evaluate(tf.distribute.get_strategy()), evaluate(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))]))
+several_hosts = tf.distribute.MultiWorkerMirroredStrategy()
+with several_hosts.scope():
+    inside = M.AUC(name="inside")
+for metric in (inside, M.AUC(name="outside")):
+    try:
+        replicas.check_shared(several_hosts, [metric])
+    except ValueError as error:
+        message = str(error)
+one, two = tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+print(json.dumps([message, evaluate(one), evaluate(two)]))
 """
 
 
 def test_replicas_count_as_one_device_does():
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    one, two = json.loads(done.stdout.splitlines()[-1])
+    message, one, two = json.loads(done.stdout.splitlines()[-1])
+    assert message.startswith("The metric 'outside' was made outside strategy.scope()")
     assert two == pytest.approx(one, rel=1e-4, abs=1e-5) and "test_micro" in one
 
 
