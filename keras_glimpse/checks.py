@@ -95,7 +95,7 @@ def check_layer(**arguments) -> None:
 
 def check_images(images, image_shape=None, at_least: int = 0) -> None:
     """Raises unless these are images in one array or tensor, at least so many, and of this `image_shape`."""
-    if isinstance(images, tf.RaggedTensor) or getattr(images, "dtype", None) == object:
+    if isinstance(images, tf.RaggedTensor) or _holds_objects(images):
         raise TypeError(
             f"Expected one array of images of one size; got {_kind(images)}. Resize the images, or give one size at a time."
         )
@@ -107,7 +107,11 @@ def check_images(images, image_shape=None, at_least: int = 0) -> None:
 
 
 def _kind(value):
-    return "an array of objects" if getattr(value, "dtype", None) == object else f"a {type(value).__name__}"
+    return "an array of objects" if _holds_objects(value) else f"a {type(value).__name__}"
+
+
+def _holds_objects(value):
+    return isinstance(value, np.ndarray) and value.dtype.kind == "O"
 
 
 def check_spec(shape, dtype, image_shape=None) -> None:

@@ -379,7 +379,7 @@ class GlimpseClassifier(GlimpseTrainer):
         store["largest_pixel"] = np.asarray(self._pixels.largest or 0.0)
 
     def load_own_variables(self, store):
-        if "active_glimpses" not in store.keys():  # Version 0.1 looked at all glimpses, and could not tell what was trained.
+        if "active_glimpses" not in [*store.keys()]:  # Version 0.1 looked at all glimpses, and did not note what was trained.
             self._active, self._trained = self.num_glimpses, tuple(range(1, self.num_glimpses + 1))
             return
         self._active, self._trained = int(store["active_glimpses"][()]), tuple(map(int, store["trained_glimpses"][()]))

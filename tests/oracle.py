@@ -92,7 +92,7 @@ class Paper:
         steps = [stride * (i - (search_size - 1) / 2) for i in range(search_size)]
         extent = np.array(shape[:2]) - 1
         places = [location + np.array([dy, dx]) / extent for dy in steps for dx in steps]
-        return [place for place in places if (0 <= place).all() and (place <= 1).all()]
+        return [place for place in places if (place >= 0).all() and (place <= 1).all()]
 
     def loss_at(self, n, image, label, z, outputs, location, previous, lam, gamma, variance):
         """E_n + lambda/2 |l - z|^2 + eq. 18: the terms of eqs. 9 and 17 that depend on z; distances by the longer side."""

@@ -194,7 +194,9 @@ def sources(images, labels):
 def test_floats_to_255_are_told_once(compiled, batch, source):
     images, labels = 255 * batch[0], batch[1]
     messages = told(lambda: compiled.fit(*sources(images, labels)[source], verbose=0))
-    assert len(messages) == 1 and "expected pixels around 1; got up to 25" in messages[0] and "Divide them by 255" in messages[0]
+    assert (
+        len(messages) == 1 and "expected pixels around 1; got up to 25" in messages[0] and "Divide them by 255" in messages[0]
+    )
     assert not told(lambda: compiled.predict(images, verbose=0))
 
 

@@ -155,7 +155,9 @@ def test_loss_has_regularisation_in_it(make_model, batch, stage):
 
     def net(regularised):
         kernel = keras.regularizers.L2(strength) if regularised else None
-        return keras.Sequential([keras.Input((6, 6, 2)), keras.layers.Flatten(), keras.layers.Dense(3, kernel_regularizer=kernel)])
+        return keras.Sequential(
+            [keras.Input((6, 6, 2)), keras.layers.Flatten(), keras.layers.Dense(3, kernel_regularizer=kernel)]
+        )
 
     shown, moved, kernels = [], [], []
     for regularised in (False, True):

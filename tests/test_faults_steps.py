@@ -59,7 +59,9 @@ def test_same_training_as_one_step_a_call(make_model, batch, way):
     histories = []
     for each in (model, twin):
         with pytest.warns(UserWarning, match="ran out of data"):
-            histories.append(each.fit(dataset, steps_per_epoch=5, epochs=6, verbose=0, validation_data=dataset, validation_steps=3))
+            histories.append(
+                each.fit(dataset, steps_per_epoch=5, epochs=6, verbose=0, validation_data=dataset, validation_steps=3)
+            )
     assert int(model.optimizer.iterations) == int(twin.optimizer.iterations) < 30
     for a, b in zip(model.get_weights(), twin.get_weights()):
         np.testing.assert_allclose(a, b, atol=2e-6)
@@ -82,7 +84,9 @@ def test_evaluate_and_predict_read_the_steps_that_were_asked_for(make_model, bat
     model.compile(paper_sgd())
     dataset = endless(batch)[0]
     five = model.evaluate(dataset, steps=5, verbose=0, return_dict=True)
-    assert five == pytest.approx(model.evaluate(batch[0][:20], batch[1][:20], batch_size=4, verbose=0, return_dict=True), abs=1e-6)
+    assert five == pytest.approx(
+        model.evaluate(batch[0][:20], batch[1][:20], batch_size=4, verbose=0, return_dict=True), abs=1e-6
+    )
     rows = model.predict(dataset, steps=5, verbose=0)
     np.testing.assert_allclose(rows, model(batch[0][:20]), atol=1e-5)
     assert model.predict(batch[0], batch_size=5, steps=3, verbose=0).shape == (15, 3)
