@@ -168,9 +168,9 @@ class GlimpseClassifier(GlimpseTrainer):
         self.preprocess = preprocess
         self.crop = MultiScaleCrop(patch_size, scales, dtype=policy)
         self.low_res_net = low_res_net or LowResNet(num_classes, low_res_size, hidden_units, downsample, dtype=policy)
-        self.location_heads = [LocationHead(gated_location, dtype=policy) for _ in range(num_glimpses)]
+        self.location_heads = tuple(LocationHead(gated_location, dtype=policy) for _ in range(num_glimpses))
         template = glimpse_net or GlimpseNet(num_classes, hidden_units, gated_glimpse, dtype=policy)
-        self.glimpse_nets = one_for_each_glimpse(template, num_glimpses, share_weights)
+        self.glimpse_nets = tuple(one_for_each_glimpse(template, num_glimpses, share_weights))
         self.image_shape = None
         self._active, self._trained = num_glimpses, ()
         self._pixels = PixelRange()

@@ -8,6 +8,7 @@ import tensorflow as tf
 from keras_glimpse import (
     GlimpseClassifier,
     GlimpseNet,
+    LocationHead,
     LowResNet,
     cascade_curve,
     cascade_predict,
@@ -49,19 +50,6 @@ def assert_one_answer(model, images, labels, folder=None, atol=2e-5):
     return found["call"]
 
 
-def replace_low_res(model):
-    keras.utils.set_random_seed(7)
-    model.low_res_net = LowResNet(4, 5, 8)
-    model.low_res_net.build((None, 20, 24, 1))
-
-
-def replace_glimpse(model):
-    keras.utils.set_random_seed(7)
-    net = GlimpseNet(4, 8)
-    net.build((None, 6, 6, 2))
-    model.glimpse_nets[0] = net
-
-
 def lora(model):
     layer = model.glimpse_nets[0].output_layer
     layer.enable_lora(2)
@@ -87,8 +75,6 @@ CHANGES = {
     "fewer glimpses": lambda model: setattr(model, "active_glimpses", 1),
     "thumbnail": lambda model: setattr(model.low_res_net, "downsample", "strided"),
     "activation": activation,
-    "glimpse network": replace_glimpse,
-    "low-resolution network": replace_low_res,
     "LoRA": lora,
     "int8": lambda model: model.quantize("int8"),
     "bfloat16": half,
@@ -115,6 +101,15 @@ def test_no_answer_is_old(sharp_model, rng, change, compiled, tmp_path):
     assert (np.abs(after - before).max() < 1e-6) == (change in NO_OTHER_ANSWER)
 
 
+def test_networks_are_not_replaced(make_model):
+    model = make_model()
+    with pytest.raises(ValueError, match="cannot add new elements of state"):
+        model.low_res_net = LowResNet(3, 5, 8)
+    for layers, other in ((model.glimpse_nets, GlimpseNet(3, 8)), (model.location_heads, LocationHead())):
+        with pytest.raises(TypeError, match="does not support item assignment"):
+            layers[0] = other
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -131,7 +126,7 @@ def test_no_answer_is_old(sharp_model, rng, change, compiled, tmp_path):
 )
 def test_what_is_set_after_training_takes_effect_in_training(make_model, batch, name, value):
     """As in a model that was made with it, and not as before."""
-    model, made = make_model(), make_model(**{name: value})
+    model, made = make_model(diversity_weight=3.0), make_model(**{"diversity_weight": 3.0, name: value})
     initial = [weights + 0.2 for weights in model.get_weights()]
     after = []
     for each in (model, made, model):
