@@ -1,6 +1,7 @@
 """`GlimpseClassifier`: the whole system of the paper as one Keras model."""
 
 import numbers
+import warnings
 from collections.abc import Sequence
 
 import keras
@@ -8,6 +9,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_glimpse.checks import (
+    check_exportable,
     check_images,
     check_integers,
     check_layer,
@@ -25,7 +27,7 @@ from keras_glimpse.layers import GlimpseNet, LocationHead, LowResNet, MultiScale
 from keras_glimpse.layers.inner import KeepsInner
 from keras_glimpse.networks import one_for_each_glimpse
 from keras_glimpse.portable import portable_operations
-from keras_glimpse.quantization import layers_to_quantize
+from keras_glimpse.quantization import float_products, layers_to_quantize
 from keras_glimpse.trainer import GlimpseTrainer
 
 
@@ -254,8 +256,9 @@ class GlimpseClassifier(KeepsInner, GlimpseTrainer):
     def quantize(self, mode=None, config=None, filters=None, **kwargs) -> None:
         """As `keras.Model.quantize`: dense layers of the networks, ours and yours, in 8 or 4 bits.
 
-        Location heads stay float32, so that places are as exact as before. Kernels that are quantized are not trained any
-        more; biases, location heads and LoRA are. A model that was compiled gets a fresh optimizer.
+        Location heads stay float32, so that places are not rounded. Convolutions stay as they are, with a warning: Keras has no
+        quantized form of them. Kernels that are quantized are not trained any more; biases, location heads and LoRA are. A
+        model that was compiled gets a fresh optimizer. `export_litert` and `export_onnx` know int8 only.
 
         Args:
             mode: "int8" or "int4".
@@ -274,22 +277,29 @@ class GlimpseClassifier(KeepsInner, GlimpseTrainer):
         >>> [layer.dtype_policy.name for layer in model.low_res_net.hidden_layers]
         ['int8_from_float32']
         """
-        layers = layers_to_quantize(self, mode, config, filters)
+        layers = layers_to_quantize(self, mode, filters)
         super().quantize(mode, config, filters=layers.__contains__, **kwargs)
         if self.compiled:
             self.compile_from_config(self.get_compile_config())
 
-    def export(self, *args, **kwargs):
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        if any(layer.quantization_mode and getattr(layer, "lora_enabled", False) for layer in self._flatten_layers()):
+            warnings.warn("LoRA on quantized layers is saved as part of their kernels, rounded: answers change.", stacklevel=2)
+
+    def export(self, filepath, format="tf_saved_model", *args, **kwargs):
         """As `keras.Model.export`, with operations that every runtime has.
 
         Raises:
-            ValueError: the model is not built.
+            ValueError: the model is not built, or has layers of int4 in another format than a SavedModel.
         """
         if not self.built:
             raise ValueError("Only a model that is built can be exported: fit it, load it or call it on images first.")
         self(tf.zeros((1, *self.image_shape)))  # Keras exports only models that were called; training does not call them.
-        with portable_operations():
-            return super().export(*args, **kwargs)
+        if format != "tf_saved_model":
+            check_exportable(f"export(format={format!r})", self, None, quantized=("int8",))
+        with portable_operations(), float_products(self):
+            return super().export(filepath, format, *args, **kwargs)
 
     @property
     def inner(self):

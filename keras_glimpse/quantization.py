@@ -10,20 +10,18 @@ from keras import ops
 
 MODES = ("int8", "int4")
 NOT_MODES = {
-    "float8": "Keras does not restore the optimizer of such a model, and no other runtime reads it",
+    "float8": "it is for training large products on a GPU, and not tried with training in stages",
     "gptq": "it calibrates the blocks of a transformer",
     "awq": "it calibrates the blocks of a transformer",
 }
 
 
-def layers_to_quantize(model, mode, config, filters) -> list[keras.Layer]:
+def layers_to_quantize(model, mode: str, filters) -> list[keras.Layer]:
     """The layers that `quantize` is to change, each once; or an error, before any of them is changed.
 
-    Location heads are not among them. Layers of which Keras has no quantized form are told in a warning.
+    Location heads are not among them. Keras has checked that the model is built and that `mode` goes with `config`. What has
+    weights, but no quantized form in Keras, is told in a warning.
     """
-    if not model.built:
-        raise ValueError("Only a model that is built can be quantized: fit it, load it or call it on images first.")
-    mode = mode or getattr(config, "mode", config)
     if mode not in MODES:
         why = f" ({NOT_MODES[mode]})" if mode in NOT_MODES else ""
         raise ValueError(f"mode must be one of {MODES}; got {mode!r}{why}.")
@@ -40,7 +38,7 @@ def layers_to_quantize(model, mode, config, filters) -> list[keras.Layer]:
             raise ValueError(f'"int8" needs layers of float32 or bfloat16; {layer.name!r} has {layer.dtype_policy.name}.')
     left = sorted({type(layer).__name__ for layer in wanted if layer.variables and layer not in layers})
     if left:
-        warnings.warn(f"Keras has no quantized form of {', '.join(left)}: such layers stay as they are.", stacklevel=3)
+        warnings.warn(f"Keras has no quantized form of {', '.join(left)}: such layers stay as they are.", stacklevel=4)
     return layers
 
 

@@ -74,7 +74,10 @@ class GlimpseTrainer(keras.Model):
     def _check_fresh(self, optimizer):
         trained = getattr(optimizer, "_trainable_variables", None)
         if getattr(optimizer, "built", False) and [id(v) for v in trained] != [id(v) for v in self.trainable_variables]:
-            raise ValueError("The optimizer has trained other variables: each stage needs a fresh optimizer.")
+            raise ValueError(
+                "The optimizer has trained other variables: compile with a fresh optimizer for each stage, and after what "
+                "changes the variables (`enable_lora`, `trainable`)."
+            )
 
     @property
     def trained_layers(self) -> list[keras.Layer]:
@@ -156,6 +159,7 @@ class GlimpseTrainer(keras.Model):
             self.optimizer.build(self.trainable_variables)
 
     def make_train_function(self, force=False):
+        self._check_fresh(self.optimizer)
         if self.train_function is not None and not force:
             return
         if self._has_replicas:
