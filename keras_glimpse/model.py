@@ -280,7 +280,8 @@ class GlimpseClassifier(KeepsInner, GlimpseTrainer):
         layers = layers_to_quantize(self, mode, filters)
         super().quantize(mode, config, filters=layers.__contains__, **kwargs)
         if self.compiled:
-            self.compile_from_config(self.get_compile_config())
+            self.optimizer = self.optimizer.from_config(self.optimizer.get_config())
+            self.optimizer.build(self.trainable_variables)
 
     def save_own_variables(self, store):
         super().save_own_variables(store)

@@ -275,7 +275,7 @@ def test_onnx_has_no_such_operation(make_model, tmp_path):
 @pytest.mark.parametrize("mode", ["int8", "int4"])
 def test_a_quantized_model_trains_and_goes_on(make_model, batch, mode, tmp_path):
     model = make_model(gated_glimpse=True)
-    model.compile(momentum(), stage=1, **PLAINLY)
+    model.compile(momentum(), stage=1, metrics=["sparse_categorical_accuracy"], **PLAINLY)
     model.fit(*batch, verbose=0)
     model.quantize(mode)
     before = {variable.path: np.array(variable) for variable in model.variables}
