@@ -77,14 +77,24 @@ def check_looks(function: str, model) -> None:
         raise ValueError(f"{function} needs a model that is built: fit it, load it or call it on images first.")
 
 
-def check_exportable(function: str, model, threshold: float | None, float32: bool = False) -> None:
-    """Raises unless the model can be exported: built and, if `float32`, in that precision throughout."""
+def check_exportable(function: str, model, threshold: float | None, float32: bool = False, quantized=None) -> None:
+    """Raises unless the model can be exported: built and, if `float32`, in that precision throughout.
+
+    Where the modes that `quantized` layers may have are given, other modes are refused too.
+    """
     if threshold is not None:
         check_threshold(threshold)
     check_looks(function, model)
     half = [layer for layer in model._flatten_layers() if layer.compute_dtype != "float32"]
     if float32 and half:
         raise ValueError(f"{function} needs a model of float32; {half[0].name!r} has {half[0].dtype_policy.name}.")
+    modes = {layer.quantization_mode: layer for layer in model._flatten_layers() if layer.quantization_mode}
+    for mode, layer in modes.items():
+        if quantized is not None and mode not in quantized:
+            raise ValueError(
+                f"{function} cannot export layers of {mode}; {layer.name!r} has {layer.dtype_policy.name}. "
+                'Export the model as it was before `quantize`; export_litert(quantize="int8") then makes 8-bit files.'
+            )
 
 
 def check_layer(**arguments) -> None:

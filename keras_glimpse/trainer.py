@@ -124,8 +124,8 @@ class GlimpseTrainer(keras.Model):
         trained = getattr(optimizer, "_trainable_variables", None)
         if getattr(optimizer, "built", False) and [id(v) for v in trained] != [id(v) for v in self.trainable_variables]:
             raise ValueError(
-                "The optimizer has trained other variables than those of this stage: each stage needs a fresh optimizer, "
-                "and so does one whose layers were frozen, quantized or replaced after `compile`."
+                "The optimizer has trained other variables: compile with a fresh optimizer for each stage, and after what "
+                "changes the variables (`enable_lora`, `trainable`)."
             )
 
     @property

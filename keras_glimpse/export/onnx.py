@@ -10,6 +10,7 @@ from keras_glimpse.checks import check_exportable
 from keras_glimpse.export.files import complete_file
 from keras_glimpse.export.graphs import one_image, until_sure
 from keras_glimpse.portable import portable_operations
+from keras_glimpse.quantization import float_products
 
 
 class Answer(keras.Model):
@@ -38,15 +39,27 @@ def export_onnx(model, path: str | os.PathLike, threshold: float | None = None) 
 
     Raises:
         TypeError: something else than a `GlimpseClassifier`.
-        ValueError: a model that is not built or not of float32, or a threshold outside (0, 1].
+        ValueError: a model that is not built, not of float32 or quantized to int4, one with operations that ONNX does not have,
+            or a threshold outside (0, 1].
         FileNotFoundError: the folder does not exist.
         ImportError: tf2onnx is not installed.
     """
-    check_exportable("export_onnx", model, threshold, float32=True)
+    check_exportable("export_onnx", model, threshold, float32=True, quantized=("int8",))
     batch = None if threshold is None else 1
     signature = [tf.TensorSpec((batch, *model.image_shape), tf.float32, name="images")]
-    with portable_operations(), complete_file(path) as scratch, warnings.catch_warnings():
+    with portable_operations(), float_products(model), complete_file(path) as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tf2onnx and Keras warn of their own internals.
         answer = Answer(model, threshold)
         answer(tf.zeros((1, *model.image_shape)))
         answer.export(str(scratch), format="onnx", input_signature=signature, verbose=False)
+        _check_operations(scratch)
+
+
+def _check_operations(path):
+    """tf2onnx writes a file all the same when there are operations that ONNX does not have, which nothing can run then."""
+    import onnx  # comes with tf2onnx
+
+    try:
+        onnx.checker.check_model(path)
+    except onnx.checker.ValidationError as error:
+        raise ValueError(f"The model has operations that cannot be exported to ONNX: {error}") from error
