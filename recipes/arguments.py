@@ -57,11 +57,11 @@ def in_one_line(*errors: type[Exception]):
         sys.exit(f"{Path(sys.argv[0]).stem}: {error}")
 
 
-def folder_to_write(path: Path) -> Path:
+def folder_to_write(path: Path, option: str = "--out") -> Path:
     """The folder, made if it is not there; OSError if nothing can be written to it."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path).close()
     except OSError as error:
-        raise OSError(f"--out must be a folder that can be written to; got {path} ({error.strerror}).") from error
+        raise OSError(f"{option} must be a folder that can be written to; got {path} ({error.strerror}).") from error
     return path

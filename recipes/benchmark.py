@@ -1,6 +1,7 @@
 """Speed and memory, each beside what a user would otherwise run.
 
-    python recipes/benchmark.py train         # about 15 minutes on two cores; PyTorch by the extra [benchmark]
+    pip install -e ".[benchmark]"
+    python recipes/benchmark.py train         # about 15 minutes on two cores; beside PyTorch only if it is installed
     python recipes/benchmark.py inference     # about 3 minutes
     python recipes/benchmark.py size          # about 3 minutes
     python recipes/benchmark.py memory        # about 1 minute
@@ -367,11 +368,11 @@ def size(rounds, smoke):
 
 
 def memory(rounds, smoke):
-    rows = []
+    rows, side = [], _large_side(smoke)
     for name, job in {
         "import only": _nothing,
-        "a sweep of 600,000 jittered images": _sweep,
-        "inference at 4096x4096": _large,
+        f"a sweep of {10 * len(digits_for(smoke).train_images):,} jittered images": _sweep,
+        f"inference at {side}x{side}": _large,
     }.items():
         process = multiprocessing.get_context("spawn").Pool(1)
         rows.append({"what": name, "peak resident MB": process.apply(_peak, (job, smoke))})
@@ -394,9 +395,12 @@ def _sweep(smoke):
     model.fit(data.jittered(digits_for(smoke)).train, verbose=0)
 
 
+def _large_side(smoke):
+    return 256 if smoke else 4096
+
+
 def _large(smoke):
-    model = GlimpseClassifier(10, 2, downsample="strided")
-    side = 256 if smoke else 4096
+    model, side = GlimpseClassifier(10, 2, downsample="strided"), _large_side(smoke)
     model.build((None, side, side, 1))
     model.predict_on_batch(tf.zeros([1, side, side, 1], tf.uint8))
 

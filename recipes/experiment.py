@@ -11,7 +11,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: what its C++ says is not for readers.
 
-from arguments import at_least, in_one_line, refuse
+from arguments import at_least, folder_to_write, in_one_line, refuse
 from rich.console import Console
 from rich.table import Table as RichTable
 from row_run import RESULTS, Run, digits_of
@@ -27,8 +27,9 @@ def main(table: Table, doc: str) -> None:
             print(f"{row.name:28} {row.sweeps:3} sweeps, {row.seeds} seed(s): {row.title}")
         return
     with in_one_line():
+        if not args.smoke:
+            folder_to_write(args.runs, "--runs")
         digits_of(args.smoke)
-        args.runs.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         runs, results = (Path(scratch), Path(scratch)) if args.smoke else (args.runs, RESULTS)
         found = []
