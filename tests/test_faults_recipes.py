@@ -136,6 +136,32 @@ def test_models_that_cannot_be_used(refused, tmp_path, name, options):
     assert f"{name}: " in refused(name, *options, "some.keras")
 
 
+@pytest.mark.parametrize("name", SHIPPED)
+def test_onnx_of_every_shipped_model(name, rng, tmp_path):
+    """As export.py writes it: convolutions inside the branches of the cascade too."""
+    pytest.importorskip("tf2onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model, path = keras_glimpse.load_pretrained(name), tmp_path / "cascade.onnx"
+    keras_glimpse.export_onnx(model, path, threshold=0.5)
+    session = onnxruntime.InferenceSession(path)
+    images = rng.random((12, *model.image_shape), np.float32) * np.linspace(0, 1, 12, dtype=np.float32)[:, None, None, None]
+    found = [np.concatenate(each) for each in zip(*(session.run(None, {"images": image[None]}) for image in images))]
+    expected = keras_glimpse.cascade_predict(model, images, 0.5)
+    stages = next(each for each in found if each.dtype == np.int32)
+    np.testing.assert_array_equal(stages, expected.exit_stage)
+    np.testing.assert_allclose(next(each for each in found if each.ndim == 2), expected.probabilities, atol=1e-5)
+    assert len(set(stages)) > 1  # Some stop early.
+
+
+def test_an_onnx_file_that_nothing_can_read_is_an_error(monkeypatch, tmp_path):
+    """With weights from outside of the branches, tf2onnx only logs that it cannot convert a convolution."""
+    pytest.importorskip("tf2onnx")
+    monkeypatch.setattr(importlib.import_module("keras_glimpse.export.onnx"), "Branches", lambda model: model)
+    with pytest.raises(ValueError, match="tf2onnx could not convert the networks of this model"):
+        keras_glimpse.export_onnx(keras_glimpse.load_pretrained("mnist"), tmp_path / "cascade.onnx", threshold=0.5)
+    assert list(tmp_path.iterdir()) == []
+
+
 # ---- Options ----
 
 
