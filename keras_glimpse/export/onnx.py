@@ -18,11 +18,27 @@ class Answer(keras.Model):
 
     def __init__(self, model, threshold):
         super().__init__(dtype="float32", autocast=False)  # Whatever the global policy is.
-        self.model, self.threshold = model, threshold
+        self.model, self.threshold, self.branches = model, threshold, Branches(model)
 
     def call(self, images):
-        compute = until_sure if self.threshold is None else one_image
-        return compute(self.model, images, self.threshold)
+        if self.threshold is None:
+            return until_sure(self.model, images, None)
+        return one_image(self.branches, images, self.threshold)
+
+
+class Branches:
+    """A model whose weights are constants of the branch that looks again.
+
+    Those of the whole graph come into an `If` without their shapes, and tf2onnx then writes convolutions that nothing can read.
+    """
+
+    def __init__(self, model):
+        self.num_glimpses, self.first_look, self.combine = model.num_glimpses, model.first_look, model.combine
+        self._look_again, self._weights = model.look_again, [(weight, weight.numpy()) for weight in model.variables]
+
+    def look_again(self, images, evidence):
+        with keras.StatelessScope([(weight, tf.constant(value)) for weight, value in self._weights]):
+            return self._look_again(images, evidence)
 
 
 def export_onnx(model, path: str | os.PathLike, threshold: float | None = None) -> None:
@@ -52,14 +68,14 @@ def export_onnx(model, path: str | os.PathLike, threshold: float | None = None) 
         answer = Answer(model, threshold)
         answer(tf.zeros((1, *model.image_shape)))
         answer.export(str(scratch), format="onnx", input_signature=signature, verbose=False)
-        _check_operations(scratch)
+        _check_whole(scratch)
 
 
-def _check_operations(path):
-    """tf2onnx writes a file all the same when there are operations that ONNX does not have, which nothing can run then."""
-    import onnx  # comes with tf2onnx
+def _check_whole(path):
+    """What tf2onnx cannot convert it logs, and writes a file without it."""
+    import onnx  # Which tf2onnx brings.
 
     try:
-        onnx.checker.check_model(path)
-    except onnx.checker.ValidationError as error:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ValueError(f"The model has operations that cannot be exported to ONNX: {error}") from error
