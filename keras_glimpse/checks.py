@@ -366,7 +366,10 @@ class _BatchCheck:
 
 
 def _dtype(array):
-    return keras.backend.standardize_dtype(array.dtype)
+    try:
+        return keras.backend.standardize_dtype(array.dtype)
+    except ValueError:  # text, or Python objects
+        return "string"
 
 
 class _CheckedPyDataset(keras.utils.PyDataset):
