@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras_glimpse import acceleration
 from keras_glimpse.checks import check_images, check_integers, check_looks, check_threshold
 from keras_glimpse.macs import stage_macs
+from keras_glimpse.portable import run_by_tensorflow
 
 
 class CascadePrediction(NamedTuple):
@@ -103,6 +104,7 @@ def _prepared(model):
     return model._cascade[1:]
 
 
+@run_by_tensorflow()
 def _look(model, images, evidence, rows, evidence_rows):
     """The thumbnails of all images; or, where there is evidence, one more glimpse at some rows of them."""
     if not evidence:

@@ -23,7 +23,7 @@ from keras_glimpse.evidence import AVERAGING, LOCATION_INPUTS, Evidence, combine
 from keras_glimpse.geometry import check_image_shape
 from keras_glimpse.layers import GlimpseNet, LocationHead, LowResNet, MultiScaleCrop
 from keras_glimpse.networks import one_for_each_glimpse
-from keras_glimpse.portable import portable_operations
+from keras_glimpse.portable import run_by_tensorflow
 from keras_glimpse.trainer import GlimpseTrainer
 
 
@@ -149,7 +149,7 @@ class GlimpseClassifier(GlimpseTrainer):
         template = glimpse_net or GlimpseNet(num_classes, hidden_units, gated_glimpse, dtype=policy)
         self.glimpse_nets = one_for_each_glimpse(template, num_glimpses, share_weights)
         self.image_shape = None
-        self._look_function = tf.function(self._look, reduce_retracing=True)
+        self._look_function = tf.function(run_by_tensorflow()(self._look), reduce_retracing=True)
 
     # ---- Inference, section 2.1: one glimpse at a time, then all of them ----
 
@@ -203,9 +203,9 @@ class GlimpseClassifier(GlimpseTrainer):
         steps = {"logits": logits, "locations": locations, "patches": patches}
         return {name: ops.stack(values, axis=1) for name, values in steps.items()}
 
-    def build(self, images_shape):
-        check_image_shape(images_shape, {})
-        images = keras.KerasTensor((None, *images_shape[1:]), "float32")
+    def build(self, input_shape):  # So named that the converter of LiteRT finds it.
+        check_image_shape(input_shape, {})
+        images = keras.KerasTensor((None, *input_shape[1:]), "float32")
         outputs = self.low_res_net(images)
         if not isinstance(outputs, tuple | list) or len(outputs) != 2:
             raise ValueError(f"low_res_net must return (hidden, logits); got {outputs}.")
@@ -214,7 +214,7 @@ class GlimpseClassifier(GlimpseTrainer):
         for _ in range(self.num_glimpses):  # Builds every network, the user's too, on what it will be given.
             evidence = self.look_again(images, evidence)
             self._check_logits("glimpse_net", evidence.glimpses[-1])
-        self.image_shape = tuple(images_shape[1:])
+        self.image_shape = tuple(input_shape[1:])
 
     def _check_logits(self, name, logits):
         if tuple(logits.shape[1:]) != (self.num_classes,):
@@ -249,6 +249,11 @@ class GlimpseClassifier(GlimpseTrainer):
 
     # ---- Saving and exporting ----
 
+    @property
+    def inputs(self) -> list[keras.KerasTensor] | None:
+        """What a functional model has, and converters ask for: the images that the model was built for."""
+        return self.image_shape and [keras.KerasTensor((None, *self.image_shape), "float32", name="images")]
+
     def export(self, *args, **kwargs):
         """As `keras.Model.export`, with operations that every runtime has.
 
@@ -258,8 +263,7 @@ class GlimpseClassifier(GlimpseTrainer):
         if not self.built:
             raise ValueError("Only a model that is built can be exported: fit it, load it or call it on images first.")
         self(tf.zeros((1, *self.image_shape)))  # Keras exports only models that were called; training does not call them.
-        with portable_operations():
-            return super().export(*args, **kwargs)
+        return super().export(*args, **kwargs)
 
     def get_config(self):
         shared = self._plain_config["share_weights"]

@@ -12,6 +12,7 @@ from keras_glimpse import acceleration, replicas, training
 from keras_glimpse.checkpoints import Checkpoints, after_epochs
 from keras_glimpse.checks import checked_input, named_batches
 from keras_glimpse.measures import Measures
+from keras_glimpse.portable import run_by_tensorflow
 from keras_glimpse.stage import Stage
 
 
@@ -102,6 +103,7 @@ class GlimpseTrainer(keras.Model):
         for measures in vars(self._measures).values():
             measures.reset_state()
 
+    @run_by_tensorflow()
     def train_on(self, data):
         """One step of training on a batch, and its measures."""
         measured, logits = training.train_step(self, data)
@@ -119,10 +121,15 @@ class GlimpseTrainer(keras.Model):
         self.train_on(data)
         return self.train_results()
 
+    @run_by_tensorflow()
     def test_step(self, data):
         measured, logits = training.test_step(self, data)
         self._measure(self._measures.test, measured, data, logits)
         return self.test_results()
+
+    @run_by_tensorflow()
+    def predict_step(self, data):
+        return super().predict_step(data)
 
     def _measure(self, measures, measured, data, logits):
         images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)

@@ -7,7 +7,8 @@ import tensorflow as tf
 
 from keras_glimpse.checks import check_exportable
 from keras_glimpse.export.files import complete_folder
-from keras_glimpse.export.graphs import everything, holder, until_sure
+from keras_glimpse.export.graphs import everything, holder, one_image, until_sure
+from keras_glimpse.portable import run_by_tensorflow
 from keras_glimpse.version import __version__
 
 
@@ -55,13 +56,15 @@ def export_saved_model(model, path: str | os.PathLike, threshold: float | None =
 
 
 def _signatures(model, threshold):
-    images = {dtype: tf.TensorSpec((None, *model.image_shape), dtype, name="images") for dtype in (tf.float32, tf.uint8)}
     signatures = {
-        "serving_default": (until_sure, tf.float32),
-        "uint8": (until_sure, tf.uint8),
-        "explain": (everything, tf.float32),
+        "serving_default": (run_by_tensorflow()(until_sure), None, tf.float32),
+        "uint8": (run_by_tensorflow()(until_sure), None, tf.uint8),
+        "explain": (run_by_tensorflow()(everything), None, tf.float32),
+        "portable": (until_sure, None, tf.float32) if threshold is None else (one_image, 1, tf.float32),
     }
     return {
-        name: tf.function(partial(compute, model, threshold=threshold), autograph=False).get_concrete_function(images[dtype])
-        for name, (compute, dtype) in signatures.items()
+        name: tf.function(partial(compute, model, threshold=threshold), autograph=False).get_concrete_function(
+            tf.TensorSpec((batch, *model.image_shape), dtype, name="images")
+        )
+        for name, (compute, batch, dtype) in signatures.items()
     }
