@@ -7,10 +7,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_glimpse import acceleration
 from keras_glimpse.checks import check_images, check_integers, check_looks, check_threshold
-from keras_glimpse.macs import stage_macs
-from keras_glimpse.portable import run_by_tensorflow
+from keras_glimpse.macs import known_stage_macs
 
 
 class CascadePrediction(NamedTuple):
@@ -19,12 +17,12 @@ class CascadePrediction(NamedTuple):
     Attributes:
         probabilities: `[n, num_classes]`, after the glimpse at which the image stopped.
         exit_stage: `[n]`, the number of glimpses looked at: 0 for the thumbnail alone.
-        macs: `[n]`, multiply-accumulates spent, as `stage_macs` counts them.
+        macs: `[n]`, multiply-accumulates spent, as `stage_macs` counts them; None for networks that it cannot count.
     """
 
     probabilities: np.ndarray
     exit_stage: np.ndarray
-    macs: np.ndarray
+    macs: np.ndarray | None
 
 
 def cascade_predict(model, images, threshold: float = 0.95, batch_size: int = 2000) -> CascadePrediction:
@@ -61,17 +59,19 @@ def cascade_predict(model, images, threshold: float = 0.95, batch_size: int = 20
     if not isinstance(images, tf.data.Dataset):
         check_images(images, model.image_shape)
         images = [images[start : start + batch_size] for start in range(0, len(images), batch_size)] or [images]
-    looks, macs = _prepared(model)
-    results = [_until_sure(looks, _only_images(batch), threshold) for batch in images]
+    looks = model.cached("cascade", lambda: [model.graph(partial(_look, model)) for _ in range(model.active_glimpses + 1)])
+    macs = model.cached("macs", lambda: known_stage_macs(model))
+    results = [_until_sure(model, looks, _only_images(batch), threshold) for batch in images]
     if not results:
         raise ValueError("Expected at least one batch of images; got an empty dataset.")
     probabilities, exit_stage = (np.concatenate(parts) for parts in zip(*results))
-    return CascadePrediction(probabilities, exit_stage, macs[exit_stage])
+    return CascadePrediction(probabilities, exit_stage, None if macs is None else macs[exit_stage])
 
 
-def _until_sure(looks, images, threshold):
+def _until_sure(model, looks, images, threshold):
     """Probabilities and exit stages of one batch: each stage looks only at the rows that none before it was sure of."""
-    images = tf.convert_to_tensor(images)
+    model.see_pixels(images)
+    images = model.prepare(tf.convert_to_tensor(images))
     evidence, probabilities = looks[0](images, (), (), ())
     probabilities = probabilities.numpy()
     stages = np.zeros(len(probabilities), np.int64)
@@ -94,19 +94,8 @@ def _padded(rows):
     return tf.constant(np.pad(rows, (0, size - len(rows)), mode="edge"), tf.int32)
 
 
-def _prepared(model):
-    """Each look as a compiled function, and the MACs of the stages: made once, and kept with the model while it is the same."""
-    jit = acceleration.compiles_inference(model)
-    key = (jit, *map(id, (model.low_res_net, *model.location_heads, *model.glimpse_nets)))
-    if getattr(model, "_cascade", (None,))[0] != key:
-        look = lambda: tf.function(partial(_look, model), jit_compile=jit, reduce_retracing=True)  # noqa: E731
-        model._cascade = key, [look() for _ in range(model.num_glimpses + 1)], stage_macs(model)
-    return model._cascade[1:]
-
-
-@run_by_tensorflow()
 def _look(model, images, evidence, rows, evidence_rows):
-    """The thumbnails of all images; or, where there is evidence, one more glimpse at some rows of them."""
+    """The thumbnails of all images, prepared; or, where there is evidence, one more glimpse at some rows of them."""
     if not evidence:
         evidence = model.first_look(images)
     else:

@@ -12,19 +12,29 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_glimpse._compat import keras_random_state
 from keras_glimpse.acceleration import scope_of
 from keras_glimpse.integrity import sha256
 
+INFINITE = tf.data.INFINITE_CARDINALITY
 KEPT = 2  # The last one, and the one before it in case that the last is torn.
 
 
 class Checkpoints(keras.callbacks.Callback):
-    """Keeps the state of a training in a folder: weights, optimizer, states of all random generators, history.
+    """Keeps the state of a training in a folder: weights, optimizer, states of random generators, history.
 
     `GlimpseClassifier.fit` and `fit_greedy` do this by themselves if they are given a `checkpoint` folder. This class is for
     other Keras models. After SIGKILL, or a crash of the machine, the same program goes on from the last epoch that was
     finished. Keras's `BackupAndRestore` does less: weights and number of the epoch are two files, written one after the
     other; generators of dropout are not in them; and a finished training leaves nothing to tell that it is finished.
+
+    The random generators are those of the model's layers (dropout, augmentation in `preprocess`), of `keras.random`, of
+    `tf.random.get_global_generator()`, of NumPy (`np.random`) and of Python (`random`). Not kept is what cannot be seen from
+    here: generators of your own (`np.random.default_rng()`, `tf.random.Generator`), of layers that only a dataset calls
+    (`dataset.map(keras.layers.RandomFlip())`), and of stateful operations inside one (`tf.random.uniform`). Give the model
+    such layers as `preprocess`, or make the dataset's randomness a function of the epoch (`keras_glimpse.data.Epoch`) by
+    `tf.random.stateless_uniform`. `dataset.shuffle` with a fixed number of epochs begun, and `fit` on arrays, go on as they
+    would have.
 
     A file has a part of its SHA-256 in its name. One that does not match, after a failure of the disk, is passed over. Of
     several workers only the chief writes; all must see the folder. The states of other callbacks are not kept.
@@ -62,6 +72,7 @@ class Checkpoints(keras.callbacks.Callback):
             UserWarning: a checkpoint is torn, and the one before it is used.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        keras_random_state()  # It is made when it is first used, from Python's generator: here, whether or not a file follows.
         with scope_of(model):
             model.optimizer.build(model.trainable_variables)
         return self._take(model, *self._last_whole()) if self._paths() else 0
@@ -90,6 +101,8 @@ class Checkpoints(keras.callbacks.Callback):
         version, state, gauss = about["python"]
         random.setstate((version, tuple(state), gauss))
         np.random.set_state(about["numpy"])
+        for name, variable in _generators().items():
+            variable.assign(np.asarray(about.get(name, variable), variable.dtype))
         self.history, self.epochs = about["history"], about["epochs"]
         return sys.maxsize if about["stopped"] else self.epochs
 
@@ -108,6 +121,7 @@ class Checkpoints(keras.callbacks.Callback):
             return
         about = {"epochs": self.epochs, "stopped": self.model.stop_training, "history": self.history}
         about |= {"python": random.getstate(), "numpy": np.random.get_state()}
+        about |= {name: keras.ops.convert_to_numpy(variable) for name, variable in _generators().items()}
         values = {f"{n}": keras.ops.convert_to_numpy(variable) for n, variable in enumerate(_variables(self.model))}
         buffer = io.BytesIO()
         np.savez(buffer, about=json.dumps(about, default=np.ndarray.tolist), **values)
@@ -144,13 +158,50 @@ def after_epochs(x, epochs: int, steps: int | None, is_finished: bool):
             for _ in zip(range(epochs * (steps or 0)), x):
                 pass
         return x
-    if steps and not is_finished:
-        x = x.skip(epochs * steps)  # With `steps_per_epoch`, it is begun once and read on and on.
-    else:
-        for _ in range(1 if steps else epochs):
-            iter(x)
-    later, length = tf.data.Dataset.range(1).flat_map(lambda _: x), int(x.cardinality())
-    return later.apply(tf.data.experimental.assert_cardinality(length)) if length >= 0 else later
+    length = int(x.cardinality())
+    begun, read = (epochs, 0) if steps is None else _position(epochs, steps, length)
+    for _ in range(begun + (is_finished and read > 0)):
+        iter(x)
+    skipped = tf.Variable(0 if is_finished else read, dtype=tf.int64)  # Only the first time.
+
+    def begin(_):
+        count = tf.identity(skipped)
+        with tf.control_dependencies([count]), tf.control_dependencies([skipped.assign(0)]):
+            return x.skip(tf.identity(count))
+
+    later = tf.data.Dataset.range(1).flat_map(begin)
+    return later.apply(tf.data.experimental.assert_cardinality(length)) if length >= 0 or length == INFINITE else later
+
+
+def _position(epochs, steps, length):
+    """How often a dataset was read to its end in so many epochs of `steps`, and how many batches since.
+
+    Keras begins it again in an epoch after the one in which it ended.
+    """
+    if length < 0:
+        return 0, epochs * steps
+    begun, read = 0, 0
+    for _ in range(epochs):
+        read += steps
+        if read >= length:
+            begun, read = begun + 1, 0
+    return begun, read
+
+
+def check_resumable(x, y, batch_size: int | None, steps: int | None) -> None:
+    """Raises if epochs of so many steps would begin where a training that goes on cannot know."""
+    if steps is None or isinstance(x, tf.data.Dataset) or hasattr(x, "__next__"):
+        return
+    length = len(x) if y is None else -(-len(x) // (batch_size or 32))
+    if steps != length:
+        raise ValueError(
+            f"With a checkpoint, epochs of arrays and of a PyDataset must be all of their {length} batches; got "
+            f"steps_per_epoch={steps}. Pass a tf.data.Dataset."
+        )
+
+
+def _generators():
+    return {"keras.random": keras_random_state(), "tf.random": tf.random.get_global_generator().state}
 
 
 def _variables(model):

@@ -5,11 +5,16 @@ import itertools
 import numbers
 import operator
 import re
+import warnings
 from collections.abc import Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
+
+from keras_glimpse.labels import are_shares
+
+SHARES_SUM_TO_1 = 1e-2  # Soft labels in half precision are off by a thousandth.
 
 
 def check_integers(minimum: int, **arguments) -> None:
@@ -52,6 +57,13 @@ def check_one_of(allowed, **arguments) -> None:
             raise ValueError(f"{name} must be one of {tuple(allowed)}; got {value!r}.")
 
 
+def check_search_stride(search_stride) -> None:
+    if not isinstance(search_stride, float):
+        check_integers(1, search_stride=search_stride)
+    elif not 0 < search_stride < 1:
+        raise ValueError(f"search_stride must be pixels, an integer, or a share of a side in (0, 1); got {search_stride!r}.")
+
+
 def check_threshold(threshold: float) -> None:
     if not isinstance(threshold, numbers.Real) or not 0.0 < threshold <= 1.0:
         raise ValueError(f"threshold must lie in (0, 1]; got {threshold!r}.")
@@ -83,11 +95,19 @@ def check_layer(**arguments) -> None:
 
 def check_images(images, image_shape=None, at_least: int = 0) -> None:
     """Raises unless these are images in one array or tensor, at least so many, and of this `image_shape`."""
+    if isinstance(images, tf.RaggedTensor) or getattr(images, "dtype", None) == object:
+        raise TypeError(
+            f"Expected one array of images of one size; got {_kind(images)}. Resize the images, or give one size at a time."
+        )
     if not hasattr(images, "shape") or not hasattr(images, "dtype"):
-        raise TypeError(f"Expected one array of images; got a {type(images).__name__}. Try numpy.stack(images).")
+        raise TypeError(f"Expected one array of images; got {_kind(images)}. Try numpy.stack(images).")
     check_spec(images.shape, _dtype(images), image_shape)
     if images.shape[0] is not None and images.shape[0] < at_least:
         raise ValueError("Expected at least one image; got none.")
+
+
+def _kind(value):
+    return "an array of objects" if getattr(value, "dtype", None) == object else f"a {type(value).__name__}"
 
 
 def check_spec(shape, dtype, image_shape=None) -> None:
@@ -104,7 +124,7 @@ def check_spec(shape, dtype, image_shape=None) -> None:
         raise TypeError(f"Expected images of floats, uint8 or uint16; got {dtype.name}.")
 
 
-def checked_input(x, y, num_classes: int, image_shape=None, name: str = "the data"):
+def checked_input(x, y, sample_weight, num_classes: int, image_shape=None, name="the data", pixels=None, in_memory=False):
     """Checks the data of `fit` or `evaluate`, and returns it ready for them.
 
     Arrays are checked whole. A `tf.data.Dataset`, a `keras.utils.PyDataset` or a generator is checked by its first batch
@@ -113,42 +133,81 @@ def checked_input(x, y, num_classes: int, image_shape=None, name: str = "the dat
 
     Args:
         x: images, or something that yields `(images, labels)` or `(images, labels, sample_weight)`.
-        y: labels, or None.
-        num_classes: labels must be integers in [0, num_classes).
+        y: labels, or None: class numbers or shares of classes (see `label_shares`).
+        sample_weight: `[n]` or `[n, 1]` numbers, or None.
+        num_classes: class numbers must be integers in [0, num_classes).
         image_shape: `(height, width, channels)` of a model that is built already.
         name: what to call the data.
+        pixels: a `PixelRange` that is shown all images; None to accept any pixels.
+        in_memory: whether only arrays will do.
 
     Returns:
-        `(x, y, shape)`; `shape` is that of an image, None where it cannot be known.
+        `(x, y, spec)`: the data, and shape and dtype of an image; None where they cannot be known.
 
     Raises:
-        ValueError, TypeError: the images' rank, size or values, or the labels' type or values, are not as expected.
+        ValueError, TypeError: the images' rank, size or values, the labels' type or values, or the sample weights, are not
+            as expected.
     """
-    check = _BatchCheck(num_classes, image_shape, name)
-    if isinstance(x, tf.data.Dataset):
+    check = _BatchCheck(num_classes, image_shape, name, pixels)
+    if isinstance(x, tf.data.Dataset) and not in_memory:
         images, labels = _pair(x.element_spec)
         check.spec(images.shape, images.dtype, labels.shape, labels.dtype)
         if x.cardinality() == 0:
             raise ValueError(f"Expected at least one batch in {name}; got none.")
-        return check.dataset(x), y, images.shape[1:]
-    if isinstance(x, keras.utils.PyDataset):
-        first = check(0, x[0])
-        return _CheckedPyDataset(x, check), y, first[0].shape[1:]
-    if hasattr(x, "__next__"):
+        return check.dataset(x), y, tf.TensorSpec(images.shape[1:], images.dtype)
+    if isinstance(x, keras.utils.PyDataset) and not in_memory:
+        return _CheckedPyDataset(x, check), y, _image_spec(check(0, x[0])[0])
+    if hasattr(x, "__next__") and not in_memory:
         first = next(x, None)
         if first is None:
             raise ValueError(f"Expected at least one batch in {name}; got none.")
-        shape = check(0, first)[0].shape[1:]
-        return (check(i, batch) for i, batch in enumerate(itertools.chain([first], x))), y, shape
-    if isinstance(x, list | tuple | dict | None):
-        raise TypeError(f"Expected one array of images in {name}; got a {type(x).__name__}. Try numpy.stack(images).")
-    if hasattr(x, "shape"):
+        spec = _image_spec(check(0, first)[0])
+        return (check(i, batch) for i, batch in enumerate(itertools.chain([first], x))), y, spec
+    if in_memory or isinstance(x, list | tuple | dict | None) or hasattr(x, "shape"):
+        check_images(x)
         if y is None:
             raise ValueError(f"Expected labels y beside the array of images x in {name}; got None.")
         y = y if hasattr(y, "shape") else np.asarray(y)
-        check.arrays("", x, y)
-        return x, y, tuple(x.shape[1:])
+        check.arrays("", x, y, sample_weight)
+        return x, y, _image_spec(x)
     return x, y, None
+
+
+def _image_spec(images):
+    return tf.TensorSpec(images.shape[1:], _dtype(images))
+
+
+class PixelRange:
+    """Warns, once a model, of floats that are not scaled as it expects: they are used as they are.
+
+    Args:
+        largest: the largest pixel that is as expected; None for the largest that is plausible at all.
+    """
+
+    PLAUSIBLE = 100.0  # Of images in [0, 1], in [-1, 1] or standardized. Bytes as floats reach 255.
+
+    def __init__(self, largest: float | None = None):
+        self.largest, self.has_warned = largest, False
+
+    @property
+    def limit(self) -> float:
+        return self.PLAUSIBLE if self.largest is None else 1.001 * self.largest
+
+    def see(self, images) -> None:
+        """Looks at images, an array of floats or integers."""
+        if not self.has_warned and np.size(images) and not tf.as_dtype(_dtype(images)).is_unsigned:
+            self.see_largest(np.max(images))
+
+    def see_largest(self, pixel) -> None:
+        if self.has_warned or not pixel > self.limit:
+            return
+        self.has_warned = True
+        expected = "in [0, 1], as the bytes that the model was trained on are scaled" if self.largest else "around 1"
+        warnings.warn(
+            f"Images of floats are used as they are: expected pixels {expected}; got up to {pixel:g}. Divide them by 255, or "
+            "pass unsigned integers, which are scaled to [0, 1].",
+            stacklevel=2,
+        )
 
 
 @contextlib.contextmanager
@@ -180,37 +239,74 @@ def _pair(spec):
     return spec[:2]
 
 
-class _BatchCheck:
-    """What every batch of images and labels must be."""
+def check_labels(labels, num_classes: int) -> None:
+    """Raises unless these are class numbers or shares of classes (see `label_shares`)."""
+    _check_label_spec(tuple(labels.shape), labels.dtype, num_classes)
+    _check_label_values("", np.asarray(labels), num_classes)
 
-    def __init__(self, num_classes, image_shape, name):
-        self.num_classes, self.image_shape, self.name = num_classes, image_shape, name
+
+def _check_label_spec(shape, dtype, num_classes):
+    dtype = tf.as_dtype(dtype)
+    if not (dtype.is_integer or dtype.is_floating or dtype.is_bool):
+        raise TypeError(f"Expected labels that are numbers; got {dtype.name}.")
+    if len(shape) != 1 and shape[1:] != (1,) and not are_shares(shape, num_classes):
+        raise ValueError(
+            f"Expected class numbers [batch] or [batch, 1], or one-hot or soft labels [batch, {num_classes}]; "
+            f"got labels of shape {shape}."
+        )
+
+
+def _check_label_values(where, labels, num_classes):
+    if are_shares(labels.shape, num_classes):
+        labels = np.asarray(labels, np.float64)
+        bad = ~((labels >= 0).all(axis=1) & (np.abs(labels.sum(axis=1) - 1) <= SHARES_SUM_TO_1))
+        if bad.any():
+            first = int(np.argmax(bad))
+            raise ValueError(
+                f"{where}One-hot or soft labels must not be negative and sum to 1; got {labels[first]} for image {first}."
+            )
+        return
+    low, high = np.min(labels), np.max(labels)
+    if not low >= 0 or not high < num_classes:
+        raise ValueError(f"{where}Labels must lie in [0, {num_classes}); got {low} to {high}.")
+    if labels.dtype.kind == "f" and (labels != np.floor(labels)).any():
+        wrong = labels[labels != np.floor(labels)][0]
+        raise ValueError(f"{where}Expected labels that are class numbers, 0, 1, ...; got {wrong}.")
+
+
+class _BatchCheck:
+    """What every batch of images, labels and sample weights must be."""
+
+    def __init__(self, num_classes, image_shape, name, pixels):
+        self.num_classes, self.image_shape, self.name, self.pixels = num_classes, image_shape, name, pixels
 
     def __call__(self, index, batch):
-        self.arrays(f"Batch {index} of {self.name}: ", *batch[:2])
+        self.arrays(f"Batch {index} of {self.name}: ", *batch[:3])
         return batch
 
     def spec(self, shape, dtype, label_shape, label_dtype):
         check_spec(shape, dtype, self.image_shape)
-        if not tf.as_dtype(label_dtype).is_integer:
-            raise TypeError(f"Expected integer labels in [0, {self.num_classes}); got {tf.as_dtype(label_dtype).name}.")
-        label_shape = tuple(label_shape)
-        if len(label_shape) != 1 and label_shape[1:] != (1,):
-            raise ValueError(f"Expected one label an image, [batch]; got shape {label_shape}. One-hot? Take its argmax.")
+        _check_label_spec(tuple(label_shape), label_dtype, self.num_classes)
 
-    def arrays(self, where, images, labels):
+    def arrays(self, where, images, labels, weights=None):
         self.spec(images.shape, _dtype(images), labels.shape, _dtype(labels))
         if len(images) != len(labels):
             raise ValueError(f"{where}Expected as many labels as images; got {len(images)} images, {len(labels)} labels.")
         if len(images) == 0:
             raise ValueError(f"{where}Expected at least one image; got none.")
-        low, high = np.min(labels), np.max(labels)
-        if low < 0 or high >= self.num_classes:
-            raise ValueError(f"{where}Labels must lie in [0, {self.num_classes}); got {low} to {high}.")
-        if not tf.as_dtype(_dtype(images)).is_floating:
-            return
+        _check_label_values(where, np.asarray(labels), self.num_classes)
+        if weights is not None:
+            weights = np.asarray(weights)
+            if weights.shape[:1] != (len(images),) or weights.size != len(images):
+                raise ValueError(f"{where}Expected one sample weight an image, [{len(images)}]; got shape {weights.shape}.")
+            if not np.isfinite(weights).all():
+                raise ValueError(f"{where}Sample weight {int(np.argmin(np.isfinite(weights.ravel())))} is NaN or infinite.")
         for start in range(0, len(images), 256):  # In pieces, so that checking does not double the memory images take.
             piece = np.asarray(images[start : start + 256])
+            if self.pixels:
+                self.pixels.see(piece)
+            if piece.dtype.kind == "u":
+                continue
             finite = np.isfinite(piece).reshape(len(piece), -1).all(axis=1)
             if not finite.all():
                 raise ValueError(f"{where}Image {start + int(np.argmin(finite))} holds NaN or infinite pixels.")
@@ -221,16 +317,38 @@ class _BatchCheck:
     def _in_graph(self, index, batch):
         images, labels = batch[:2]
         message = ["Batch", index, f"of {self.name}"]
-        low, high = tf.reduce_min(labels), tf.reduce_max(labels)
-        in_range = (low >= 0) & (tf.cast(high, tf.int64) < self.num_classes)
-        limits = [f"has labels outside [0, {self.num_classes}): from", low, "to", high]
-        checks = [tf.debugging.Assert(in_range, [*message, *limits])]
+        checks = self._label_checks(message, labels)
+        if len(batch) > 2:
+            finite = tf.reduce_all(tf.math.is_finite(tf.cast(batch[2], tf.float32)))
+            checks.append(tf.debugging.Assert(finite, [*message, "has sample weights that are NaN or infinite"]))
         if images.dtype.is_floating:
             finite = tf.reduce_all(tf.math.is_finite(images))
             checks.append(tf.debugging.Assert(finite, [*message, "holds NaN or infinite pixels"]))
+            if self.pixels:
+                checks.append(self._see_in_graph(images))
         with tf.control_dependencies(checks):
             images = tf.ensure_shape(images, (None, *(self.image_shape or images.shape[1:])))
             return (tf.identity(images), *batch[1:])
+
+    def _see_in_graph(self, images):
+        largest = tf.cast(tf.reduce_max(images), tf.float32)
+        see = lambda: tf.numpy_function(self.pixels.see_largest, [largest], [])  # noqa: E731
+        return tf.cond(largest > self.pixels.limit, lambda: tf.group(see()), tf.no_op)
+
+    def _label_checks(self, message, labels):
+        if are_shares(labels.shape, self.num_classes):
+            shares = tf.cast(labels, tf.float32)
+            good = tf.reduce_all(shares >= 0) & tf.reduce_all(tf.abs(tf.reduce_sum(shares, axis=1) - 1) <= SHARES_SUM_TO_1)
+            return [tf.debugging.Assert(good, [*message, "has one-hot or soft labels that are negative or do not sum to 1"])]
+        labels = tf.cast(labels, tf.int32) if labels.dtype == tf.bool else labels
+        low, high = tf.reduce_min(labels), tf.reduce_max(labels)
+        in_range = (low >= 0) & (tf.cast(high, tf.float64) < self.num_classes)
+        limits = [f"has labels outside [0, {self.num_classes}): from", low, "to", high]
+        checks = [tf.debugging.Assert(in_range, [*message, *limits])]
+        if labels.dtype.is_floating:
+            whole = tf.reduce_all(labels == tf.floor(labels))
+            checks.append(tf.debugging.Assert(whole, [*message, "has labels that are not class numbers"]))
+        return checks
 
 
 def _dtype(array):

@@ -8,8 +8,9 @@ graphs that may go anywhere, matrices for both: LiteRT does all of that in one g
 import numpy as np
 import tensorflow as tf
 
+from keras_glimpse._compat import is_compiled_by_xla
 from keras_glimpse.geometry import extent
-from keras_glimpse.portable import is_compiled_by_xla, is_portable
+from keras_glimpse.portable import is_portable
 
 FEW_COLUMNS = 4  # An image of at most so many times the columns of a window is cropped sooner by a matrix than by gathering.
 FAR = 1e9  # Pixels

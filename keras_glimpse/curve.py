@@ -6,8 +6,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_glimpse.checks import check_images, check_integers, check_looks, check_threshold
-from keras_glimpse.macs import stage_macs
+from keras_glimpse.checks import check_images, check_integers, check_labels, check_looks, check_threshold
+from keras_glimpse.labels import label_shares
+from keras_glimpse.macs import known_stage_macs
 
 THRESHOLDS = 1 - np.logspace(-0.05, -6, 120)  # 0.1 to 1 - 1e-6, denser where more depends on it.
 
@@ -18,13 +19,13 @@ class CascadeCurve(NamedTuple):
     Attributes:
         thresholds: confidences at which to stop.
         errors: share of images whose class is wrong, in [0, 1].
-        macs: multiply-accumulates of an image, on average.
+        macs: multiply-accumulates of an image, on average; None for networks that `stage_macs` cannot count.
         full_error: the error with all glimpses of all images.
     """
 
     thresholds: np.ndarray
     errors: np.ndarray
-    macs: np.ndarray
+    macs: np.ndarray | None
     full_error: float
 
     def cheapest(self, extra_error: float = 0.001) -> float:
@@ -38,7 +39,7 @@ class CascadeCurve(NamedTuple):
         good = np.flatnonzero(self.errors <= self.full_error + extra_error)
         if not len(good):
             raise ValueError(f"No threshold has an error of {self.full_error + extra_error:.4f} or less.")
-        return float(self.thresholds[good[self.macs[good].argmin()]])
+        return float(self.thresholds[good].min())  # An image never stops earlier at a higher threshold.
 
     def within(self, macs: float) -> float:
         """The threshold of least error that costs at most `macs` multiply-accumulates an image, on average.
@@ -46,8 +47,10 @@ class CascadeCurve(NamedTuple):
         Choose it on images that the model was neither trained nor is tested on.
 
         Raises:
-            ValueError: no threshold is so cheap.
+            ValueError: no threshold is so cheap, or MACs are not known.
         """
+        if self.macs is None:
+            raise ValueError("The multiply-accumulates of this model are not known: stage_macs(model) says why.")
         cheap = np.flatnonzero(self.macs <= macs)
         if not len(cheap):
             raise ValueError(
@@ -62,12 +65,13 @@ def cascade_curve(model, images, labels=None, thresholds=THRESHOLDS, batch_size:
     Args:
         model: a built `GlimpseClassifier`.
         images: array `[n, height, width, channels]`; or a dataset of batches `(images, labels)`.
-        labels: `[n]` or `[n, 1]`, class numbers; None with a dataset.
+        labels: class numbers `[n]` or `[n, 1]`, or one-hot or soft labels `[n, num_classes]`, of which the largest counts;
+            None with a dataset.
         thresholds: in (0, 1].
         batch_size: images at a time, for an array.
 
     Raises:
-        ValueError: no images, or not as many labels; labels that are not class numbers; a threshold outside (0, 1]; a batch
+        ValueError: no images, no labels, or not as many; labels of neither sort; a threshold outside (0, 1]; a batch
             size below 1; or a model that is not built.
 
     Example:
@@ -86,19 +90,25 @@ def cascade_curve(model, images, labels=None, thresholds=THRESHOLDS, batch_size:
         if np.shape(labels)[:1] != images.shape[:1]:
             raise ValueError(f"Expected images and as many labels; got {len(images)} and {np.shape(labels)}.")
         images = tf.data.Dataset.from_tensor_slices((images, labels)).batch(batch_size)
-    batches = (keras.utils.unpack_x_y_sample_weight(batch) for batch in images)
-    looks = [(tf.nn.softmax(model.look(batch)["logits"]).numpy(), y.numpy()) for batch, y, _ in batches]
+    looks = [_look(model, *keras.utils.unpack_x_y_sample_weight(batch)) for batch in images]
     if not looks:
         raise ValueError("Expected at least one batch of images; got an empty dataset.")
     probabilities, labels = (np.concatenate(parts) for parts in zip(*looks))
-    if labels.size != len(labels):
-        raise ValueError(f"Expected labels that are class numbers, [n] or [n, 1]; got shape {labels.shape}.")
-    labels = labels.ravel()
     confidence, wrong = probabilities.max(axis=-1), probabilities.argmax(axis=-1) != labels[:, None]
     stops = [first_sure(confidence, threshold) for threshold in thresholds]
-    macs, everyone = stage_macs(model), np.arange(len(labels))
+    stage_macs, everyone = known_stage_macs(model), np.arange(len(labels))
     errors = np.array([wrong[everyone, stop].mean() for stop in stops])
-    return CascadeCurve(np.asarray(thresholds), errors, np.array([macs[stop].mean() for stop in stops]), wrong[:, -1].mean())
+    macs = None if stage_macs is None else np.array([stage_macs[stop].mean() for stop in stops])
+    return CascadeCurve(np.asarray(thresholds), errors, macs, wrong[:, -1].mean())
+
+
+def _look(model, images, labels, sample_weight):
+    """Probabilities after each glimpse, and class numbers."""
+    if labels is None:
+        raise ValueError("Expected batches of (images, labels); got images alone.")
+    check_labels(labels, model.num_classes)
+    shares = label_shares(labels, model.num_classes)
+    return tf.nn.softmax(model.look(images)["logits"]).numpy(), tf.argmax(shares, axis=-1).numpy()
 
 
 def first_sure(confidence: np.ndarray, threshold: float) -> np.ndarray:

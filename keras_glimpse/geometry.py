@@ -25,6 +25,27 @@ def candidate_locations(location: tf.Tensor, offsets: np.ndarray, image_shape) -
     return location[:, None, :] + tf.constant(offsets / extent(image_shape))
 
 
+def relative_sides(image_shape) -> np.ndarray:
+    """The sides `(y, x)` of images shaped `[batch, height, width, channels]`, in units of the longer one."""
+    sides = extent(image_shape)
+    return sides / sides.max()
+
+
+def stride_in_pixels(stride: int | float, image_shape) -> int:
+    """Pixels between candidates: an integer says how many; a float, what share of the longer side, but at least 2.
+
+    Example:
+    >>> [stride_in_pixels(1 / 24, (None, side, side, 1)) for side in (28, 48, 96, 4096)]
+    [2, 2, 4, 171]
+    """
+    return max(2, round(stride * max(image_shape[1:3]))) if isinstance(stride, float) else stride
+
+
+def is_inside(location: tf.Tensor) -> tf.Tensor:
+    """Whether locations `[..., 2]` lie in the image: in [0, 1], where a location head can point."""
+    return tf.reduce_all((location >= 0.0) & (location <= 1.0), axis=-1)
+
+
 def border_distance(location: tf.Tensor, image_shape) -> tf.Tensor:
     """Pixels from each location to the nearest border of its image; 0 where a location head has saturated."""
     return tf.reduce_min(tf.minimum(location, 1.0 - location) * extent(image_shape), axis=-1)

@@ -26,7 +26,7 @@ def fit_greedy(
     y=None,
     *,
     epochs: int | Mapping[int | str, int] = 1,
-    optimizer: Callable[[int | None], keras.optimizers.Optimizer] = paper_sgd,
+    optimizer: str | keras.Optimizer | Callable[[int | None], keras.Optimizer] = paper_sgd,
     stages: Sequence[int | str] | None = None,
     warm_start: bool = True,
     batch_size: int = 50,
@@ -44,10 +44,12 @@ def fit_greedy(
         model: a `GlimpseClassifier`.
         x, y: as in `fit`: arrays, or a dataset and None.
         epochs: of every stage, or a mapping from stage to epochs.
-        optimizer: function from the number of steps of a stage (None if not known) to a new optimizer.
+        optimizer: function from the number of steps of a stage (None if not known) to a new optimizer; or a name, or an
+            optimizer, of which each stage gets a new one that is configured alike.
         stages: which to train, in order; by default 1, 2, ..., num_glimpses, "fine_tune".
-        warm_start: start each glimpse but the first with the weights of the one before it, location head and all, instead
-            of random ones. The paper does not say; a glimpse that starts at random needs far more steps before it helps.
+        warm_start: start each glimpse that was never trained, but the first, with the weights of the one before it, location
+            head and all, instead of random ones. The paper does not say; one that starts at random needs far more steps
+            before it helps.
         batch_size: for arrays.
         callbacks: function from a stage to a list of new callbacks.
         compile_args: further arguments of `compile`: `metrics`, `jit_compile`, ...
@@ -58,7 +60,7 @@ def fit_greedy(
 
     Raises:
         ValueError, TypeError: before any training, for a stage that does not exist or has no epochs, callbacks that are not
-            a function, or a generator that ends before the stages do; else as `fit`.
+            a function, an optimizer that is none, or a generator that ends before the stages do; else as `fit`.
 
     Example:
     >>> import numpy as np
@@ -76,6 +78,7 @@ def fit_greedy(
             raise ValueError(f"epochs must be at least 1 for every stage of {stages}; got {epochs}.")
     if callbacks is not None and not callable(callbacks):
         raise TypeError("callbacks must be a function from a stage to a list: each stage needs callbacks of its own.")
+    new_optimizer = _optimizer_maker(optimizer)
     if hasattr(x, "__next__") and sum(epochs[stage] for stage in stages) > 1 and not kwargs.get("steps_per_epoch"):
         raise ValueError("A generator lasts for one epoch only; pass a dataset, or an endless one and steps_per_epoch.")
     if y is not None:
@@ -85,16 +88,28 @@ def fit_greedy(
     for stage in stages:
         if verbose:
             print(f"Stage {stage}: {_describe(stage)}")
-        if warm_start and stage not in (1, FINE_TUNE) and model.built:
+        if warm_start and model.built and stage not in (1, FINE_TUNE, *model.trained_glimpses):
             _copy_weights(model.location_heads, stage)
             _copy_weights(model.glimpse_nets, stage)
         total = steps and steps * epochs[stage]
         with scope_of(model):
-            model.compile(optimizer(total), stage=stage, **(compile_args or {}))
+            model.compile(new_optimizer(total), stage=stage, **(compile_args or {}))
         history[stage] = model.fit(
             x, y, epochs=epochs[stage], verbose=verbose, callbacks=callbacks and list(callbacks(stage)), **kwargs
         )
     return history
+
+
+def _optimizer_maker(optimizer):
+    """A function from the number of steps to a new optimizer."""
+    if isinstance(optimizer, str | keras.Optimizer):
+        config = keras.optimizers.serialize(keras.optimizers.get(optimizer))
+        return lambda steps: keras.optimizers.deserialize(config)
+    if not callable(optimizer):
+        raise TypeError(
+            f"optimizer must be a name, a Keras optimizer, or a function from a number of steps to one; got {optimizer!r}."
+        )
+    return optimizer
 
 
 def _copy_weights(layers, stage):

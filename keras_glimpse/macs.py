@@ -1,28 +1,39 @@
 """Counting multiply-accumulates the way the paper's tables do: learned matrices and filters, "valid", and nothing else."""
 
-from math import isqrt, prod
+import contextlib
+from math import prod
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_glimpse.checks import check_looks
+
+
+class Uncountable(ValueError):
+    """The graph of a network does not tell what the network costs."""
+
 
 def count_macs(net, *input_shapes) -> int:
-    """Multiply-accumulates that one image costs in the dense and convolutional layers of a network.
+    """Multiply-accumulates that one image costs in products with learned weights: dense layers, convolutions and the like.
 
-    The operations are counted in the traced graph, so that any Keras model or layer can be counted. What has no learned
-    weights (shrinking, cropping, activations, pooling) counts nothing, as in the paper.
+    The products are counted in the traced graph, so that any Keras model or layer can be counted, and any function of
+    tensors. Weights are all that is computed from variables alone: with `enable_lora`, quantized or normalised. Nothing
+    is counted for what has no weights in it, as in the paper (shrinking, cropping, activations, pooling; in attention,
+    the products of queries, keys and values with each other), for what does not depend on the inputs (weights times
+    weights), nor for elementwise products, as in normalisation, unless only their sum along axes of the weights is used.
 
     Args:
         net: a Keras layer or model, or any callable on tensors. For a `GlimpseClassifier`: the cost of all its glimpses.
-        *input_shapes: shape of one image (or other input), without the batch axis, for each argument of `net`. Not needed
-            for a model that is built.
+        *input_shapes: shape of one image (or other input, of floats), without the batch axis, for each argument of `net`.
+            Not needed for a model that is built, unless it is for images of any size.
 
     Returns:
         The number of multiply-accumulates.
 
     Raises:
-        ValueError: a network that is not built and no shape, or one with loops or branches, whose cost is not in its graph.
+        ValueError: a network that is not built and no shape; or one whose cost is not in its graph: weights in loops, in
+            branches, or in an operation not known here; Python functions, which may do anything; sizes known only later.
 
     Example:
     >>> import keras
@@ -30,19 +41,19 @@ def count_macs(net, *input_shapes) -> int:
     >>> count_macs(dense, (48 * 48,))  # "fully connected on high resolution images" of table 1
     1157000
     """
-    if not input_shapes:
-        input_shapes = [shape[1:] for shape in _built_shapes(net)]
-    specs = [tf.TensorSpec((1, *shape), tf.float32) for shape in input_shapes]
+    specs = [_one((None, *shape)) for shape in input_shapes] or _built_for(net)
     if isinstance(net, keras.Layer) and not net.built:
-        net(*(tf.zeros(spec.shape) for spec in specs))  # Keras makes weights outside of graphs only.
-    graph = tf.function(lambda *inputs: net(*inputs), autograph=False).get_concrete_function(*specs).graph
-    return sum(_macs(operation) for operation in graph.get_operations())
+        net(*(keras.KerasTensor(spec.shape, "float32") for spec in specs))  # Keras makes weights outside of graphs only.
+    return _macs(_trace(net, *specs), specs)
 
 
 def stage_macs(model) -> np.ndarray:
-    """Multiply-accumulates that an image has cost after 0, 1, ... glimpses, `[num_glimpses + 1]`, int64.
+    """Multiply-accumulates that an image has cost after 0, 1, ... glimpses, `[active_glimpses + 1]`, int64.
 
     The location head of a glimpse counts with that glimpse: where an image stops, no next place is predicted.
+
+    Raises:
+        ValueError: a model that is not built, or networks that `count_macs` cannot count.
 
     Example:
     >>> from keras_glimpse import GlimpseClassifier
@@ -51,42 +62,203 @@ def stage_macs(model) -> np.ndarray:
     >>> stage_macs(model)
     array([ 77000, 227020, 377040])
     """
-    shape = model.image_shape
-    evidence = model.first_look(tf.zeros((1, *shape)))
-    total = [count_macs(model.low_res_net, shape)]
-    for _ in range(model.num_glimpses):
-        total.append(total[-1] + count_macs(lambda images, evidence=evidence: model.look_again(images, evidence), shape))
-        evidence = model.look_again(tf.zeros((1, *shape)), evidence)
-    return np.asarray(total, np.int64)
+    check_looks("stage_macs", model)
+    images = _one((None, *model.image_shape))
+    prepared = _trace(model.prepare, images)
+    specs = [_specs(prepared)]
+    look = _trace(model.first_look, *specs)
+    macs = [_macs(prepared, [images]) + _macs(look, specs)]
+    for _ in range(model.active_glimpses):
+        specs = [specs[0], _specs(look)]
+        look = _trace(model.look_again, *specs)
+        macs.append(_macs(look, specs))
+    return np.cumsum(macs, dtype=np.int64)
 
 
-def _built_shapes(net):
-    config = net.get_build_config() if getattr(net, "built", False) else None
-    if not config:
-        raise ValueError("count_macs needs the shape of an image for a network that is not built: count_macs(net, shape).")
-    return [config["input_shape"]] if "input_shape" in config else list(config["shapes_dict"].values())
+def known_stage_macs(model) -> np.ndarray | None:
+    """`stage_macs`, or None for networks that cannot be counted: those work all the same."""
+    try:
+        return stage_macs(model)
+    except Uncountable:
+        return None
 
 
-def _macs(operation):
-    """Multiply-accumulates of one operation on learned weights: elements of its result times what each is a sum of."""
-    if operation.type in ("While", "StatelessWhile", "If", "StatelessIf", "PartitionedCall", "StatefulPartitionedCall"):
-        raise ValueError(f"count_macs cannot look into {operation.type} ({operation.name}).")
-    weights = [tensor for tensor in operation.inputs if _is_learned(tensor)]
-    if not weights:
+# ---- Networks as graphs ----
+
+
+def _one(shape, dtype=tf.float32):
+    """Spec of a batch of one."""
+    return tf.TensorSpec((1, *shape[1:]), dtype)
+
+
+def _specs(traced):
+    """Specs of what a traced function returns."""
+    return tf.nest.map_structure(lambda tensor: tf.TensorSpec(tensor.shape, tensor.dtype), traced.structured_outputs)
+
+
+def _built_for(net):
+    """Specs of what a network was built for, one for each argument."""
+    if isinstance(net, keras.Model) and getattr(net, "inputs", None):  # Functional and Sequential: types are known too.
+        inputs = net.inputs[0] if isinstance(net, keras.Sequential) else net.input
+        specs = [keras.tree.map_structure(lambda tensor: _one(tensor.shape, tensor.dtype), inputs)]
+    else:
+        config = getattr(net, "built", False) and net.get_build_config() or {}
+        shapes = config.get("shapes_dict", {0: config.get("input_shape")}).values()
+        specs = [keras.tree.map_shape_structure(_one, shape) for shape in shapes if shape is not None]
+    if not specs or not all(spec.shape.is_fully_defined() for spec in tf.nest.flatten(specs)):
+        raise ValueError(
+            "count_macs needs the shape of an image for a network that is not built, or for any size: count_macs(net, shape)."
+        )
+    return specs
+
+
+def _trace(net, *specs):
+    """A function of tensors as a graph; what it calls is part of it, where that can be."""
+    trace = lambda: tf.function(lambda *inputs: net(*inputs), autograph=False).get_concrete_function(*specs)  # noqa: E731
+    traced, eagerly = trace(), tf.config.functions_run_eagerly()
+    if any(operation.type in _CALLS for operation in traced.graph.get_operations()):  # Keras's grouped convolutions are.
+        try:
+            tf.config.run_functions_eagerly(True)  # This has a `tf.function` traced as if it were a plain function.
+            with contextlib.suppress(Exception):  # One that needs AutoGraph, say, stays a call.
+                return trace()
+        finally:
+            tf.config.run_functions_eagerly(eagerly)
+    return traced
+
+
+# ---- What depends on the inputs, and what on weights alone ----
+
+_CALLS = {"PartitionedCall", "StatefulPartitionedCall"}
+_PYTHON = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
+_SIZES = {"Shape", "ShapeN", "Size", "Rank", "ZerosLike", "OnesLike"}  # What they give depends on sizes only.
+
+
+def _macs(traced, specs):
+    """Those of all operations that a function needs for what it returns, and that join what it is given with weights."""
+    given = {tensor.name for tensor in traced.inputs[: len(tf.nest.flatten(specs))]}  # Or computed from what is given.
+    learned = set()  # Weights, or computed from them and from nothing that is given.
+    needed, total = _needed(traced), 0
+    for operation in needed.values():
+        weights = [tensor for tensor in operation.inputs if tensor.name in learned]
+        if any(tensor.name in given for tensor in operation.inputs) and (weights or operation.type in _PYTHON):
+            total += _products(operation, weights, needed)
+        for sources, results in _ways(operation):
+            if sources & given:
+                given |= results
+            elif (sources & learned or _is_variable(operation)) and "Random" not in operation.type:  # Seeds are no weights.
+                learned |= results
+    return total
+
+
+def _needed(traced):
+    """The operations that outputs depend on, by name, each after those that it depends on."""
+    names, waiting = set(), [tensor.op for tensor in traced.outputs]
+    while waiting:
+        operation = waiting.pop()
+        if operation.name not in names:
+            names.add(operation.name)
+            waiting += [tensor.op for tensor in operation.inputs]
+    return {operation.name: operation for operation in traced.graph.get_operations() if operation.name in names}
+
+
+def _ways(operation):
+    """Names of the tensors of an operation: which results depend on which sources."""
+    sources, results = ([tensor.name for tensor in tensors] for tensors in (operation.inputs, operation.outputs))
+    if operation.type in _SIZES:
+        return []
+    if operation.type == "IdentityN":  # Custom gradients pass all that they are given through one.
+        return [({source}, {result}) for source, result in zip(sources, results)]
+    return [(set(sources), set(results))]
+
+
+def _is_variable(operation):
+    return operation.type == "Placeholder" and operation.outputs[0].dtype == tf.resource
+
+
+# ---- What one operation costs ----
+
+# Operations that join an image with weights and sum no products: elementwise, or from one place to another.
+_FREE = """
+    Add AddV2 AddN Sub FloorDiv FloorMod Mod TruncateDiv TruncateMod Pow Maximum Minimum
+    SquaredDifference Xdivy Xlogy Xlog1py Atan2 Complex Equal NotEqual Less LessEqual Greater GreaterEqual ApproximateEqual
+    LogicalAnd LogicalOr BitwiseAnd BitwiseOr BitwiseXor LeftShift RightShift ClipByValue BiasAdd BiasAddV1
+    FusedBatchNorm FusedBatchNormV2 FusedBatchNormV3 FakeQuantWithMinMaxVars FakeQuantWithMinMaxVarsPerChannel
+    QuantizeAndDequantizeV2 QuantizeAndDequantizeV3 QuantizeAndDequantizeV4
+    Select SelectV2 Concat ConcatV2 Pack Reshape Transpose ExpandDims Squeeze BroadcastTo Tile Fill Pad PadV2 MirrorPad
+    Slice StridedSlice Split SplitV Roll Reverse ReverseV2 OneHot Range LinSpace LinSpaceV2 Where
+    Gather GatherV2 GatherNd ResourceGather ResourceGatherNd ScatterNd TensorScatterUpdate TensorScatterAdd TensorScatterMax
+    TensorScatterMin TensorScatterSub DynamicStitch SearchSorted UpperBound LowerBound LookupTableFind LookupTableFindV2
+    CropAndResize Snapshot EnsureShape IdentityN
+"""
+
+# What may come between an elementwise product and its sum.
+_MOVES = {"Sum", "Mean", "Identity", "Cast", "Reshape", "Squeeze", "ExpandDims", "Transpose"}
+
+
+def _products(operation, weights, needed):
+    """Multiply-accumulates of one operation: elements of its result times what each is a sum of."""
+    if operation.type in _FREE.split():
         return 0
-    result, weight = operation.outputs[0].shape, weights[0].shape
-    if operation.type in ("Conv2D", "Conv3D"):
-        return prod(result) * prod(weight[:-1])
-    if operation.type == "Conv2DBackpropInput":  # a transposed convolution: each input pixel meets the whole kernel
-        return prod(operation.inputs[2].shape[:-1]) * prod(weight)
-    if operation.type == "DepthwiseConv2dNative":
-        return prod(result) * prod(weight[:2])
-    if operation.type in ("MatMul", "BatchMatMulV2", "Einsum"):  # (m k) (k n) (m n) = (m k n)^2
-        return isqrt(prod(prod(tensor.shape) for tensor in (*operation.inputs, operation.outputs[0])))
-    return 0
+    shapes, result = [tensor.shape for tensor in operation.inputs], operation.outputs[0].shape
+    known = all(shape.is_fully_defined() for shape in (*shapes, result))
+    if known:
+        match operation.type:
+            case "MatMul":
+                return prod(result) * shapes[0][-2 if operation.get_attr("transpose_a") else -1]
+            case "BatchMatMul" | "BatchMatMulV2" | "BatchMatMulV3":
+                return prod(result) * shapes[0][-2 if operation.get_attr("adj_x") else -1]
+            case "Einsum":
+                return _einsum(operation.get_attr("equation").decode(), shapes)
+            case "Conv" | "Conv2D" | "Conv3D":
+                return prod(_undilated(operation)) * prod(shapes[1][:-1])
+            case "DepthwiseConv2dNative":
+                return prod(_undilated(operation)) * prod(shapes[1][:2])
+            case "Conv2DBackpropInput" | "Conv3DBackpropInputV2":  # Transposed: each input element meets the whole kernel.
+                return prod(shapes[2]) * prod(shapes[1][:-1])
+            case "Mul" | "MulNoNan" | "RealDiv":
+                return prod(result) if _is_summed(operation, weights[0], needed) else 0
+    sizes = "" if known else f", whose sizes are not known: {', '.join(map(str, shapes))} -> {result}"
+    raise Uncountable(f"count_macs cannot tell what {operation.type} ({operation.name}) costs{sizes}.")
 
 
-def _is_learned(tensor):
-    while tensor.op.type in ("Identity", "Cast", "Reshape", "Transpose", "ExpandDims"):
-        tensor = tensor.op.inputs[0]
-    return tensor.op.type == "ReadVariableOp"
+def _einsum(equation, shapes):
+    """The product of the sizes of all axes: `"...ab,bc->...ac"`."""
+    sizes = {}
+    for labels, shape in zip(equation.split("->")[0].split(","), shapes):
+        before, _, after = labels.partition("...")
+        broadcast = range(len(before) + len(after) - len(shape), 0)  # Axes under an ellipsis, counted from its end.
+        for axis, size in zip((*before, *broadcast, *after), shape):
+            sizes[axis] = max(size, sizes.get(axis, 1))
+    return prod(sizes.values())
+
+
+def _undilated(convolution):
+    """The shape of a result: TensorFlow has some dilated convolutions on blocks of an image, which it then puts together."""
+    result = convolution.outputs[0]
+    while [user.type for user in result.consumers()] in (["Squeeze"], ["BatchToSpaceND"]):
+        result = result.consumers()[0].outputs[0]
+    return result.shape
+
+
+def _is_summed(multiply, weights, needed):
+    """Whether only the sum of an elementwise product is used, along axes on which the weights differ."""
+    moves, product = [], multiply.outputs[0]
+    while not moves or moves[-1].type not in ("Sum", "Mean"):
+        users = [user for user in product.consumers() if user.name in needed]
+        if len(users) != 1 or users[0].type not in _MOVES:
+            return False
+        moves.append(users[0])
+        product = users[0].outputs[0]
+    *moves, add = moves
+    which = np.broadcast_to(np.arange(prod(weights.shape)).reshape(weights.shape), multiply.outputs[0].shape)
+    for move in moves:
+        which = which.transpose(_static(move.inputs[1])) if move.type == "Transpose" else which.reshape(move.outputs[0].shape)
+    return bool(np.ptp(which, axis=tuple(np.ravel(_static(add.inputs[1])))).any())
+
+
+def _static(tensor):
+    """Axes, which must be known before there is an image."""
+    value = tf.get_static_value(tensor)
+    if value is None:
+        raise Uncountable(f"count_macs cannot tell which axes {tensor.name} are.")
+    return value

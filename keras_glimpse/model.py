@@ -1,19 +1,27 @@
 """`GlimpseClassifier`: the whole system of the paper as one Keras model."""
 
 import numbers
+import os
+import warnings
 from collections.abc import Sequence
+from functools import partial
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from keras_glimpse._compat import outermost_layer
+from keras_glimpse.attributes import Fixed, Setting
 from keras_glimpse.checks import (
+    PixelRange,
     check_images,
     check_integers,
     check_layer,
     check_numbers,
     check_one_of,
     check_search_size,
+    check_search_stride,
     check_spec,
     integers,
     usable,
@@ -32,7 +40,12 @@ class GlimpseClassifier(GlimpseTrainer):
     """Classifies images by a thumbnail and a few glimpses at full resolution, at places it learns by itself.
 
     Defaults are the paper's for 48x48 images, except `location_weight`: with 100 as printed, and the learning rate
-    printed with it (0.05), the location head saturates within two epochs; with 10 it does not.
+    printed with it (0.05), the location head saturates within two epochs; with 10 it does not. Distances in the loss are in
+    units of the image's longer side, so that the weights mean the same for images of any size.
+
+    What is set after the model was made takes effect everywhere, at once: `search_size`, `search_stride`, the weights of the
+    loss, `contrastive`, `averaging`, `location_input`, `active_glimpses`, and whatever is done to the layers. All other
+    attributes are fixed.
 
     Args:
         num_classes: number of classes, C.
@@ -42,14 +55,17 @@ class GlimpseClassifier(GlimpseTrainer):
         scales: the patches of a glimpse: how many image pixels make one of their pixels.
         hidden_units: units of the hidden layer, or of each, in all networks.
         search_size: side of the grid of candidate places (odd); 3 means 3x3.
-        search_stride: pixels between candidates.
-        location_weight: lambda, what a candidate pays for its distance from the prediction (eq. 9).
+        search_stride: pixels between candidates; a float is a share of the image's longer side, at least 2 pixels. Default
+            1/24, which is the paper's 2 pixels of 48.
+        location_weight: lambda, what a candidate pays for its squared distance from the prediction, in units of the image's
+            longer side (eq. 9).
         diversity_weight: gamma, what it pays for being near an earlier glimpse (eq. 18); 0 for no such term.
-        diversity_variance: sigma^2 of eq. 18.
+        diversity_variance: sigma^2 of eq. 18, in squared units of the image's longer side.
         contrastive: train on the most offending place too (eqs. 15 and 16).
         parallel: predict all places from the thumbnail alone; or, an integer M, M places at a time (section 2.2.3).
         share_weights: one glimpse network for all glimpses; each keeps a location head of its own. A stage trains the
-            network at its own glimpse only: what it gave at earlier ones is held fixed, as section 2.2.1 has it.
+            network at its own glimpse only: no gradient comes from earlier ones, as in section 2.2.1. But it is the same
+            network, so that what it says there changes too, and with it where later glimpses look.
         averaging: "paper" (eq. 6) or "uniform".
         location_input: "logits" (eq. 8) or "probabilities": what location heads are told of the class.
         gated_location: gate the features of the location heads by the class evidence (section 2.2.3).
@@ -58,12 +74,15 @@ class GlimpseClassifier(GlimpseTrainer):
         low_res_net: a layer or model of your own that maps images to `(hidden, logits)`, instead of `LowResNet`.
         glimpse_net: one of your own that maps patches to logits, instead of `GlimpseNet`: cloned for each glimpse, or a list
             with one for each. Both are given floats, whatever the images are.
+        preprocess: a layer or model in front: `Rescaling`, `RandomFlip`, a `Sequential` of several. It is given the pixels as
+            they are, as floats; what it returns is used as it is. It runs inside `fit` and every exported file, is saved
+            with the model, and what Keras turns off in inference is off there.
 
     Call arguments:
         images: `[batch, height, width, channels]`, floats as you scaled them or unsigned integers (scaled to [0, 1]).
 
     Returns:
-        `[batch, num_classes]`, float32: the logits of eq. 6 after the last glimpse.
+        `[batch, num_classes]`, float32: the logits of eq. 6 after the last of the `active_glimpses`.
 
     Raises:
         ValueError: an argument out of its range, or images that a patch or the thumbnail does not fit in.
@@ -80,6 +99,13 @@ class GlimpseClassifier(GlimpseTrainer):
     Reference: Ranzato, "On Learning Where To Look", 2014.
     """
 
+    num_classes, num_glimpses, parallel, share_weights, gated_glimpse = Fixed(), Fixed(), Fixed(), Fixed(), Fixed()
+    search_size, search_stride = Setting(check_search_size), Setting(check_search_stride)
+    location_weight, diversity_weight = Setting(check_numbers), Setting(check_numbers)
+    diversity_variance = Setting(partial(check_numbers, above=0.0))
+    contrastive = Setting(partial(check_one_of, (False, True)))
+    averaging, location_input = Setting(partial(check_one_of, AVERAGING)), Setting(partial(check_one_of, LOCATION_INPUTS))
+
     def __init__(
         self,
         num_classes: int,
@@ -90,7 +116,7 @@ class GlimpseClassifier(GlimpseTrainer):
         scales: Sequence[int] = (1, 2),
         hidden_units: int | Sequence[int] = 500,
         search_size: int = 3,
-        search_stride: int = 2,
+        search_stride: int | float = 1 / 24,
         location_weight: float = 10.0,
         diversity_weight: float = 0.01,
         diversity_variance: float = 0.002,
@@ -104,20 +130,16 @@ class GlimpseClassifier(GlimpseTrainer):
         downsample: str = "area",
         low_res_net: keras.Layer | None = None,
         glimpse_net: keras.Layer | Sequence[keras.Layer] | None = None,
+        preprocess: keras.Layer | None = None,
         **kwargs,
     ):
         super().__init__(**{"autocast": False, **kwargs})  # Images keep the precision they came in.
         check_integers(2, num_classes=num_classes)
-        check_integers(1, num_glimpses=num_glimpses, search_stride=search_stride)
+        check_integers(1, num_glimpses=num_glimpses)
         check_integers(0, parallel=int(parallel) if isinstance(parallel, bool) else parallel)
-        check_numbers(location_weight=location_weight, diversity_weight=diversity_weight)
-        check_numbers(diversity_variance=diversity_variance, above=0.0)
-        check_one_of((False, True), contrastive=contrastive, share_weights=share_weights)
+        check_one_of((False, True), share_weights=share_weights)
         check_one_of((False, True), gated_location=gated_location, gated_glimpse=gated_glimpse)
-        check_layer(low_res_net=low_res_net)
-        check_one_of(AVERAGING, averaging=averaging)
-        check_one_of(LOCATION_INPUTS, location_input=location_input)
-        check_search_size(search_size)
+        check_layer(low_res_net=low_res_net, preprocess=preprocess)
         self.num_classes = num_classes
         self.num_glimpses = num_glimpses
         self.search_size = search_size
@@ -126,7 +148,8 @@ class GlimpseClassifier(GlimpseTrainer):
         self.diversity_weight = diversity_weight
         self.diversity_variance = diversity_variance
         self.contrastive = contrastive
-        self.group_size = num_glimpses if parallel is True else parallel or 1
+        self.parallel = parallel
+        self.share_weights = share_weights
         self.averaging = averaging
         self.location_input = location_input
         self.gated_glimpse = gated_glimpse
@@ -135,28 +158,74 @@ class GlimpseClassifier(GlimpseTrainer):
             "patch_size": patch_size,
             "scales": integers("scales", scales),
             "hidden_units": hidden_units,
-            "parallel": parallel,
-            "share_weights": share_weights,
             "gated_location": gated_location,
             "downsample": downsample,
         }
         self._own = {"low_res_net": low_res_net is not None, "glimpse_net": glimpse_net is not None}
+        self._own["preprocess"] = preprocess is not None
 
         policy = self.dtype_policy
+        self.preprocess = preprocess
         self.crop = MultiScaleCrop(patch_size, scales, dtype=policy)
         self.low_res_net = low_res_net or LowResNet(num_classes, low_res_size, hidden_units, downsample, dtype=policy)
         self.location_heads = [LocationHead(gated_location, dtype=policy) for _ in range(num_glimpses)]
         template = glimpse_net or GlimpseNet(num_classes, hidden_units, gated_glimpse, dtype=policy)
         self.glimpse_nets = one_for_each_glimpse(template, num_glimpses, share_weights)
         self.image_shape = None
-        self._look_function = tf.function(run_by_tensorflow()(self._look), reduce_retracing=True)
+        self._active, self._trained = num_glimpses, ()
+        self._pixels = PixelRange()
+
+    @property
+    def group_size(self) -> int:
+        """Glimpses whose places are predicted at a time: 1, or M of section 2.2.3."""
+        return self.num_glimpses if self.parallel is True else int(self.parallel) or 1
+
+    @property
+    def active_glimpses(self) -> int:
+        """How many glimpses the model looks at: in `predict`, `evaluate`, `look`, the cascade and every exported file.
+
+        All of them, until a stage is trained: then those up to the glimpse that was trained last. May be set, to do with fewer.
+        """
+        return self._active
+
+    @active_glimpses.setter
+    def active_glimpses(self, value):
+        check_integers(1, active_glimpses=value)
+        if value > self.num_glimpses:
+            raise ValueError(f"active_glimpses must be at most num_glimpses, {self.num_glimpses}; got {value}.")
+        self._active = int(value)
+
+    @property
+    def trained_glimpses(self) -> tuple[int, ...]:
+        """Numbers of the glimpses that some stage has trained, 1, 2, ...; kept in the file of the model's weights."""
+        return self._trained
+
+    def _note_training(self, glimpse, image):
+        """Notes that a stage trains this glimpse, 1, 2, ..., on images of the shape and dtype of `image`."""
+        self._active, self._trained = glimpse, tuple(sorted({*self._trained, glimpse}))
+        if image is None or not image.dtype.is_unsigned:
+            return
+        if self.preprocess is None:
+            self._pixels.largest = 1.0
+        elif np.max(self.prepare(tf.fill((1, *self.image_shape), 255.0))) > PixelRange.PLAUSIBLE:
+            warnings.warn(
+                "The networks are given bytes as floats from 0 to 255, since `preprocess` does not scale them: add Rescaling.",
+                stacklevel=2,
+            )
 
     # ---- Inference, section 2.1: one glimpse at a time, then all of them ----
 
+    def prepare(self, images, training=False) -> tf.Tensor:
+        """Images as all that follows is given them: checked, and through `preprocess`."""
+        check_spec(images.shape, images.dtype, self.image_shape)
+        if self.image_shape is not None:  # Their size may not be known in the graph of somebody else.
+            images = tf.ensure_shape(images, (None, *self.image_shape))
+        if self.preprocess is None:
+            return images
+        return self.preprocess(tf.cast(images, self.preprocess.compute_dtype), training=training)
+
     def first_look(self, images, training=False) -> Evidence:
-        """The thumbnail, through the low-resolution network (eq. 1): what is known before any glimpse."""
-        if self.image_shape is not None:
-            check_spec(images.shape, images.dtype, self.image_shape)
+        """The thumbnail, through the low-resolution network (eq. 1): what is known of prepared images before any glimpse."""
         if self._own["low_res_net"]:
             images = to_unit_range(images, images.dtype)
         hidden, logits = self.low_res_net(images, training=training)
@@ -176,7 +245,7 @@ class GlimpseClassifier(GlimpseTrainer):
         return evidence._replace(glimpses=(*evidence.glimpses, logits))
 
     def look_again(self, images, evidence: Evidence) -> Evidence:
-        """Adds the next glimpse, at the place that the model predicts."""
+        """Adds the next glimpse at prepared images, at the place that the model predicts."""
         location = self.locate(evidence)
         return self.glimpse(evidence, self.crop(images, location), location)
 
@@ -193,9 +262,10 @@ class GlimpseClassifier(GlimpseTrainer):
         return self.combine(Evidence(None, evidence.low_res[:, None], (*before, output)))
 
     def _look(self, images, training=False):
+        images = self.prepare(images, training)
         evidence = self.first_look(images, training)
         logits, locations, patches = [self.combine(evidence)], [], []
-        for _ in range(self.num_glimpses):
+        for _ in range(self.active_glimpses):
             locations.append(self.locate(evidence))
             patches.append(self.crop(images, locations[-1]))
             evidence = self.glimpse(evidence, patches[-1], locations[-1], training)
@@ -203,9 +273,12 @@ class GlimpseClassifier(GlimpseTrainer):
         steps = {"logits": logits, "locations": locations, "patches": patches}
         return {name: ops.stack(values, axis=1) for name, values in steps.items()}
 
-    def build(self, input_shape):  # So named that the converter of LiteRT finds it.
+    def build(self, input_shape):  # The converter of LiteRT asks for an argument of this name.
         check_image_shape(input_shape, {})
         images = keras.KerasTensor((None, *input_shape[1:]), "float32")
+        if self.preprocess is not None:
+            images = self.preprocess(images)
+            check_image_shape(images.shape, {})
         outputs = self.low_res_net(images)
         if not isinstance(outputs, tuple | list) or len(outputs) != 2:
             raise ValueError(f"low_res_net must return (hidden, logits); got {outputs}.")
@@ -221,7 +294,18 @@ class GlimpseClassifier(GlimpseTrainer):
             raise ValueError(f"{name} must give {self.num_classes} logits; got {', '.join(map(str, logits.shape[1:]))}.")
 
     def call(self, images, training=False):
+        if training and self.trainable and outermost_layer() not in (None, self):
+            raise ValueError(
+                f"{type(self).__name__} cannot be trained as a part of {outermost_layer().name!r}: its location heads learn "
+                "in its own fit only. Pass layers that come before it as `preprocess`, or set its `trainable` to False."
+            )
         return self._look(images, training)["logits"][:, -1]
+
+    def compute_output_shape(self, images_shape):
+        return (images_shape[0], self.num_classes)
+
+    def compute_output_spec(self, images, training=False):
+        return keras.KerasTensor(self.compute_output_shape(images.shape), "float32")
 
     def look(self, images) -> dict[str, tf.Tensor]:
         """Looks at images and tells what was seen where.
@@ -230,22 +314,43 @@ class GlimpseClassifier(GlimpseTrainer):
             images: `[batch, height, width, channels]`; all at once, so not more than fit in memory several times over.
 
         Returns:
-            dict of float32 tensors: `logits` `[batch, num_glimpses + 1, num_classes]`, after 0, 1, ... glimpses;
-            `locations` `[batch, num_glimpses, 2]`, `(y, x)` in [0, 1]; `patches` `[batch, num_glimpses, size, size,
+            dict of float32 tensors: `logits` `[batch, active_glimpses + 1, num_classes]`, after 0, 1, ... glimpses;
+            `locations` `[batch, active_glimpses, 2]`, `(y, x)` in [0, 1]; `patches` `[batch, active_glimpses, size, size,
             channels * len(scales)]`, the glimpses themselves.
         """
         check_images(images, self.image_shape)
-        images = ops.convert_to_tensor(images)
         if not self.built:
             self.build(images.shape)
-        # Eagerly, by a graph of its own; in another graph it must be traced anew, since that may be for another runtime.
-        return self._look_function(images) if tf.executing_eagerly() else self._look(images)
+        if not tf.executing_eagerly():  # In another graph it must be traced anew, since that may be for another runtime.
+            return self._look(ops.convert_to_tensor(images))
+        self.see_pixels(images)
+        return self.cached("look", lambda: self.graph(self._look))(ops.convert_to_tensor(images))
+
+    def cached(self, name: str, make):
+        """What `make()` returns; made again only when something has changed that graphs hold (see `tracing`)."""
+        return self._functions.get(name, make)
+
+    def graph(self, function) -> tf.function:
+        """A function on tensors as a graph for TensorFlow, compiled by XLA if the model is."""
+        return tf.function(run_by_tensorflow()(function), jit_compile=self.jit_compile, reduce_retracing=True, autograph=False)
+
+    def see_pixels(self, images) -> None:
+        """Warns, once, if the pixels of floats are not in the range that the model expects; looks at the first few images."""
+        if self._pixels:
+            self._pixels.see(images[:32])
 
     def predict(self, x, *args, **kwargs):
         """As `keras.Model.predict`: the logits of eq. 6; arrays are checked first."""
         if hasattr(x, "shape") or isinstance(x, list | tuple | dict | str | numbers.Number | None):
             check_images(x, self.image_shape, at_least=1)
+            self.see_pixels(x)
         return super().predict(x, *args, **kwargs)
+
+    def predict_on_batch(self, x):
+        """As `keras.Model.predict_on_batch`; the array is checked first."""
+        check_images(x, self.image_shape, at_least=1)
+        self.see_pixels(x)
+        return super().predict_on_batch(x)
 
     # ---- Saving and exporting ----
 
@@ -265,23 +370,44 @@ class GlimpseClassifier(GlimpseTrainer):
         self(tf.zeros((1, *self.image_shape)))  # Keras exports only models that were called; training does not call them.
         return super().export(*args, **kwargs)
 
+    def save(self, filepath, *args, **kwargs):
+        """As `keras.Model.save`, to a `.keras` file."""
+        if os.fspath(filepath).endswith((".h5", ".hdf5")):
+            raise ValueError(f"Expected a path that ends in .keras, since .h5 cannot hold a subclassed model; got {filepath}")
+        return super().save(filepath, *args, **kwargs)
+
+    def save_own_variables(self, store):
+        """Keeps beside the weights what they were trained for."""
+        store["active_glimpses"] = np.asarray(self.active_glimpses)
+        store["trained_glimpses"] = np.asarray(self.trained_glimpses, np.int64)
+        store["largest_pixel"] = np.asarray(self._pixels.largest or 0.0)
+
+    def load_own_variables(self, store):
+        if "active_glimpses" not in store.keys():  # Version 0.1 looked at all glimpses, and could not tell what was trained.
+            self._active, self._trained = self.num_glimpses, tuple(range(1, self.num_glimpses + 1))
+            return
+        self._active, self._trained = int(store["active_glimpses"][()]), tuple(map(int, store["trained_glimpses"][()]))
+        self._pixels = PixelRange(float(store["largest_pixel"][()]) or None)
+
     def get_config(self):
-        shared = self._plain_config["share_weights"]
+        shared = self.share_weights
         own = {"low_res_net": self.low_res_net, "glimpse_net": self.glimpse_nets[0] if shared else self.glimpse_nets}
+        own["preprocess"] = self.preprocess
         names = ("num_classes", "num_glimpses", "search_size", "search_stride", "location_weight", "diversity_weight")
-        names += ("diversity_variance", "contrastive", "averaging", "location_input", "gated_glimpse")
+        names += ("diversity_variance", "contrastive", "parallel", "share_weights", "averaging", "location_input")
+        names += ("gated_glimpse",)
         config = super().get_config() | self._plain_config | {name: getattr(self, name) for name in names}
         return config | {name: keras.saving.serialize_keras_object(own[name]) for name in own if self._own[name]}
 
     @classmethod
     def from_config(cls, config):
         with usable("config"):
-            nets = {name: config[name] for name in ("low_res_net", "glimpse_net") if name in config}
+            nets = {name: config[name] for name in ("low_res_net", "glimpse_net", "preprocess") if name in config}
             return cls(**config | {name: keras.saving.deserialize_keras_object(net) for name, net in nets.items()})
 
     def build_from_config(self, config):
         with usable("build_config"):
-            super().build_from_config(config)
+            self.build(tuple(config["input_shape"]))
 
     def compile_from_config(self, config):
         with usable("compile_config"):

@@ -49,7 +49,7 @@ def draw_glimpses(model, images, labels=None, path: str | os.PathLike | None = N
     thumbnails = np.asarray(downsample(np.asarray(images), *shown))
     finest = images.shape[-1] * int(np.argmin(model.crop.scales))
     pixels = np.asarray(to_unit_range(images, images.dtype))
-    columns = 2 + model.num_glimpses
+    columns = 2 + model.active_glimpses
     figure = Figure(figsize=(1.6 * columns, 1.85 * len(images)), layout="constrained")
     for row, axes in enumerate(figure.subplots(len(images), columns, squeeze=False)):
         label = None if labels is None else int(labels[row])

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
+from keras_glimpse._compat import is_compiled_by_xla
+
 _ours = contextvars.ContextVar("ours", default=False)
 _quantized = contextvars.ContextVar("quantized", default=False)
 
@@ -42,16 +44,3 @@ def is_portable() -> bool:
 
 def is_quantized() -> bool:
     return _quantized.get()
-
-
-def is_compiled_by_xla() -> bool:
-    """Whether the graph being traced is, or lies inside, a `tf.function(jit_compile=True)`."""
-    graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
-    while graph is not None:
-        context = graph._get_control_flow_context()  # TensorFlow offers no public way to ask; a test watches this one.
-        while context is not None:
-            if context.IsXLAContext():
-                return True
-            context = context.outer_context
-        graph = getattr(graph, "outer_graph", None)
-    return False

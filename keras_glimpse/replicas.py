@@ -5,45 +5,6 @@ import tensorflow as tf
 Sharding = tf.data.experimental.AutoShardPolicy
 
 
-def steps_on_all(model, step, results):
-    """A train or test function, as Keras calls it, for a model that has several replicas.
-
-    Keras's own averages every measure over the replicas after every step. Across hosts it cannot (keras#20585), and with
-    more than one step an execution it raises (keras#19246). Here what the replicas have counted is summed once an
-    execution: the measures are those of all images, and alike on all hosts, so that callbacks decide alike.
-
-    Args:
-        model: a compiled `GlimpseClassifier`.
-        step: what a replica does with its share of a batch.
-        results: gives the measures so far; called where all replicas can be summed over.
-    """
-    strategy = model.distribute_strategy
-
-    def steps(iterator):
-        def has_more(done, batch):
-            return (done < model.steps_per_execution) & batch.has_value()
-
-        def run(done, batch):
-            strategy.run(step, args=(batch.get_value(),))
-            return done + 1, tf.cond(done + 1 < model.steps_per_execution, iterator.get_next_as_optional, nothing)
-
-        def nothing():
-            return tf.experimental.Optional.empty(iterator.element_spec)
-
-        done, _ = tf.while_loop(has_more, run, [0, iterator.get_next_as_optional()])
-        return done, results()
-
-    execute = steps if model.run_eagerly else tf.function(steps, reduce_retracing=True, autograph=False)
-
-    def function(iterator):
-        done, logs = execute(iterator)
-        if done == 0:
-            raise StopIteration
-        return logs
-
-    return function
-
-
 def shared_by_hosts(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """The dataset, of whose every batch each host is to take its share, unless its options say otherwise.
 

@@ -50,4 +50,4 @@ class SearchSchedule(keras.callbacks.Callback):
         size = self.sizes[max(start for start in self.sizes if start <= epoch)]
         if size != self.model.search_size:
             self.model.search_size = size
-            self.model.make_train_function(force=True)  # The size is a constant of the compiled step.
+            self.model.make_train_function()  # The size is a constant of the compiled step.

@@ -1,5 +1,6 @@
 """What is being trained: one glimpse after another, then a last adjustment (section 2.2.4)."""
 
+import numbers
 from typing import NamedTuple
 
 FINE_TUNE = "fine_tune"
@@ -26,8 +27,8 @@ class Stage(NamedTuple):
         """
         if stage == FINE_TUNE:
             return cls(num_glimpses - 1, searches=False)
-        if isinstance(stage, int) and not isinstance(stage, bool) and 1 <= stage <= num_glimpses:
-            return cls(stage - 1, searches=True)
+        if isinstance(stage, numbers.Integral) and not isinstance(stage, bool) and 1 <= stage <= num_glimpses:
+            return cls(int(stage) - 1, searches=True)
         names = [*range(1, num_glimpses + 1), FINE_TUNE]
         raise ValueError(f"stage must be one of {names} for a model of {num_glimpses} glimpse(s); got {stage!r}.")
 

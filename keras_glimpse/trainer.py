@@ -1,6 +1,8 @@
 """The Keras side of training: choosing a stage in `compile`, then `fit` and `evaluate` as everywhere in Keras."""
 
 import os
+import warnings
+from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,12 +10,19 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_glimpse import acceleration, replicas, training
-from keras_glimpse.checkpoints import Checkpoints, after_epochs
+from keras_glimpse import acceleration, execution, replicas, training
+from keras_glimpse.checkpoints import Checkpoints, after_epochs, check_resumable
 from keras_glimpse.checks import checked_input, named_batches
 from keras_glimpse.measures import Measures
 from keras_glimpse.portable import run_by_tensorflow
 from keras_glimpse.stage import Stage
+from keras_glimpse.tracing import Functions
+
+NOT_CALLED = {  # Methods of Keras that its own training calls, and this one does not.
+    "compute_loss": "the loss is that of eqs. 16 to 18; losses of networks (`add_loss`, regularizers) are added to it",
+    "compute_metrics": "pass `metrics` to compile",
+    "call": "training goes through first_look, locate and glimpse",
+}
 
 
 class GlimpseTrainer(keras.Model):
@@ -21,12 +30,17 @@ class GlimpseTrainer(keras.Model):
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
-        self.stage = None
-        self._measures = SimpleNamespace()  # none before `compile`
+        self._stage = None
+        self._choices = {}
+        self._xla = "auto"
+        self._measures = SimpleNamespace()  # none before training
+        self._functions = Functions(self)
+        self._plans = {}  # of the phases "train" and "test": arguments of `StepFunction.begin`
 
     def compile(
         self,
         optimizer: str | keras.Optimizer = "sgd",
+        loss=None,
         *,
         stage: int | str = 1,
         jit_compile: bool | str = "auto",
@@ -38,8 +52,9 @@ class GlimpseTrainer(keras.Model):
         `fit` then shows, for each batch and epoch:
 
         - `loss`, what is minimised, and its parts: `low_res_loss`, E0 of eq. 10; `best_loss`, Ek at z* (or at the
-          predicted place, in fine-tuning); `offending_loss`, Ek at z-; `location_loss`, the terms of eqs. 9 and 18.
-          `val_loss` is another thing: the cross-entropy after the last glimpse of the stage.
+          predicted place, in fine-tuning); `offending_loss`, Ek at z-; `location_loss`, the terms of eqs. 9 and 18. What
+          networks add by themselves (regularizers, `add_loss`) is in `loss` alone.
+          `val_loss` is another thing: the cross-entropy after the last glimpse, without that.
         - `accuracy_n`, after n glimpses, at the predicted places.
         - `moved_px`, how far z* is from the prediction, and `border_px`, how far the prediction is from the border of the
           image, in pixels: near 0, the location head has saturated and looks at the border whatever it sees.
@@ -48,34 +63,71 @@ class GlimpseTrainer(keras.Model):
 
         Args:
             optimizer: a Keras optimizer, fresh for each stage.
+            loss: None. The loss is the paper's.
             stage: 1, 2, ..., num_glimpses: the glimpse to train, with the low-resolution network if it is the first, and
                 all before it frozen; or "fine_tune" for the last glimpse network at the predicted places (section 2.2.2).
-                Glimpses that no stage has trained yet still take part in `predict`; `fit_greedy` trains them all.
-            jit_compile, steps_per_execution: as in Keras; "auto" is the fastest that works here (see `acceleration`).
+                After `fit`, the model answers with the glimpses up to the one that was trained (`active_glimpses`);
+                `fit_greedy` trains them all.
+            jit_compile: as in Keras; "auto" is what is fastest of what works (see `acceleration.chooses_xla`).
+            steps_per_execution: as in Keras; "auto" runs many steps a call where nothing can tell the difference (see
+                `execution`): all counts are exact, and callbacks that look at single batches see every one.
             **kwargs: as in Keras: `metrics` (on the logits after the last glimpse of the stage), `run_eagerly`, ...
 
         Raises:
-            ValueError: a stage that does not exist, an optimizer that trained another stage, a `loss`: it is the paper's, or
-                `jit_compile=True` with several replicas.
+            ValueError: a stage that does not exist, an optimizer that trained another stage, a `loss`,
+                `jit_compile=True` with several replicas, or a subclass with a method that training would not call.
         """
-        if kwargs.get("loss") is not None:
-            raise ValueError(f"GlimpseClassifier brings its own loss (eqs. 16 to 18); got loss={kwargs['loss']!r}.")
-        before, self.stage = self.stage, Stage.parse(stage, self.num_glimpses)
+        if loss is not None or kwargs.pop("loss_weights", None) is not None:
+            raise ValueError(f"GlimpseClassifier brings its own loss (eqs. 16 to 18); got loss={loss!r}.")
+        self._check_methods()
+        if jit_compile is True and tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            raise ValueError("jit_compile=True needs a single replica: XLA cannot compile a step that sums over several.")
+        before, self._stage = self._stage, Stage.parse(stage, self.num_glimpses)
         try:
-            self._check_fresh(optimizer)
+            self._check_optimizer(optimizer)
         except ValueError:
-            self.stage = before
+            self._stage = before
             raise
+        stage = stage if isinstance(stage, str) else int(stage)
         self._choices = {"stage": stage, "jit_compile": jit_compile, "steps_per_execution": steps_per_execution}
-        names = training.measure_names(self.stage, self.contrastive)
+        steps = 1 if steps_per_execution == "auto" else steps_per_execution
         with acceleration.scope_of(self):
-            self._measures = SimpleNamespace(train=Measures(names[0]), test=Measures(names[1]))
-            acceleration.compile_fast(super().compile, optimizer, jit_compile, steps_per_execution, **kwargs)
+            super().compile(optimizer, jit_compile=None, steps_per_execution=steps, **kwargs)
+        self.jit_compile = jit_compile
+        self._functions.clear()
 
-    def _check_fresh(self, optimizer):
+    def _check_methods(self):
+        for name, instead in NOT_CALLED.items():
+            ours = next(base for base in type(self).__mro__ if base.__module__.startswith(("keras.", "keras_glimpse.")))
+            if getattr(type(self), name) is not getattr(ours, name):
+                raise ValueError(f"{type(self).__name__}.{name} would not be called in training: {instead}.")
+
+    def _check_optimizer(self, optimizer):
         trained = getattr(optimizer, "_trainable_variables", None)
         if getattr(optimizer, "built", False) and [id(v) for v in trained] != [id(v) for v in self.trainable_variables]:
-            raise ValueError("The optimizer has trained other variables: each stage needs a fresh optimizer.")
+            raise ValueError(
+                "The optimizer has trained other variables than those of this stage: each stage needs a fresh optimizer, "
+                "and so does one whose layers were frozen, quantized or replaced after `compile`."
+            )
+
+    @property
+    def stage(self) -> Stage | None:
+        """What `compile` chose to train; None before."""
+        return self._stage
+
+    @property
+    def jit_compile(self) -> bool:
+        """Whether XLA compiles the model. "auto" is resolved when the model is built, and again when it has changed."""
+        if self._xla == "auto":
+            return self.built and self._functions.get("xla", lambda: acceleration.chooses_xla(self))
+        return self._xla
+
+    @jit_compile.setter
+    def jit_compile(self, value):
+        self._xla = "auto" if value is None else value
+        if value is True and not all(layer.supports_jit for layer in self._flatten_layers()):
+            warnings.warn("A layer of the model does not support `jit_compile=True`. Proceeding without.", stacklevel=2)
+            self._xla = False
 
     @property
     def trained_layers(self) -> list[keras.Layer]:
@@ -98,44 +150,46 @@ class GlimpseTrainer(keras.Model):
 
     trainable_weights, non_trainable_weights = trainable_variables, non_trainable_variables
 
+    # ---- Measures ----
+
     def reset_metrics(self):
         super().reset_metrics()
         for measures in vars(self._measures).values():
             measures.reset_state()
 
     @run_by_tensorflow()
-    def train_on(self, data):
-        """One step of training on a batch, and its measures."""
+    def _train(self, data):
         measured, logits = training.train_step(self, data)
         self._measure(self._measures.train, measured, data, logits)
 
-    def train_results(self) -> dict[str, tf.Tensor]:
-        """The measures since they were last reset."""
-        return self._results(self._measures.train)
-
-    def test_results(self) -> dict[str, tf.Tensor]:
-        """As `train_results`, of the test measures."""
-        return self._results(self._measures.test)
-
-    def train_step(self, data):
-        self.train_on(data)
-        return self.train_results()
-
     @run_by_tensorflow()
-    def test_step(self, data):
+    def _test(self, data):
         measured, logits = training.test_step(self, data)
         self._measure(self._measures.test, measured, data, logits)
-        return self.test_results()
+
+    def _train_results(self):
+        return self._results(self._measures.train)
+
+    def _test_results(self):
+        return self._results(self._measures.test)
+
+    def train_step(self, data) -> dict[str, tf.Tensor]:
+        """One step of training on a batch (section 2.2), and the measures since they were last reset."""
+        self._train(data)
+        return self._train_results()
+
+    def test_step(self, data) -> dict[str, tf.Tensor]:
+        """Measures a batch, and returns the measures since they were last reset."""
+        self._test(data)
+        return self._test_results()
 
     @run_by_tensorflow()
-    def predict_step(self, data):
+    def predict_step(self, data) -> tf.Tensor:
+        """As Keras's: the logits of a batch."""
         return super().predict_step(data)
 
     def _measure(self, measures, measured, data, logits):
         images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
-        if weights is not None:
-            weights = ops.cast(ops.reshape(weights, (-1,)), "float32")
-            measured = {name: v * weights if name.endswith("loss") else v for name, v in measured.items()}
         measures.update_state([ops.sum(measured[name]) for name in measures.names], ops.shape(images)[0])
         if self._compile_metrics is not None:
             self._compile_metrics.update_state(labels, logits, sample_weight=weights)
@@ -148,9 +202,12 @@ class GlimpseTrainer(keras.Model):
         used = [measures for measures in vars(self._measures).values() if measures.count > 0]  # Both are reset before.
         return self._results(used[0]) if used else {}
 
-    @property
-    def _has_replicas(self):
-        return self.distribute_strategy.num_replicas_in_sync > 1
+    def _make_measures(self, phase, names):
+        if getattr(getattr(self._measures, phase, None), "names", None) != tuple(names):
+            with acceleration.scope_of(self):
+                setattr(self._measures, phase, Measures(names))
+
+    # ---- Compiled functions: Keras asks for them before it runs any of them ----
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         if self._distribute_strategy is None or not self.built:
@@ -163,77 +220,152 @@ class GlimpseTrainer(keras.Model):
             self.optimizer.build(self.trainable_variables)
 
     def make_train_function(self, force=False):
-        if self.train_function is not None and not force:
-            return
-        if self._has_replicas:
-            self.train_function = replicas.steps_on_all(self, self.train_step, self.train_results)
-            return
-        super().make_train_function(force)
-        if self.jit_compile and self.steps_per_execution > 1 and type(self).train_step is GlimpseTrainer.train_step:
-            self.train_function = acceleration.many_steps(self, otherwise=self.train_function)
+        self._make_measures("train", training.train_measures(self.stage, self.contrastive))
+        self.train_function = self._made("train", self._train, self._train_results, super().make_train_function)
 
     def make_test_function(self, force=False):
-        if self._has_replicas and (self.test_function is None or force):
-            self.test_function = replicas.steps_on_all(self, self.test_step, self.test_results)
-        else:
-            super().make_test_function(force)
+        self._make_measures("test", training.test_measures(self.active_glimpses))
+        self.test_function = self._made("test", self._test, self._test_results, super().make_test_function)
 
-    def fit(
-        self, x=None, y=None, *args, validation_data=None, checkpoint: str | os.PathLike | None = None, **kwargs
-    ) -> keras.callbacks.History:
-        """As `keras.Model.fit`; images and labels are checked first, or while they are read (see `checks`).
+    def make_predict_function(self, force=False):
+        def make():
+            super(GlimpseTrainer, self).make_predict_function(force=True)
+            return self.predict_function
+
+        self.predict_function = self._functions.get(f"predict {self.steps_per_execution}", make)
+
+    def _made(self, phase, step, results, by_keras):
+        def make():
+            if getattr(type(self), f"{phase}_step") is not getattr(GlimpseTrainer, f"{phase}_step"):
+                by_keras(force=True)  # A subclass has a step of its own.
+                return getattr(self, f"{phase}_function")
+            compiled = {"jit_compile": self.jit_compile, "eager": self.run_eagerly}
+            return execution.step_function(self.distribute_strategy, step, results, **compiled)
+
+        function = self._functions.get(phase, make)
+        if isinstance(function, execution.StepFunction):
+            function.begin(**self._plans.get(phase, {}))
+        return function
+
+    def _plan(self, phase, callbacks, steps):
+        """How the steps of a phase are to be called, if an epoch has so many; None if it has all that there are."""
+        if self._choices["steps_per_execution"] != "auto":
+            count = self.steps_per_execution
+            self._plans[phase] = {"per_call": count, "counted": count}
+        else:
+            watched = execution.watches_steps(callbacks, phase)
+            self._plans[phase] = {"steps": steps, "per_call": 1 if watched else execution.STEPS_PER_CALL}
+
+    # ---- Keras's own entrances, with checked data ----
+
+    def fit(self, *args, checkpoint: str | os.PathLike | None = None, **kwargs) -> keras.callbacks.History:
+        """As `keras.Model.fit`; images, labels and sample weights are checked first, or while they are read (see `checks`).
+
+        Labels are class numbers `[n]` or `[n, 1]`, one-hot `[n, num_classes]`, or soft as after label smoothing and MixUp
+        (see `label_shares`).
 
         Args:
-            x, y, validation_data, *args, **kwargs: as in Keras.
+            *args, **kwargs: as in Keras.
             checkpoint: folder in which the state of each stage is kept after every epoch (see `Checkpoints`). If the process
                 is killed, the same program goes on from there, to the very same weights if it calls
                 `keras.utils.set_random_seed` first; a stage that was finished is not trained again.
+
+        Raises:
+            ValueError, TypeError: data that are not as expected; a stage with nothing to train; a `checkpoint` for arrays
+                whose epochs, by `steps_per_epoch`, are not those of the data.
         """
-        x, y, shape = self._checked(x, y, "the training data")
-        if shape is not None and not self.built:
-            with acceleration.scope_of(self):
-                self.build((None, *shape))
-        if y is not None and kwargs.get("shuffle", True):
+        given = signature(super().fit).bind(*args, **kwargs)
+        given.apply_defaults()
+        given = given.arguments
+        self._check_compiled("fit")
+        x, y, image = self._checked(given["x"], given["y"], "the training data", given["sample_weight"])
+        self._build_for(image)
+        if y is not None and given["shuffle"]:
             replicas.check_same_seed(self.distribute_strategy)
-        if isinstance(validation_data, tuple | list) and len(validation_data) > 1:
-            held_out, labels, _ = self._checked(*validation_data[:2], "the validation data")
-            validation_data = (held_out, labels, *validation_data[2:])
-        elif validation_data is not None:
-            validation_data, _, _ = self._checked(validation_data, None, "the validation data")
+        held_out = given["validation_data"]
+        if isinstance(held_out, tuple | list) and len(held_out) > 1:
+            images, labels, _ = self._checked(*held_out[:2], "the validation data", *held_out[2:])
+            given["validation_data"] = (images, labels, *held_out[2:])
+        elif held_out is not None:
+            given["validation_data"], _, _ = self._checked(held_out, None, "the validation data")
         if y is None and not isinstance(x, keras.utils.PyDataset):
-            kwargs.setdefault("shuffle", False)  # Keras warns that it cannot shuffle such data, asked to or not.
+            given["shuffle"] = False  # Keras warns that it cannot shuffle such data, asked to or not.
         saved = None
         if checkpoint is not None:
-            x, saved = self._go_on(x, checkpoint, kwargs)
+            x, saved = self._resume(x, checkpoint, given)
         with named_batches():
-            history = super().fit(x, y, *args, validation_data=validation_data, **kwargs)
+            if self.built:
+                self._begin_training(image)
+            self._plan("train", given["callbacks"], given["steps_per_epoch"])
+            history = super().fit(**given | {"x": x, "y": y})
         if saved:
             history.history, history.epoch = saved.history, list(range(saved.epochs))
         return history
 
-    def _go_on(self, x, checkpoint, fit_args):
+    def _begin_training(self, image):
+        if not self.trainable_variables:
+            raise ValueError(f"There is nothing to train in stage {self._choices['stage']!r}: all its layers are frozen.")
+        self._check_optimizer(self.optimizer)
+        self._note_training(self.stage.glimpse + 1, image)
+
+    def _resume(self, x, checkpoint, given):
         """Restores what was saved of this stage; returns the data that come next, and what will save the rest."""
+        check_resumable(x, given["y"], given["batch_size"], given["steps_per_epoch"])
         saved = Checkpoints(Path(checkpoint) / f"stage_{self._choices['stage']}")
-        fit_args["initial_epoch"] = saved.restore(self)
-        fit_args["callbacks"] = [*(fit_args.get("callbacks") or []), saved]
-        is_finished = fit_args["initial_epoch"] >= fit_args.get("epochs", 1)
-        return after_epochs(x, saved.epochs, fit_args.get("steps_per_epoch"), is_finished), saved
+        given["initial_epoch"] = saved.restore(self)
+        given["callbacks"] = [*(given["callbacks"] or []), saved]
+        is_finished = given["initial_epoch"] >= given["epochs"]
+        return after_epochs(x, saved.epochs, given["steps_per_epoch"], is_finished), saved
 
-    def evaluate(self, x=None, y=None, *args, **kwargs):
-        """As `keras.Model.evaluate`; images and labels are checked as in `fit`."""
-        if not kwargs.get("_use_cached_eval_dataset"):  # `fit` calls this too, with what it has checked.
-            x, y, _ = self._checked(x, y, "the test data")
+    def evaluate(self, *args, **kwargs):
+        """As `keras.Model.evaluate`, of what the model answers; images and labels are checked as in `fit`."""
+        in_fit = kwargs.pop("_use_cached_eval_dataset", False)  # `fit` calls this too, with what it has checked.
+        given = signature(super().evaluate).bind(*args, **kwargs)
+        given.apply_defaults()
+        given = given.arguments | given.arguments.pop("kwargs", {})
+        self._check_compiled("evaluate")
+        if in_fit:
+            given["_use_cached_eval_dataset"] = True
+        else:
+            x, y, image = self._checked(given["x"], given["y"], "the test data", given["sample_weight"])
+            self._build_for(image)
+            given |= {"x": x, "y": y}
         with named_batches():
-            return super().evaluate(x, y, *args, **kwargs)
+            self._plan("test", given["callbacks"], given["steps"])
+            return super().evaluate(**given)
 
-    def _checked(self, x, y, name):
-        x, y, shape = checked_input(x, y, self.num_classes, self.image_shape, name)
-        if self._has_replicas and isinstance(x, tf.data.Dataset):
-            x = replicas.shared_by_hosts(x)
-        return x, y, shape
+    def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
+        """As `keras.Model.train_on_batch`; images, labels and sample weights are checked first."""
+        self._check_compiled("train_on_batch")
+        x, y, image = self._checked(x, y, "the batch", sample_weight, in_memory=True)
+        self._build_for(image)
+        self._begin_training(image)
+        return super().train_on_batch(x, y, sample_weight, class_weight, return_dict)
+
+    def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
+        """As `keras.Model.test_on_batch`; images, labels and sample weights are checked first."""
+        self._check_compiled("test_on_batch")
+        x, y, image = self._checked(x, y, "the batch", sample_weight, in_memory=True)
+        self._build_for(image)
+        return super().test_on_batch(x, y, sample_weight, return_dict)
+
+    def _check_compiled(self, method):
+        if not self.compiled:
+            raise ValueError(f"{method} needs a compiled model: call compile(optimizer, stage=...) before.")
+
+    def _build_for(self, image):
+        if not self.built and image is not None:
+            with acceleration.scope_of(self):
+                self.build((None, *image.shape))
+
+    def _checked(self, x, y, name, sample_weight=None, in_memory=False):
+        data = checked_input(x, y, sample_weight, self.num_classes, self.image_shape, name, self._pixels, in_memory)
+        if self.distribute_strategy.num_replicas_in_sync > 1 and isinstance(data[0], tf.data.Dataset):
+            return (replicas.shared_by_hosts(data[0]), *data[1:])
+        return data
 
     def get_compile_config(self):
-        return super().get_compile_config() | (self._choices if self.stage else {})
+        return super().get_compile_config() | self._choices
 
     def compile_from_config(self, config):
         self.compile(**keras.saving.deserialize_keras_object(config))

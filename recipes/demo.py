@@ -14,6 +14,7 @@ busy, the median run takes 0.07 ms when it stops at the thumbnail, 0.23 ms after
 """
 
 import argparse
+import contextlib
 import functools
 import json
 import os
@@ -118,7 +119,9 @@ def cascade_file(model, threshold: float) -> bytes:
 
 def server(model, packages, port=0):
     """An HTTP server, for this machine only, of the page, the model's files and LiteRT.js."""
-    about = {"scales": model.crop.scales, "macs": keras_glimpse.stage_macs(model).tolist()}
+    about = {"scales": model.crop.scales, "macs": None}
+    with contextlib.suppress(ValueError):  # Networks that cannot be counted are shown without.
+        about["macs"] = keras_glimpse.stage_macs(model).tolist()
     explaining, cascade = explaining_file(model), functools.lru_cache(64)(functools.partial(cascade_file, model))
     one_at_a_time = threading.Lock()
 

@@ -1,12 +1,11 @@
 """What exported files compute, as graphs: everything, the cascade of one image, and the cascade of a batch."""
 
-import contextlib
 from functools import partial
 
 import keras
 import tensorflow as tf
 
-from keras_glimpse.macs import stage_macs
+from keras_glimpse.macs import known_stage_macs
 
 
 def holder(model) -> tf.Module:
@@ -20,14 +19,15 @@ def everything(model, images: tf.Tensor, threshold: float | None) -> dict[str, t
     """All stages of all images, wherever the cascade would stop: what to show a person."""
     seen = model.look(images)
     probabilities = tf.nn.softmax(seen["logits"])
-    exit_stage = tf.fill(tf.shape(images)[:1], model.num_glimpses)
+    exit_stage = tf.fill(tf.shape(images)[:1], model.active_glimpses)
     if threshold is not None:
         sure = tf.reduce_max(probabilities, axis=-1) >= threshold
-        last = tf.one_hot(model.num_glimpses, model.num_glimpses + 1, True, False, dtype=tf.bool)
-        exit_stage = tf.argmax(sure | last, axis=-1, output_type=tf.int32)
+        last = tf.one_hot(model.active_glimpses, model.active_glimpses + 1, True, False, dtype=tf.bool)
+        exit_stage = tf.argmax(tf.cast(sure | last, tf.int32), axis=-1, output_type=tf.int32)
     answer = {"stage_probabilities": probabilities, "locations": seen["locations"], "exit_stage": exit_stage}
-    with contextlib.suppress(ValueError):  # Networks with loops or branches cannot be counted.
-        answer["macs"] = tf.gather(tf.constant(stage_macs(model)), exit_stage)
+    macs = known_stage_macs(model)
+    if macs is not None:
+        answer["macs"] = tf.gather(tf.constant(macs), exit_stage)
     return answer
 
 
@@ -38,11 +38,12 @@ def one_image(model, images: tf.Tensor, threshold: float | None) -> dict[str, tf
         stage = len(evidence.glimpses)
         probabilities = tf.nn.softmax(model.combine(evidence))
         stop = lambda: {"probabilities": probabilities, "exit_stage": tf.constant([stage])}  # noqa: E731
-        if stage == model.num_glimpses:
+        if stage == model.active_glimpses:
             return stop()
         look = lambda: go_on(model.look_again(images, evidence))  # noqa: E731
         return look() if threshold is None else tf.cond(tf.reduce_max(probabilities) >= threshold, stop, look)
 
+    images = model.prepare(images)
     return go_on(model.first_look(images))
 
 
@@ -52,7 +53,7 @@ def until_sure(model, images: tf.Tensor, threshold: float | None) -> dict[str, t
         return {"probabilities": tf.nn.softmax(model.look(images)["logits"][:, -1])}
 
     def go_on(evidence, rows, latest, probabilities):
-        if len(evidence.glimpses) == model.num_glimpses:
+        if len(evidence.glimpses) == model.active_glimpses:
             return probabilities
         unsure = tf.where(~(tf.reduce_max(latest, axis=-1) >= threshold))[:, 0]  # What is not a number is not sure.
 
@@ -65,6 +66,7 @@ def until_sure(model, images: tf.Tensor, threshold: float | None) -> dict[str, t
         # Not for no images at all: it would be work, and TensorFlow's convolutions fail on them.
         return tf.cond(tf.size(unsure) > 0, look, lambda: probabilities)
 
+    images = model.prepare(images)
     evidence = model.first_look(images)
     probabilities = tf.nn.softmax(model.combine(evidence))
     return {"probabilities": go_on(evidence, tf.range(tf.shape(images)[0]), probabilities, probabilities)}

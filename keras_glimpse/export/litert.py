@@ -98,7 +98,7 @@ def _calibration_images(model, quantize, threshold, calibration):
 def _check_every_stage_is_reached(model, calibration, threshold):
     """A network that no calibration image reaches would stay float32."""
     stages = cascade_predict(model, calibration, threshold).exit_stage
-    counts = np.bincount(stages, minlength=model.num_glimpses + 1)
+    counts = np.bincount(stages, minlength=model.active_glimpses + 1)
     if counts[-1] < CALIBRATED_BY:
         raise ValueError(
             f"Expected at least {CALIBRATED_BY} calibration images for which every glimpse is needed at threshold {threshold}; "

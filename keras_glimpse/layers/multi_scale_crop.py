@@ -9,7 +9,7 @@ from keras import ops
 from keras_glimpse.checks import check_integers, integers
 from keras_glimpse.cropping import crop_window
 from keras_glimpse.downsampling import block_mean, to_unit_range
-from keras_glimpse.geometry import check_image_shape
+from keras_glimpse.geometry import candidate_locations, check_image_shape, search_grid
 
 
 @keras.saving.register_keras_serializable(package="keras_glimpse")
@@ -58,12 +58,15 @@ class MultiScaleCrop(keras.layers.Layer):
     def candidates(self, image, location, search_size: int, stride: int) -> tf.Tensor:
         """Patches at every point of the search grid around a location (eq. 12), in the order of `search_grid`.
 
-        All of them are slices of one crop, `stride * (search_size - 1)` pixels wider than the widest window, which is
-        what makes the search cheap.
+        If the windows overlap, all of them are slices of one crop, `stride * (search_size - 1)` pixels wider than the
+        widest window, which is what makes the search cheap.
 
         Returns:
             `[batch, search_size ** 2, size, size, channels * len(scales)]`, float32.
         """
+        if stride > self.size * max(self.scales):
+            places = candidate_locations(location, search_grid(search_size, stride), image.shape)
+            return ops.stack([self(image, place) for place in ops.unstack(places, axis=1)], axis=1)
         regions = self._regions(image, location, margin=stride * (search_size - 1))
         patches = [self._slide(region, scale, search_size, stride) for region, scale in zip(regions, self.scales)]
         return to_unit_range(ops.concatenate(patches, axis=-1), image.dtype)

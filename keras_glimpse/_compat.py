@@ -1,0 +1,49 @@
+"""Every private name of Keras and TensorFlow that we touch, each with the reason. `tests/test_compat.py` watches them."""
+
+import keras
+import tensorflow as tf
+from keras.src.backend.common import global_state
+from keras.src.random import seed_generator
+from tensorflow.python.framework import config
+
+
+def outermost_layer() -> keras.Layer | None:
+    """The layer that was called from outside of all layers, if we are inside its call.
+
+    Keras tells a layer whether it is trained, but not whether by itself or as a part of something larger.
+    """
+    context = global_state.get_global_attribute("current_call_ctx")
+    return context and context.entry_layer
+
+
+def keras_random_state() -> keras.Variable:
+    """The state of the generator that `keras.random` and initializers draw from if they are given no seed."""
+    return seed_generator.global_seed_generator().state
+
+
+def is_compiled_by_xla() -> bool:
+    """Whether the graph being traced is, or lies inside, a `tf.function(jit_compile=True)`."""
+    graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+    while graph is not None:
+        context = graph._get_control_flow_context()  # TensorFlow offers no public way to ask.
+        while context is not None:
+            if context.IsXLAContext():
+                return True
+            context = context.outer_context
+        graph = getattr(graph, "outer_graph", None)
+    return False
+
+
+def own_variables(layer: keras.Layer) -> list:
+    """Those of a layer itself, without its sublayers: `layer.variables` walks through all of them."""
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+def all_layers(layer: keras.Layer) -> list[keras.Layer]:
+    """A layer and all layers in it, however deep: public properties show the outermost, or only those of models."""
+    return layer._flatten_layers()
+
+
+def deterministic_ops() -> bool:
+    """Whether `tf.config.experimental.enable_op_determinism` was called. Not all such operations have XLA kernels."""
+    return config.is_op_determinism_enabled()

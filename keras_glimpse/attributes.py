@@ -1,0 +1,41 @@
+"""The attributes of a model: fixed when it is made, or checked whenever they are set."""
+
+from collections.abc import Callable
+
+
+class Fixed:
+    """An attribute that is set once, when the model is made."""
+
+    def __set_name__(self, owner, name):
+        self.name = name
+
+    def __get__(self, model, owner=None):
+        if model is None:
+            return self
+        try:
+            return vars(model)[self.name]
+        except KeyError:
+            raise AttributeError(f"{type(model).__name__} has no {self.name} yet.") from None
+
+    def __set__(self, model, value):
+        if self.name in vars(model):
+            raise AttributeError(
+                f"{self.name} is fixed when the model is made; got {value!r} for {vars(model)[self.name]!r}. "
+                f"Make a new {type(model).__name__} with it."
+            )
+        vars(model)[self.name] = value
+
+
+class Setting(Fixed):
+    """An attribute that may be set at any time, and takes effect everywhere: all graphs are traced anew (see `tracing`).
+
+    Args:
+        check: raises ValueError or TypeError for a value that is not good, which it is given by the attribute's name.
+    """
+
+    def __init__(self, check: Callable):
+        self.check = check
+
+    def __set__(self, model, value):
+        self.check(**{self.name: value})
+        vars(model)[self.name] = value

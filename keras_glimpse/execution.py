@@ -1,0 +1,228 @@
+"""Many training or test steps in one call from Python, while Keras counts every one of them.
+
+Keras's loops call a train function once a step. With networks as small as ours such a call costs a third of the step. So
+a call runs as many steps as it may, and the calls after it return at once until Keras has counted those too. All counts
+are exact (`steps_per_epoch=10` is ten steps), and nothing can tell the difference but a callback that looks at the model
+between two steps. Where there is one, a call runs one step.
+"""
+
+from collections.abc import Callable
+from math import ceil, prod
+
+import keras
+import tensorflow as tf
+
+STEPS_PER_CALL = 32
+LARGE_IMAGE_BYTES = 2**18  # An image of more bytes is not copied to save a launch,
+STACK_BYTES = 2**26  # and no more than this is copied for one launch.
+
+HOOKS = {
+    "train": ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end"),
+    "test": ("on_test_batch_begin", "on_test_batch_end"),
+    "predict": ("on_predict_batch_begin", "on_predict_batch_end"),
+}
+FREQUENCY = {  # Callbacks of Keras that do nothing between two steps if this attribute is "epoch".
+    keras.callbacks.ModelCheckpoint: "save_freq",
+    keras.callbacks.BackupAndRestore: "save_freq",
+    keras.callbacks.TensorBoard: "update_freq",
+}
+
+
+def watches_steps(callbacks, phase: str) -> bool:
+    """Whether one of the callbacks of `fit`, `evaluate` or `predict` acts between two steps.
+
+    Args:
+        callbacks: None, a callback, a list of them or a `keras.callbacks.CallbackList`.
+        phase: "train", "test" or "predict".
+    """
+    callbacks = getattr(callbacks, "callbacks", None) or keras.tree.flatten(callbacks or [])
+    return any(_watches(callback, HOOKS[phase]) for callback in callbacks)
+
+
+def _watches(callback, hooks):
+    if type(callback) in FREQUENCY:
+        tracing = isinstance(callback, keras.callbacks.TensorBoard) and callback.profile_batch
+        return bool(tracing) or getattr(callback, FREQUENCY[type(callback)]) != "epoch"
+    if type(callback) is keras.callbacks.ProgbarLogger:
+        return False
+    base = keras.callbacks.Callback
+    return any(getattr(getattr(callback, hook), "__func__", None) is not getattr(base, hook) for hook in hooks)
+
+
+class StepFunction:
+    """A train or test function, as Keras calls it for every step.
+
+    Args:
+        run: `run(iterator, limit, room)` runs steps on the next batches: `limit` of them, or as many as there are. It
+            returns their number and the measures so far. `room` is the largest `limit` to come.
+        run_one: the same for a single batch, in a tuple; returns the measures only.
+    """
+
+    def __init__(self, run: Callable, run_one: Callable):
+        self._run, self._run_one = run, run_one
+        self.begin()
+
+    def begin(self, steps: int | None = None, per_call: int = STEPS_PER_CALL, counted: int = 1) -> None:
+        """Says what comes next.
+
+        Args:
+            steps: of an epoch; None if it lasts as long as there are data.
+            per_call: the most steps that a call may run.
+            counted: how many Keras takes a call for.
+        """
+        self._steps, self._counted = steps, counted
+        self._room = per_call if steps is None else ceil(steps / ceil(steps / per_call))  # No call with a few steps only.
+        self._left, self._ahead, self._logs = steps, 0, None
+
+    def __call__(self, iterator):
+        if not isinstance(iterator, tf.data.Iterator | tf.distribute.DistributedIterator):
+            return self._run_one(next(iterator))
+        if self._ahead <= 0:
+            self._ahead, self._logs = self._run(iterator, min(self._room, self._left or self._room), self._room)
+            if not self._ahead:
+                self._left = self._steps
+                raise StopIteration
+            if self._steps is not None:
+                self._left = self._left - self._ahead or self._steps
+        self._ahead -= self._counted
+        return self._logs
+
+
+def step_function(strategy, step: Callable, results: Callable, *, jit_compile: bool, eager: bool) -> StepFunction:
+    """A `StepFunction` that runs `step` on every batch.
+
+    Args:
+        strategy: the `tf.distribute.Strategy` of the model.
+        step: what a replica does with its share of a batch.
+        results: gives the measures so far; called where all replicas can be summed over.
+        jit_compile: whether XLA compiles the step. Small images then share a launch.
+        eager: run everything eagerly, for debugging.
+    """
+    loop, run_one = _one_by_one(strategy, step, results, jit_compile, eager)
+    if not jit_compile:
+        return StepFunction(loop, run_one)
+    stacked, run_one = _stacked(step, results)
+
+    def run(iterator, limit, room):
+        return (stacked if _is_small(iterator.element_spec) else loop)(iterator, limit, room)
+
+    return StepFunction(run, run_one)
+
+
+def _one_by_one(strategy, step, results, jit_compile, eager):
+    """Batches stay where they are: on several replicas, of large images, without XLA.
+
+    Keras's own loop averages every measure over the replicas after every step. Across hosts it cannot (keras#20585), and
+    with more than one step a call it raises (keras#19246). Here what the replicas have counted is summed once a call: the
+    measures are those of all images, and alike on all hosts, so that callbacks decide alike.
+    """
+    in_graph = (lambda function: function) if eager else tf.function(reduce_retracing=True, autograph=False)
+    if jit_compile:
+        step = tf.function(step, jit_compile=True, reduce_retracing=True, autograph=False)
+
+    @in_graph
+    def loop(iterator, limit):
+        def has_more(done, batch):
+            return (done < limit) & batch.has_value()
+
+        def run(done, batch):
+            strategy.run(step, args=(batch.get_value(),))
+            return done + 1, tf.cond(done + 1 < limit, iterator.get_next_as_optional, nothing)
+
+        def nothing():
+            return tf.experimental.Optional.empty(iterator.element_spec)
+
+        done, _ = tf.while_loop(has_more, run, [0, iterator.get_next_as_optional()])
+        return done, results()
+
+    @in_graph
+    def on_one(batch):
+        strategy.run(step, args=(batch,))
+        return results()
+
+    def run(iterator, limit, room):
+        done, logs = loop(iterator, tf.constant(limit))
+        return int(done), logs
+
+    def run_one(batch):
+        if strategy.num_replicas_in_sync == 1:
+            return on_one(batch)
+        shares = tf.data.Dataset.from_tensors(batch).unbatch().batch(len(batch[0]))  # Which can be split over replicas.
+        return run(iter(strategy.experimental_distribute_dataset(shares)), 1, 1)[1]
+
+    return run, run_one
+
+
+def _stacked(step, results):
+    """A loop over stacked batches inside one XLA program, for small images on one device.
+
+    To launch a compiled step for every batch costs networks as small as ours a third of the step: every launch takes all
+    variables in and gives them back. Here a launch is given many batches at once, copied for it.
+    """
+
+    @tf.function(jit_compile=True, reduce_retracing=True, autograph=False)
+    def on_all(batches, count):
+        def body(i):
+            step(tf.nest.map_structure(lambda values: tf.gather(values, i), batches))
+            return [i + 1]
+
+        tf.while_loop(lambda i: i < count, body, [0])
+        return results()
+
+    def on_one(batch):
+        return on_all(tf.nest.map_structure(lambda values: tf.convert_to_tensor(values)[None], batch), tf.constant(1))
+
+    @tf.function(reduce_retracing=True, autograph=False)
+    def execute(iterator, limit, room):
+        batches, count, rest = _collect(iterator, limit, room)
+        logs = on_all(batches, count)
+        # The last batch of an epoch may be smaller than the others, and cannot be stacked with them.
+        return tf.cond(rest.has_value(), lambda: (on_one(rest.get_value()), count + 1), lambda: (logs, count))
+
+    def run(iterator, limit, room):
+        logs, done = None, 0
+        while done < limit:  # A stack may hold fewer.
+            try:
+                logs, count = execute(iterator, tf.constant(limit - done), room)
+            except tf.errors.OutOfRangeError:
+                break
+            done += int(count)
+        return done, logs
+
+    return run, on_one
+
+
+def _is_small(spec):
+    parts = tf.nest.flatten(spec)
+    if not all(isinstance(part, tf.TensorSpec) and part.shape.rank and None not in part.shape[1:] for part in parts):
+        return False
+    return prod(parts[0].shape[1:]) * parts[0].dtype.size <= LARGE_IMAGE_BYTES
+
+
+def _collect(iterator, limit, room):
+    """At the most `limit` next batches of one size, stacked; their number; and the one after them, if it is of another.
+
+    The stack has `room` for more of them, if it is not too large, however few come: XLA compiles one program for each
+    size of batch.
+    """
+    first = iterator.get_next()
+    parts = tf.nest.flatten(first)
+    size = tf.shape(parts[0], tf.int64)[0]
+    image_bytes = prod(parts[0].shape[1:]) * parts[0].dtype.size
+    room = tf.cast(tf.clip_by_value(STACK_BYTES // (image_bytes * tf.maximum(size, 1)), 1, room), tf.int32)
+    stacks = [tf.TensorArray(part.dtype, room, element_shape=part.shape).write(0, part) for part in parts]
+
+    def following(count):
+        empty = tf.experimental.Optional.empty(iterator.element_spec)
+        return tf.cond(count < tf.minimum(room, limit), iterator.get_next_as_optional, lambda: empty)
+
+    def same_size(count, stacks, optional):
+        found = lambda: tf.equal(tf.shape(tf.nest.flatten(optional.get_value())[0], tf.int64)[0], size)  # noqa: E731
+        return tf.cond(optional.has_value(), found, lambda: False)
+
+    def add(count, stacks, optional):
+        parts = tf.nest.flatten(optional.get_value())
+        return count + 1, [stack.write(count, part) for stack, part in zip(stacks, parts)], following(count + 1)
+
+    count, stacks, rest = tf.while_loop(same_size, add, [1, stacks, following(1)])
+    return tf.nest.pack_sequence_as(first, [stack.stack() for stack in stacks]), count, rest
