@@ -47,3 +47,24 @@ def all_layers(layer: keras.Layer) -> list[keras.Layer]:
 def deterministic_ops() -> bool:
     """Whether `tf.config.experimental.enable_op_determinism` was called. Not all such operations have XLA kernels."""
     return config.is_op_determinism_enabled()
+
+
+def holder(model) -> tf.Module:
+    """What TensorFlow saves for a graph of a model: its weights, without Keras."""
+    module = tf.Module()
+    module.weights = [variable.value for variable in model.variables]
+    return module
+
+
+class Saveable:
+    """A model whose variables `tf.saved_model.save` finds, in a `tf.function` that calls it.
+
+    It finds Keras's wrappers of them only, and the converter of LiteRT takes those for other variables, which have no values:
+    its file answers with whatever lay in memory.
+    """
+
+    def _trackable_children(self, save_type="checkpoint", **kwargs):
+        children = super()._trackable_children(save_type, **kwargs)
+        if save_type == "savedmodel":
+            children["tensorflow_variables"] = self.cached("tensorflow_variables", lambda: holder(self))
+        return children

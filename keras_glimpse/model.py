@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_glimpse._compat import outermost_layer
+from keras_glimpse._compat import Saveable, outermost_layer
 from keras_glimpse.attributes import Fixed, Setting
 from keras_glimpse.checks import (
     PixelRange,
@@ -36,7 +36,7 @@ from keras_glimpse.trainer import GlimpseTrainer
 
 
 @keras.saving.register_keras_serializable(package="keras_glimpse")
-class GlimpseClassifier(GlimpseTrainer):
+class GlimpseClassifier(Saveable, GlimpseTrainer):
     """Classifies images by a thumbnail and a few glimpses at full resolution, at places it learns by itself.
 
     Defaults are the paper's for 48x48 images, except `location_weight`: with 100 as printed, and the learning rate
@@ -357,10 +357,18 @@ class GlimpseClassifier(GlimpseTrainer):
     @property
     def inputs(self) -> list[keras.KerasTensor] | None:
         """What a functional model has, and converters ask for: the images that the model was built for."""
-        return self.image_shape and [keras.KerasTensor((None, *self.image_shape), "float32", name="images")]
+        return self.image_shape and [keras.KerasTensor((None, *self.image_shape), self.input_dtype, name="images")]
+
+    @property
+    def input_dtype(self) -> str:
+        """What exported graphs are given, whatever precision the networks have."""
+        return "float32"
 
     def export(self, *args, **kwargs):
-        """As `keras.Model.export`, with operations that every runtime has.
+        """As `keras.Model.export`.
+
+        Its graphs have operations that every runtime has, as have all that you trace yourself: `tf.function`s that call the
+        model, models that it is a part of, `TFLiteConverter.from_keras_model(model)` and `tf2onnx.convert.from_keras(model)`.
 
         Raises:
             ValueError: the model is not built.

@@ -8,13 +8,6 @@ import tensorflow as tf
 from keras_glimpse.macs import known_stage_macs
 
 
-def holder(model) -> tf.Module:
-    """What TensorFlow saves for a graph of a model: its weights, without Keras."""
-    module = tf.Module()
-    module.weights = [variable.value for variable in model.variables]
-    return module
-
-
 def everything(model, images: tf.Tensor, threshold: float | None) -> dict[str, tf.Tensor]:
     """All stages of all images, wherever the cascade would stop: what to show a person."""
     seen = model.look(images)

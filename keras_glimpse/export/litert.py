@@ -9,11 +9,12 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.lite.python.schema_py_generated import BuiltinOperator
 
+from keras_glimpse._compat import holder
 from keras_glimpse.cascade import cascade_predict
 from keras_glimpse.checks import check_exportable, check_integers, check_one_of, check_spec
 from keras_glimpse.downsampling import to_unit_range
 from keras_glimpse.export.files import complete_file, write_marked
-from keras_glimpse.export.graphs import holder, one_image, until_sure
+from keras_glimpse.export.graphs import one_image, until_sure
 from keras_glimpse.portable import quantized_products
 from keras_glimpse.version import __version__
 

@@ -5,9 +5,10 @@ from functools import partial
 
 import tensorflow as tf
 
+from keras_glimpse._compat import holder
 from keras_glimpse.checks import check_exportable
 from keras_glimpse.export.files import complete_folder
-from keras_glimpse.export.graphs import everything, holder, one_image, until_sure
+from keras_glimpse.export.graphs import everything, one_image, until_sure
 from keras_glimpse.portable import run_by_tensorflow
 from keras_glimpse.version import __version__
 
@@ -15,7 +16,7 @@ from keras_glimpse.version import __version__
 def export_saved_model(model, path: str | os.PathLike, threshold: float | None = None) -> None:
     """Writes a SavedModel that needs neither Keras nor this package to run.
 
-    Its signatures take batches of any size, `images` `[batch, height, width, channels]`:
+    Its signatures take batches of any size, `images` `[batch, height, width, channels]`, but for the last:
 
     - `serving_default`: float32 images, scaled as the model was trained (to [0, 1] if that was on unsigned integers), give
       `probabilities` `[batch, num_classes]`. With a threshold, the networks of a glimpse run only on the images that
@@ -25,6 +26,10 @@ def export_saved_model(model, path: str | os.PathLike, threshold: float | None =
       `[batch, num_glimpses, 2]`, `exit_stage` `[batch]`, int32, and `macs` `[batch]`, int64. Every glimpse is computed for
       every image; `exit_stage` and `macs` tell where the cascade stops. (No `macs` for networks of your own with loops or
       branches, which `count_macs` cannot count.)
+    - `portable`: as `serving_default`, with operations that converters know: give them its name, as in
+      `TFLiteConverter.from_saved_model(path, signature_keys=["portable"])` or `--signature_def portable` of tf2onnx. The others
+      crop with an operation of TensorFlow's own, which is faster there. With a threshold it takes one image at a time,
+      `[1, height, width, channels]`, and gives `exit_stage` `[1]`, int32, too.
 
     Args:
         model: a built `GlimpseClassifier`.
