@@ -415,7 +415,7 @@ class GlimpseClassifier(Saveable, GlimpseTrainer):
 
     def build_from_config(self, config):
         with usable("build_config"):
-            self.build(tuple(config["input_shape"]))
+            super().build_from_config({"input_shape": tuple(config["input_shape"])})  # JSON has no tuples; LiteRT wants one.
 
     def compile_from_config(self, config):
         with usable("compile_config"):
