@@ -2,8 +2,12 @@
 
 import keras
 import tensorflow as tf
+from keras.src import backend
 from keras.src.backend.common import global_state
 from keras.src.random import seed_generator
+from keras.src.trainers.compile_utils import CompileMetrics as CompileMetrics
+from keras.src.trainers.compile_utils import MetricsList as MetricsList
+from keras.src.utils.tracking import no_automatic_dependency_tracking
 from tensorflow.python.framework import config
 
 
@@ -47,6 +51,59 @@ def all_layers(layer: keras.Layer) -> list[keras.Layer]:
 def deterministic_ops() -> bool:
     """Whether `tf.config.experimental.enable_op_determinism` was called. Not all such operations have XLA kernels."""
     return config.is_op_determinism_enabled()
+
+
+# ---- Metrics ----
+
+# `CompileMetrics` is what `compile` makes of `metrics` and `weighted_metrics`. Callbacks in mode "auto" look for directions,
+# `_direction`, in the `metrics` of these two classes only.
+
+
+@no_automatic_dependency_tracking  # Else Keras would list them twice, and save them.
+def track(model, loss, metrics) -> None:
+    """Puts `loss` and `metrics` where `compile` keeps its own, and where `metrics`, `reset_metrics` and callbacks look."""
+    model._loss_tracker, model._compile_metrics = loss, metrics
+
+
+def trackers(model) -> tuple:
+    """`(loss, metrics)` as `track` left them; None for what there is not."""
+    return model._loss_tracker, model._compile_metrics
+
+
+def groups(metrics: CompileMetrics) -> tuple[list, list]:
+    """The metrics without weights and those with, of a model that has one output."""
+    flat = metrics._flat_metrics, metrics._flat_weighted_metrics
+    return tuple([metric for group in lists if group for metric in group.metrics] for lists in flat)
+
+
+def averaged(metric):
+    """The function, or loss, whose mean a `keras.metrics.MeanMetricWrapper` is: Keras makes one of every function."""
+    return metric._fn
+
+
+def takes_logits(metric) -> bool:
+    """Whether a metric was made with `from_logits=True`. `AUC` keeps that as `_from_logits`; a mean, for its function."""
+    kept = getattr(metric, "from_logits", False) or getattr(metric, "_from_logits", False)
+    return bool(kept or getattr(metric, "_fn_kwargs", {}).get("from_logits", False))
+
+
+def symbolically(function, *arguments) -> None:
+    """Runs a function on `keras.KerasTensor`s: variables are made, none is changed. Models have this, metrics do not."""
+    backend.compute_output_spec(function, *arguments)
+
+
+def labels_of(iterator, batch) -> keras.KerasTensor | None:
+    """What shape and dtype labels will have: of what `fit` iterates over, or of the batch given to `train_on_batch`."""
+    batch = iterator._distributed_dataset.element_spec if batch is None else batch
+    if not isinstance(batch, tuple | list) or len(batch) < 2:
+        return None
+    labels = tf.nest.flatten(batch[1], expand_composites=True)[0]  # With replicas, a spec for each of them.
+    if not hasattr(labels, "shape"):
+        return None
+    return keras.KerasTensor(tuple(labels.shape), keras.backend.standardize_dtype(labels.dtype))
+
+
+# ---- SavedModels ----
 
 
 def holder(model) -> tf.Module:

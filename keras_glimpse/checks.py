@@ -77,14 +77,24 @@ def check_looks(function: str, model) -> None:
         raise ValueError(f"{function} needs a model that is built: fit it, load it or call it on images first.")
 
 
-def check_exportable(function: str, model, threshold: float | None, float32: bool = False) -> None:
-    """Raises unless the model can be exported: built and, if `float32`, in that precision throughout."""
+def check_exportable(function: str, model, threshold: float | None, float32: bool = False, quantized=None) -> None:
+    """Raises unless the model can be exported: built and, if `float32`, in that precision throughout.
+
+    Where the modes that `quantized` layers may have are given, other modes are refused too.
+    """
     if threshold is not None:
         check_threshold(threshold)
     check_looks(function, model)
     half = [layer for layer in model._flatten_layers() if layer.compute_dtype != "float32"]
     if float32 and half:
         raise ValueError(f"{function} needs a model of float32; {half[0].name!r} has {half[0].dtype_policy.name}.")
+    modes = {layer.quantization_mode: layer for layer in model._flatten_layers() if layer.quantization_mode}
+    for mode, layer in modes.items():
+        if quantized is not None and mode not in quantized:
+            raise ValueError(
+                f"{function} cannot export layers of {mode}; {layer.name!r} has {layer.dtype_policy.name}. "
+                'Export the model as it was before `quantize`; export_litert(quantize="int8") then makes 8-bit files.'
+            )
 
 
 def check_layer(**arguments) -> None:
@@ -95,7 +105,7 @@ def check_layer(**arguments) -> None:
 
 def check_images(images, image_shape=None, at_least: int = 0) -> None:
     """Raises unless these are images in one array or tensor, at least so many, and of this `image_shape`."""
-    if isinstance(images, tf.RaggedTensor) or getattr(images, "dtype", None) == object:
+    if isinstance(images, tf.RaggedTensor) or _holds_objects(images):
         raise TypeError(
             f"Expected one array of images of one size; got {_kind(images)}. Resize the images, or give one size at a time."
         )
@@ -107,7 +117,11 @@ def check_images(images, image_shape=None, at_least: int = 0) -> None:
 
 
 def _kind(value):
-    return "an array of objects" if getattr(value, "dtype", None) == object else f"a {type(value).__name__}"
+    return "an array of objects" if _holds_objects(value) else f"a {type(value).__name__}"
+
+
+def _holds_objects(value):
+    return isinstance(value, np.ndarray) and value.dtype.kind == "O"
 
 
 def check_spec(shape, dtype, image_shape=None) -> None:

@@ -78,12 +78,12 @@ class StepFunction:
         if not isinstance(iterator, tf.data.Iterator | tf.distribute.DistributedIterator):
             return self._run_one(next(iterator))
         if self._ahead <= 0:
-            self._ahead, self._logs = self._run(iterator, min(self._room, self._left or self._room), self._room)
+            limit = min(self._room, self._left or self._room)
+            self._ahead, self._logs = self._run(iterator, limit, self._room)
+            is_end = self._ahead < limit or self._left == limit  # of the data, or of the epoch
+            self._left = self._steps if is_end or self._steps is None else self._left - limit
             if not self._ahead:
-                self._left = self._steps
                 raise StopIteration
-            if self._steps is not None:
-                self._left = self._left - self._ahead or self._steps
         self._ahead -= self._counted
         return self._logs
 

@@ -17,7 +17,7 @@ MARK, ASSETS = "keras_glimpse.json", "assets.extra"
 PARTS = ("metadata.json", "config.json", "model.weights.h5")
 NAMES = ("module", "class_name", "registered_name")
 MOST_PACKED = 100  # Keras does not pack at all.
-SIZES = ("num_classes", "num_glimpses", "hidden_units", "units", "filters")  # Of each at least one weight.
+SIZES = ("num_classes", "num_glimpses", "hidden_units", "units", "filters", "lora_rank")  # Of each at least one weight.
 
 
 def check_file(path: str | os.PathLike) -> None:

@@ -31,9 +31,7 @@ def location_penalty(predicted: tf.Tensor, chosen: tf.Tensor, weight: float, sid
     return 0.5 * weight * ops.sum(ops.square((predicted - chosen) * sides), axis=-1)
 
 
-def diversity_penalty(
-    chosen: tf.Tensor, previous: tf.Tensor, weight: float, variance: float, sides: np.ndarray
-) -> tf.Tensor:
+def diversity_penalty(chosen: tf.Tensor, previous: tf.Tensor, weight: float, variance: float, sides: np.ndarray) -> tf.Tensor:
     """gamma * sum_j exp(-|z - l_j|^2 / (2 sigma^2)) of eq. 18: a bump around each place looked at before.
 
     Args:

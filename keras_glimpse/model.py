@@ -11,10 +11,11 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_glimpse._compat import Saveable, outermost_layer
+from keras_glimpse._compat import Saveable, all_layers, outermost_layer
 from keras_glimpse.attributes import Fixed, Setting
 from keras_glimpse.checks import (
     PixelRange,
+    check_exportable,
     check_images,
     check_integers,
     check_layer,
@@ -30,13 +31,15 @@ from keras_glimpse.downsampling import to_unit_range
 from keras_glimpse.evidence import AVERAGING, LOCATION_INPUTS, Evidence, combine, for_location
 from keras_glimpse.geometry import check_image_shape
 from keras_glimpse.layers import GlimpseNet, LocationHead, LowResNet, MultiScaleCrop
+from keras_glimpse.layers.inner import KeepsInner
 from keras_glimpse.networks import one_for_each_glimpse
 from keras_glimpse.portable import run_by_tensorflow
+from keras_glimpse.quantization import float_products, layers_to_quantize
 from keras_glimpse.trainer import GlimpseTrainer
 
 
 @keras.saving.register_keras_serializable(package="keras_glimpse")
-class GlimpseClassifier(Saveable, GlimpseTrainer):
+class GlimpseClassifier(Saveable, KeepsInner, GlimpseTrainer):
     """Classifies images by a thumbnail and a few glimpses at full resolution, at places it learns by itself.
 
     Defaults are the paper's for 48x48 images, except `location_weight`: with 100 as printed, and the learning rate
@@ -168,9 +171,9 @@ class GlimpseClassifier(Saveable, GlimpseTrainer):
         self.preprocess = preprocess
         self.crop = MultiScaleCrop(patch_size, scales, dtype=policy)
         self.low_res_net = low_res_net or LowResNet(num_classes, low_res_size, hidden_units, downsample, dtype=policy)
-        self.location_heads = [LocationHead(gated_location, dtype=policy) for _ in range(num_glimpses)]
+        self.location_heads = tuple(LocationHead(gated_location, dtype=policy) for _ in range(num_glimpses))
         template = glimpse_net or GlimpseNet(num_classes, hidden_units, gated_glimpse, dtype=policy)
-        self.glimpse_nets = one_for_each_glimpse(template, num_glimpses, share_weights)
+        self.glimpse_nets = tuple(one_for_each_glimpse(template, num_glimpses, share_weights))
         self.image_shape = None
         self._active, self._trained = num_glimpses, ()
         self._pixels = PixelRange()
@@ -364,19 +367,58 @@ class GlimpseClassifier(Saveable, GlimpseTrainer):
         """What exported graphs are given, whatever precision the networks have."""
         return "float32"
 
-    def export(self, *args, **kwargs):
+    def quantize(self, mode=None, config=None, filters=None, **kwargs) -> None:
+        """As `keras.Model.quantize`: dense layers of the networks, ours and yours, in 8 or 4 bits.
+
+        Location heads stay float32, so that places are not rounded. Convolutions stay as they are, with a warning: Keras has no
+        quantized form of them. Kernels that are quantized are not trained any more; biases, location heads and LoRA are. A
+        model that was compiled gets a fresh optimizer. `export_litert` and `export_onnx` know int8 only.
+
+        Args:
+            mode: "int8" or "int4".
+            config: a `keras.quantizers.QuantizationConfig`; optional.
+            filters: which layers: a regular expression for their names, a list of them, or a function of a layer.
+            **kwargs: as in Keras.
+
+        Raises:
+            ValueError: before anything is changed: a model that is not built or is quantized already, a mode that does not
+                exist or not work here, filters that match nothing.
+
+        Example:
+        >>> model = GlimpseClassifier(num_classes=10)
+        >>> model.build((None, 48, 48, 1))
+        >>> model.quantize("int8")
+        >>> [layer.dtype_policy.name for layer in model.low_res_net.hidden_layers]
+        ['int8_from_float32']
+        """
+        layers = layers_to_quantize(self, mode, filters)
+        super().quantize(mode, config, filters=layers.__contains__, **kwargs)
+        if self.compiled:
+            self.optimizer = self.optimizer.from_config(self.optimizer.get_config())
+            self.optimizer.build(self.trainable_variables)
+
+    def export(self, filepath, format="tf_saved_model", *args, **kwargs):
         """As `keras.Model.export`.
 
         Its graphs have operations that every runtime has, as have all that you trace yourself: `tf.function`s that call the
         model, models that it is a part of, `TFLiteConverter.from_keras_model(model)` and `tf2onnx.convert.from_keras(model)`.
 
         Raises:
-            ValueError: the model is not built.
+            ValueError: the model is not built, or has layers of int4 in another format than a SavedModel.
         """
         if not self.built:
             raise ValueError("Only a model that is built can be exported: fit it, load it or call it on images first.")
         self(tf.zeros((1, *self.image_shape)))  # Keras exports only models that were called; training does not call them.
-        return super().export(*args, **kwargs)
+        if format != "tf_saved_model":
+            check_exportable(f"export(format={format!r})", self, None, quantized=("int8",))
+        with float_products(self):
+            return super().export(filepath, format, *args, **kwargs)
+
+    @property
+    def inner(self):
+        """The networks that the model made itself (see `KeepsInner`)."""
+        made = {"low_res_net": "low_res_net", "glimpse_nets": "glimpse_net"}
+        return ("location_heads", *(name for name in made if not self._own[made[name]]))
 
     def save(self, filepath, *args, **kwargs):
         """As `keras.Model.save`, to a `.keras` file."""
@@ -386,12 +428,14 @@ class GlimpseClassifier(Saveable, GlimpseTrainer):
 
     def save_own_variables(self, store):
         """Keeps beside the weights what they were trained for."""
+        if any(layer.quantization_mode and getattr(layer, "lora_enabled", False) for layer in all_layers(self)):
+            warnings.warn("LoRA on quantized layers is saved as part of their kernels, rounded: answers change.", stacklevel=2)
         store["active_glimpses"] = np.asarray(self.active_glimpses)
         store["trained_glimpses"] = np.asarray(self.trained_glimpses, np.int64)
         store["largest_pixel"] = np.asarray(self._pixels.largest or 0.0)
 
     def load_own_variables(self, store):
-        if "active_glimpses" not in store.keys():  # Version 0.1 looked at all glimpses, and could not tell what was trained.
+        if "active_glimpses" not in [*store.keys()]:  # Version 0.1 looked at all glimpses, and did not note what was trained.
             self._active, self._trained = self.num_glimpses, tuple(range(1, self.num_glimpses + 1))
             return
         self._active, self._trained = int(store["active_glimpses"][()]), tuple(map(int, store["trained_glimpses"][()]))
@@ -411,7 +455,10 @@ class GlimpseClassifier(Saveable, GlimpseTrainer):
     def from_config(cls, config):
         with usable("config"):
             nets = {name: config[name] for name in ("low_res_net", "glimpse_net", "preprocess") if name in config}
-            return cls(**config | {name: keras.saving.deserialize_keras_object(net) for name, net in nets.items()})
+            nets = {name: keras.saving.deserialize_keras_object(net) for name, net in nets.items()}
+            model = cls(**{name: value for name, value in (config | nets).items() if name != "inner"})
+            model.change_inner(config.get("inner", {}))
+            return model
 
     def build_from_config(self, config):
         with usable("build_config"):

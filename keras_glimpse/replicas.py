@@ -29,3 +29,12 @@ def check_same_seed(strategy: tf.distribute.Strategy) -> None:
             "All workers must shuffle alike: call keras.utils.set_random_seed with the same number in each of them, or "
             f"pass shuffle=False or a dataset. Their seeds are {[None if seed < 0 else seed for seed in seeds]}."
         )
+
+
+def check_shared(strategy: tf.distribute.Strategy, metrics) -> None:
+    """Raises unless all hosts count together: a metric made outside the strategy's scope counts what its own host sees."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return
+    for metric in metrics:
+        if not all(strategy.extended.variable_created_in_scope(variable.value) for variable in metric.variables):
+            raise ValueError(f"The metric {metric.name!r} was made outside strategy.scope(): make it inside, or give its name.")

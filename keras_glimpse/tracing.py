@@ -49,7 +49,7 @@ class _Same:
 
 def traced_state(model) -> list:
     """All that a graph of the model holds, to be compared with what an earlier one holds."""
-    state = []
+    state = [model.active_glimpses, model.stage, model.compiled and model.run_eagerly]
     for layer in all_layers(model):
         state += [_Same(layer), layer.dtype_policy.name, layer.trainable]
         state += [_Same(variable) for variable in own_variables(layer)]

@@ -4,16 +4,16 @@ import os
 import warnings
 from inspect import signature
 from pathlib import Path
-from types import SimpleNamespace
 
 import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_glimpse import acceleration, execution, replicas, training
+from keras_glimpse import _compat, acceleration, execution, replicas, training
 from keras_glimpse.checkpoints import Checkpoints, after_epochs, check_resumable
 from keras_glimpse.checks import checked_input, named_batches
 from keras_glimpse.measures import Measures
+from keras_glimpse.metrics import UserMetrics
 from keras_glimpse.portable import run_by_tensorflow
 from keras_glimpse.stage import Stage
 from keras_glimpse.tracing import Functions
@@ -33,7 +33,6 @@ class GlimpseTrainer(keras.Model):
         self._stage = None
         self._choices = {}
         self._xla = "auto"
-        self._measures = SimpleNamespace()  # none before training
         self._functions = Functions(self)
         self._plans = {}  # of the phases "train" and "test": arguments of `StepFunction.begin`
 
@@ -59,7 +58,16 @@ class GlimpseTrainer(keras.Model):
         - `moved_px`, how far z* is from the prediction, and `border_px`, how far the prediction is from the border of the
           image, in pixels: near 0, the location head has saturated and looks at the border whatever it sees.
 
-        Sample weights count in the losses only.
+        Callbacks in mode "auto" know that accuracies should rise, losses and `moved_px` fall. `border_px` has no better side.
+        Sample weights count in the losses and in `weighted_metrics` only.
+
+        Your `metrics` see the prediction after the last glimpse of the stage, and labels of every sort:
+
+        - Those of Keras get what they are made for. The prediction: probabilities (softmax of eq. 6), or logits if they were
+          made with `from_logits=True`, or the class if they compare classes (`Accuracy`, `MeanIoU`). The labels: classes for
+          these and for those called sparse, else distributions: one-hot, or soft as yours are. Those that know true and false
+          only (`AUC`, `Precision`, `F1Score` and the like) take a soft label for its most probable class.
+        - Functions and metrics of your own get the labels as your data have them and the logits, which `predict` returns.
 
         Args:
             optimizer: a Keras optimizer, fresh for each stage.
@@ -71,11 +79,12 @@ class GlimpseTrainer(keras.Model):
             jit_compile: as in Keras; "auto" is what is fastest of what works (see `acceleration.chooses_xla`).
             steps_per_execution: as in Keras; "auto" runs many steps a call where nothing can tell the difference (see
                 `execution`): all counts are exact, and callbacks that look at single batches see every one.
-            **kwargs: as in Keras: `metrics` (on the logits after the last glimpse of the stage), `run_eagerly`, ...
+            **kwargs: as in Keras: `metrics`, `weighted_metrics`, `run_eagerly`, ...
 
         Raises:
-            ValueError: a stage that does not exist, an optimizer that trained another stage, a `loss`,
-                `jit_compile=True` with several replicas, or a subclass with a method that training would not call.
+            ValueError: a stage that does not exist, an optimizer that trained another stage, a `loss`, a metric that cannot be
+                one or has a name of the above, `jit_compile=True` with several replicas, or a subclass with a method that
+                training would not call.
         """
         if loss is not None or kwargs.pop("loss_weights", None) is not None:
             raise ValueError(f"GlimpseClassifier brings its own loss (eqs. 16 to 18); got loss={loss!r}.")
@@ -85,6 +94,8 @@ class GlimpseTrainer(keras.Model):
         before, self._stage = self._stage, Stage.parse(stage, self.num_glimpses)
         try:
             self._check_optimizer(optimizer)
+            with acceleration.scope_of(self):
+                trackers = self._trackers(kwargs.get("metrics"), kwargs.get("weighted_metrics"))
         except ValueError:
             self._stage = before
             raise
@@ -93,8 +104,16 @@ class GlimpseTrainer(keras.Model):
         steps = 1 if steps_per_execution == "auto" else steps_per_execution
         with acceleration.scope_of(self):
             super().compile(optimizer, jit_compile=None, steps_per_execution=steps, **kwargs)
+        _compat.track(self, *trackers)
         self.jit_compile = jit_compile
         self._functions.clear()
+
+    def _trackers(self, metrics, weighted_metrics):
+        tested = training.test_measures(self.num_glimpses)
+        names = dict.fromkeys([*training.train_measures(self.stage, contrastive=True), *tested])
+        if metrics is weighted_metrics is None:
+            return Measures(names), None  # Keras would keep the metrics of the last `compile`.
+        return Measures(names), UserMetrics(metrics, weighted_metrics, self.num_classes, names)
 
     def _check_methods(self):
         for name, instead in NOT_CALLED.items():
@@ -106,8 +125,8 @@ class GlimpseTrainer(keras.Model):
         trained = getattr(optimizer, "_trainable_variables", None)
         if getattr(optimizer, "built", False) and [id(v) for v in trained] != [id(v) for v in self.trainable_variables]:
             raise ValueError(
-                "The optimizer has trained other variables than those of this stage: each stage needs a fresh optimizer, "
-                "and so does one whose layers were frozen, quantized or replaced after `compile`."
+                "The optimizer has trained other variables: compile with a fresh optimizer for each stage, and after what "
+                "changes the variables (`enable_lora`, `trainable`)."
             )
 
     @property
@@ -154,24 +173,22 @@ class GlimpseTrainer(keras.Model):
 
     def reset_metrics(self):
         super().reset_metrics()
-        for measures in vars(self._measures).values():
-            measures.reset_state()
+        for tracker in filter(None, _compat.trackers(self)):  # Whatever a subclass says that `metrics` are.
+            tracker.reset_state()
 
     @run_by_tensorflow()
     def _train(self, data):
-        measured, logits = training.train_step(self, data)
-        self._measure(self._measures.train, measured, data, logits)
+        self._measure(data, *training.train_step(self, data))
 
     @run_by_tensorflow()
     def _test(self, data):
-        measured, logits = training.test_step(self, data)
-        self._measure(self._measures.test, measured, data, logits)
+        self._measure(data, *training.test_step(self, data))
 
     def _train_results(self):
-        return self._results(self._measures.train)
+        return self._results(training.train_measures(self.stage, self.contrastive))
 
     def _test_results(self):
-        return self._results(self._measures.test)
+        return self._results(training.test_measures(self.active_glimpses))
 
     def train_step(self, data) -> dict[str, tf.Tensor]:
         """One step of training on a batch (section 2.2), and the measures since they were last reset."""
@@ -188,43 +205,41 @@ class GlimpseTrainer(keras.Model):
         """As Keras's: the logits of a batch."""
         return super().predict_step(data)
 
-    def _measure(self, measures, measured, data, logits):
+    def _measure(self, data, measured, logits):
         images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
-        measures.update_state([ops.sum(measured[name]) for name in measures.names], ops.shape(images)[0])
-        if self._compile_metrics is not None:
-            self._compile_metrics.update_state(labels, logits, sample_weight=weights)
+        measures, metrics = _compat.trackers(self)
+        measures.update_state({name: ops.sum(values) for name, values in measured.items()}, ops.shape(images)[0])
+        if metrics is not None:
+            metrics.update_state(labels, logits, sample_weight=weights)
 
-    def _results(self, measures):
-        return measures.result() | (self._compile_metrics.result() if self._compile_metrics is not None else {})
+    def _results(self, names=None):
+        measures, metrics = _compat.trackers(self)
+        return measures.result(names) | (metrics.result() if metrics is not None and metrics.built else {})
 
     def get_metrics_result(self) -> dict[str, tf.Tensor]:
         """What Keras shows at the end of an epoch: over all replicas, where a step's results are of one."""
-        used = [measures for measures in vars(self._measures).values() if measures.count > 0]  # Both are reset before.
-        return self._results(used[0]) if used else {}
-
-    def _make_measures(self, phase, names):
-        if getattr(getattr(self._measures, phase, None), "names", None) != tuple(names):
-            with acceleration.scope_of(self):
-                setattr(self._measures, phase, Measures(names))
+        return self._results() if self.compiled else {}
 
     # ---- Compiled functions: Keras asks for them before it runs any of them ----
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        _, metrics = _compat.trackers(self)
+        labels = _compat.labels_of(iterator, data_batch)
+        if metrics is not None and not metrics.built and labels is not None:
+            with acceleration.scope_of(self):
+                metrics.build(labels, keras.KerasTensor((None, self.num_classes)))
+            replicas.check_shared(self.distribute_strategy, metrics.metrics)
         if self._distribute_strategy is None or not self.built:
             super()._maybe_symbolic_build(iterator, data_batch)
             return
         # Keras would read a batch to learn its shape, and average it over the hosts, which fails (keras#20585).
         with acceleration.scope_of(self):
-            if self._compile_metrics is not None and not self._compile_metrics.built:
-                self._compile_metrics.build(keras.KerasTensor((1,), "int32"), keras.KerasTensor((1, self.num_classes)))
             self.optimizer.build(self.trainable_variables)
 
     def make_train_function(self, force=False):
-        self._make_measures("train", training.train_measures(self.stage, self.contrastive))
         self.train_function = self._made("train", self._train, self._train_results, super().make_train_function)
 
     def make_test_function(self, force=False):
-        self._make_measures("test", training.test_measures(self.active_glimpses))
         self.test_function = self._made("test", self._test, self._test_results, super().make_test_function)
 
     def make_predict_function(self, force=False):

@@ -1,7 +1,12 @@
-"""What the command lines of the recipes check alike."""
+"""What the command lines of the recipes check alike, and how they say that something is wrong."""
 
 import argparse
+import contextlib
+import math
+import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 
 def at_least(minimum: int) -> Callable[[str], int]:
@@ -13,3 +18,50 @@ def at_least(minimum: int) -> Callable[[str], int]:
         return int(text)
 
     return integer
+
+
+def seed(text: str) -> int:
+    """The `type` of a seed: what NumPy, and with it Keras, takes."""
+    if not 0 <= int(text) < 2**32:
+        raise argparse.ArgumentTypeError(f"must be at least 0 and below 2**32; got {text}")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """The `type` of a limit on time."""
+    if not 0 < float(text) < math.inf:
+        raise argparse.ArgumentTypeError(f"must be finite and above 0; got {text}")
+    return float(text)
+
+
+def threshold(text: str) -> float:
+    """The `type` of a cascade's threshold."""
+    if not 0 < float(text) <= 1:
+        raise argparse.ArgumentTypeError(f"must lie in (0, 1]; got {text}")
+    return float(text)
+
+
+def refuse(parser: argparse.ArgumentParser, args: argparse.Namespace, why: str, *names: str) -> None:
+    """Ends the program with an error if options of these names were given, which nothing would heed: `why`."""
+    for name in names:
+        if getattr(args, name) != parser.get_default(name):
+            parser.error(f"argument --{name.replace('_', '-')}: {why}")
+
+
+@contextlib.contextmanager
+def in_one_line(*errors: type[Exception]):
+    """Ends the program with one line, not a traceback, where what it was given is wrong or missing, or one of `errors`."""
+    try:
+        yield
+    except (ImportError, OSError, TypeError, ValueError, *errors) as error:
+        sys.exit(f"{Path(sys.argv[0]).stem}: {error}")
+
+
+def folder_to_write(path: Path, option: str = "--out") -> Path:
+    """The folder, made if it is not there; OSError if nothing can be written to it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        raise OSError(f"{option} must be a folder that can be written to; got {path} ({error.strerror}).") from error
+    return path

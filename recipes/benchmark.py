@@ -1,6 +1,7 @@
 """Speed and memory, each beside what a user would otherwise run.
 
-    python recipes/benchmark.py train         # about 15 minutes on two cores; PyTorch by the extra [benchmark]
+    pip install -e ".[benchmark]"
+    python recipes/benchmark.py train         # about 15 minutes on two cores; beside PyTorch only if it is installed
     python recipes/benchmark.py inference     # about 3 minutes
     python recipes/benchmark.py size          # about 3 minutes
     python recipes/benchmark.py memory        # about 1 minute
@@ -26,9 +27,10 @@ import keras
 import networks
 import numpy as np
 import tensorflow as tf
-from arguments import at_least
+from arguments import at_least, in_one_line, refuse
 from rich.console import Console
 from rich.table import Table
+from row_data import mnist_digits
 from row_run import RESULTS, commit
 
 import keras_glimpse
@@ -41,11 +43,16 @@ def main():
     commands = {"train": train, "inference": inference, "size": size, "memory": memory}
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("command", choices=commands)
-    parser.add_argument("--rounds", type=at_least(1), default=5, help="times that everything is run; default %(default)s")
+    parser.add_argument("--rounds", type=at_least(1), help="times that everything is run; default 5, with --smoke 1")
     parser.add_argument("--smoke", action="store_true", help="as little of everything as shows that it works; keeps nothing")
     args = parser.parse_args()
+    if args.command == "memory":
+        refuse(parser, args, "memory is measured once", "rounds")
+    if args.command != "size":
+        with in_one_line():
+            digits_for(args.smoke)
     keras.utils.set_random_seed(0)
-    commands[args.command](1 if args.smoke else args.rounds, args.smoke)
+    commands[args.command](args.rounds or (1 if args.smoke else 5), args.smoke)
 
 
 def in_turn(contenders: dict, rounds: int) -> dict[str, float]:
@@ -62,7 +69,7 @@ def in_turn(contenders: dict, rounds: int) -> dict[str, float]:
 
 
 def report(name: str, title: str, rows: list[dict], smoke: bool) -> None:
-    """Prints a table, and keeps it as a CSV file."""
+    """Prints a table, and keeps it as a CSV file, unless it is one of a smoke test."""
     table = Table(title=title)
     for column in rows[0]:
         table.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right", no_wrap=True)
@@ -84,7 +91,7 @@ def short(value: float, digits: int = 3) -> float:
 
 
 def digits_for(smoke: bool) -> data.Digits:
-    return data.embedded_digits() if smoke else data.mnist_digits()
+    return data.embedded_digits() if smoke else mnist_digits()
 
 
 # ---- train ----
@@ -294,8 +301,8 @@ def _trained(digits, smoke):
     return model
 
 
-def export_plainly(net, path):
-    signature = [keras.InputSpec(shape=(1, 48, 48, 1), dtype="float32")]
+def export_plainly(net, path, image_shape=(48, 48, 1)):
+    signature = [keras.InputSpec(shape=(1, *image_shape), dtype="float32")]
     builtins = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}
     net.export(path, format="litert", input_signature=signature, target_spec=builtins, verbose=False)
 
@@ -361,11 +368,11 @@ def size(rounds, smoke):
 
 
 def memory(rounds, smoke):
-    rows = []
+    rows, side = [], _large_side(smoke)
     for name, job in {
         "import only": _nothing,
-        "a sweep of 600,000 jittered images": _sweep,
-        "inference at 4096x4096": _large,
+        f"a sweep of {10 * len(digits_for(smoke).train_images):,} jittered images": _sweep,
+        f"inference at {side}x{side}": _large,
     }.items():
         process = multiprocessing.get_context("spawn").Pool(1)
         rows.append({"what": name, "peak resident MB": process.apply(_peak, (job, smoke))})
@@ -388,9 +395,12 @@ def _sweep(smoke):
     model.fit(data.jittered(digits_for(smoke)).train, verbose=0)
 
 
+def _large_side(smoke):
+    return 256 if smoke else 4096
+
+
 def _large(smoke):
-    model = GlimpseClassifier(10, 2, downsample="strided")
-    side = 256 if smoke else 4096
+    model, side = GlimpseClassifier(10, 2, downsample="strided"), _large_side(smoke)
     model.build((None, side, side, 1))
     model.predict_on_batch(tf.zeros([1, side, side, 1], tf.uint8))
 

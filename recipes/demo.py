@@ -20,7 +20,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -29,8 +28,9 @@ from urllib.parse import parse_qs, urlsplit
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: what its C++ says is not for readers.
 
-import keras
 import tensorflow as tf
+from arguments import in_one_line
+from trained import HELP, load
 
 import keras_glimpse
 from keras_glimpse.downsampling import downsample
@@ -45,31 +45,19 @@ PAGE = Path(__file__).with_name("demo.html")
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     default = Path("runs/quickstart/model.keras")
-    parser.add_argument("model", type=Path, nargs="?", default=default, help="a trained GlimpseClassifier; default %(default)s")
+    parser.add_argument("model", nargs="?", default=default, help=f"{HELP}; default %(default)s")
     parser.add_argument("--port", type=int, default=8000, help="to listen at, on this machine only; default %(default)s")
     parser.add_argument("--litertjs", type=Path, default=CACHE, help="folder to keep LiteRT.js in; default %(default)s")
     args = parser.parse_args()
-    try:
+    with in_one_line(OverflowError), contextlib.suppress(KeyboardInterrupt):
         model = load(args.model)
+        if model.image_shape[-1] != 1:
+            raise ValueError(
+                f"Expected a model of images with one channel, which can be drawn; got images {model.image_shape}."
+            )
         with server(model, litertjs(args.litertjs), args.port) as pages:
             print(f"Open http://127.0.0.1:{pages.server_port} in a browser; Ctrl+C ends the server.", flush=True)
             pages.serve_forever()
-    except KeyboardInterrupt:
-        pass
-    except (OSError, OverflowError, TypeError, ValueError) as error:
-        sys.exit(f"demo: {error}")
-
-
-def load(path):
-    """The model, or an error that says why it cannot be shown."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist. `python recipes/quickstart.py` trains a model in about a minute.")
-    model = keras.models.load_model(path)
-    if not isinstance(model, keras_glimpse.GlimpseClassifier):
-        raise TypeError(f"Expected a GlimpseClassifier in {path}; got a {type(model).__name__}.")
-    if model.image_shape[-1] != 1:
-        raise ValueError(f"Expected a model of images with one channel, which can be drawn; got images {model.image_shape}.")
-    return model
 
 
 def litertjs(folder):

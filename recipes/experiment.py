@@ -6,13 +6,12 @@ to `recipes/results/<table>.csv`.
 
 import argparse
 import os
-import sys
 import tempfile
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: what its C++ says is not for readers.
 
-from arguments import at_least
+from arguments import at_least, folder_to_write, in_one_line, refuse
 from rich.console import Console
 from rich.table import Table as RichTable
 from row_run import RESULTS, Run, digits_of
@@ -27,10 +26,10 @@ def main(table: Table, doc: str) -> None:
         for row in rows:
             print(f"{row.name:28} {row.sweeps:3} sweeps, {row.seeds} seed(s): {row.title}")
         return
-    try:
+    with in_one_line():
+        if not args.smoke:
+            folder_to_write(args.runs, "--runs")
         digits_of(args.smoke)
-    except (OSError, ValueError) as error:
-        sys.exit(f"{table.name}: {error} (`python recipes/quickstart.py --data mnist --download` fetches it.)")
     with tempfile.TemporaryDirectory() as scratch:
         runs, results = (Path(scratch), Path(scratch)) if args.smoke else (args.runs, RESULTS)
         found = []
@@ -50,7 +49,12 @@ def _parse_args(table, doc):
     parser.add_argument("--smoke", action="store_true", help="all on a few small digits, in under a minute; keeps nothing")
     parser.add_argument("--list", action="store_true", help="list the rows")
     parser.add_argument("--runs", type=Path, default=Path("runs/tables"), help="where models are kept; default %(default)s")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.smoke:
+        refuse(parser, args, "--smoke trains one seed for one sweep, and keeps nothing", "seeds", "sweeps", "runs")
+    if args.list:
+        refuse(parser, args, "--list trains nothing", "seeds", "sweeps", "runs", "smoke")
+    return args
 
 
 def _show(table, results):

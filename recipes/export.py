@@ -1,5 +1,6 @@
 """Write a trained model for every runtime, and measure what came of it.
 
+    pip install -e ".[recipes,litert,onnx]"
     python recipes/export.py MODEL.keras --out runs/export     # about two minutes, for models of digits (48x48 or 28x28)
 
 For each file: size, largest difference from Keras on 1,000 test images and how many labels differ, error on the whole test
@@ -9,7 +10,6 @@ set, and latency of one image on one thread. Leaves the files and export.json in
 import argparse
 import json
 import os
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -17,18 +17,19 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: what its C++ says is not for readers.
 
-import keras
 import numpy as np
 import onnxruntime
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
+from arguments import folder_to_write, in_one_line, threshold
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from row_data import mnist_digits, splits_for
+from trained import HELP, load_of_digits
 
 import keras_glimpse
 from keras_glimpse import data
-from keras_glimpse.checks import check_exportable
 
 COMPARED, TIMED, CALIBRATION = 1000, 2000, 2000
 
@@ -36,25 +37,12 @@ COMPARED, TIMED, CALIBRATION = 1000, 2000, 2000
 def main():
     args = parse_args()
     one_thread()
-    try:
-        model = load(args.model, args.threshold)
-        digits = data.mnist_digits()
-        args.out.mkdir(parents=True, exist_ok=True)
-    except (OSError, TypeError, ValueError) as error:
-        sys.exit(f"export: {error}")
-    results = export_all(model, args.threshold, digits, args.out)
-    about = {"model": str(args.model), "threshold": args.threshold, "keras_glimpse": keras_glimpse.__version__}
+    with in_one_line():
+        model, digits = load_of_digits(args.model), mnist_digits()
+        results = export_all(model, args.threshold, digits, folder_to_write(args.out))
+    about = {"model": args.model, "threshold": args.threshold, "keras_glimpse": keras_glimpse.__version__}
     (args.out / "export.json").write_text(json.dumps(about | {"files": results}, indent=2) + "\n")
     show(results, args)
-
-
-def load(path: Path, threshold: float) -> keras_glimpse.GlimpseClassifier:
-    """The model, or an error that says why it cannot be exported, before anything is written."""
-    model = keras.models.load_model(path)
-    check_exportable("export", model, threshold, float32=True)
-    if model.image_shape not in ((48, 48, 1), (28, 28, 1)):
-        raise ValueError(f"Expected a model of digits, which can be tested, 48x48x1 or 28x28x1; got {model.image_shape}.")
-    return model
 
 
 def one_thread():
@@ -65,7 +53,7 @@ def one_thread():
 
 def export_all(model, threshold: float, digits: data.Digits, folder: Path, wanted=None) -> list[dict]:
     """Writes the files, or the `wanted` ones, into a folder; what was measured of each."""
-    splits = (data.jittered if model.image_shape[0] == 48 else data.plain)(digits)
+    splits = splits_for(model.image_shape, digits)
     test = tuple(np.concatenate(parts) for parts in zip(*splits.test.as_numpy_iterator()))
     calibration = next(splits.train.unbatch().batch(CALIBRATION).as_numpy_iterator())[0]
     files = [each for each in formats(model, threshold, calibration) if wanted is None or each[0] in wanted]
@@ -75,15 +63,14 @@ def export_all(model, threshold: float, digits: data.Digits, folder: Path, wante
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("model", type=Path, help="a .keras file of a GlimpseClassifier of digits")
+    parser.add_argument("model", help=f"{HELP}; of digits")
     parser.add_argument("--out", type=Path, default=Path("runs/export"), help="folder to write to; default %(default)s")
-    parser.add_argument("--threshold", type=float, default=0.95, help="of the cascade; default %(default)s, the paper's")
+    parser.add_argument("--threshold", type=threshold, default=0.95, help="of the cascade; default %(default)s, the paper's")
     return parser.parse_args()
 
 
 def formats(model, threshold, calibration):
     """Name, threshold, the function that writes it and the one that opens it, of every file."""
-    yield "saved_model/1", threshold, partial(keras_glimpse.export_saved_model, model, threshold=threshold), open_saved_model
     for name, limit in (("full", None), ("cascade", threshold)):
         write = partial(keras_glimpse.export_litert, model, threshold=limit)
         yield f"{name}.tflite", limit, write, open_litert
@@ -91,6 +78,8 @@ def formats(model, threshold, calibration):
             images = {"calibration": calibration} if kind == "int8" else {}
             yield f"{name}-{kind}.tflite", limit, partial(write, quantize=kind, **images), open_litert
         yield f"{name}.onnx", limit, partial(keras_glimpse.export_onnx, model, threshold=limit), open_onnx
+    # Last: of a model that LiteRT and ONNX refuse, in half precision, nothing is to be left.
+    yield "saved_model/1", threshold, partial(keras_glimpse.export_saved_model, model, threshold=threshold), open_saved_model
 
 
 def open_saved_model(path: Path) -> Callable:
@@ -156,7 +145,7 @@ def latency(answer, images):
 
 
 def show(results, args):
-    table = Table(title=f"{args.model.name}, cascade at {args.threshold}")
+    table = Table(title=f"{args.model}, cascade at {args.threshold}")
     for name in ("file", "kB", "largest difference", "labels differ", "error %", "median µs", "mean µs"):
         table.add_column(name, justify="left" if name == "file" else "right", no_wrap=True)
     for each in results:

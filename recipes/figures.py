@@ -1,7 +1,7 @@
 """Figures 2 to 5 of the paper, and error against cost over thresholds, from trained models.
 
     python recipes/figures.py                        # of three models of table 1, once it has trained them
-    python recipes/figures.py --model MODEL.keras    # of any model of 48x48 images; figures 3 and 4 if its networks are dense
+    python recipes/figures.py --model MODEL.keras    # of any model of digits; figures 3 and 4 if its networks are dense
     python recipes/figures.py --smoke                # of an untrained model and few digits, in seconds; keeps nothing
 
 Leaves PNG files in `recipes/results/figures/`, those of another model in `runs/figures/`.
@@ -9,7 +9,6 @@ Leaves PNG files in `recipes/results/figures/`, those of another model in `runs/
 
 import argparse
 import json
-import sys
 import tempfile
 from pathlib import Path
 
@@ -17,45 +16,47 @@ import keras
 import numpy as np
 import table1
 import tuning
+from arguments import folder_to_write, in_one_line, refuse
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from matplotlib.ticker import ScalarFormatter
 from report import read, runs_of
-from row_data import smoke_digits
+from row_data import mnist_digits, smoke_digits, splits_for
 from row_run import RESULTS, Run
+from trained import HELP, load_of_digits
 
 import keras_glimpse
-from keras_glimpse import data
-from keras_glimpse.checks import check_looks
-from keras_glimpse.curve import THRESHOLDS
 
 DPI = 300
-TEST_COPIES = 3  # Images of each test digit
+TEST_COPIES = 3  # Images of each test digit, where they are jittered
 DRAWN = {cascade.after.name: cascade for cascade in (table1.TUNED_CASCADE, table1.BEST_CASCADE, table1.LEAN_CASCADE)}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", type=Path, help="a trained GlimpseClassifier of 48x48 images")
+    parser.add_argument("--model", help=f"{HELP}; of digits")
     parser.add_argument(
         "--runs", type=Path, default=Path("runs/tables"), help="where table1.py keeps models; default %(default)s"
     )
-    parser.add_argument("--out", type=Path, help="folder to write to")
+    parser.add_argument(
+        "--out", type=Path, help="folder to write to; default recipes/results/figures; with --model runs/figures"
+    )
     parser.add_argument("--smoke", action="store_true", help="an untrained model and few digits; keeps nothing")
     args = parser.parse_args()
+    if args.smoke:
+        refuse(parser, args, "--smoke draws an untrained model, and keeps nothing", "model", "runs", "out")
+    if args.model:
+        refuse(parser, args, "--model draws no other", "runs")
     keras.utils.set_random_seed(0)
-    try:
-        models = _models(args)
-        digits = smoke_digits() if args.smoke else data.mnist_digits()
-    except (OSError, TypeError, ValueError) as error:
-        sys.exit(f"figures: {error}")
-    test = data.jittered(digits, test_copies=TEST_COPIES).test
-    images, labels = (np.concatenate(parts) for parts in zip(*test.as_numpy_iterator()))
     with tempfile.TemporaryDirectory() as scratch:
-        folder = args.out or (Path("runs/figures") if args.model else RESULTS / "figures")
-        folder = Path(scratch) if args.smoke else folder
-        folder.mkdir(parents=True, exist_ok=True)
-        written = draw_all(models, images, labels, folder)
+        with in_one_line():
+            models = _models(args)
+            digits = smoke_digits() if args.smoke else mnist_digits()
+            folder = args.out or (Path("runs/figures") if args.model else RESULTS / "figures")
+            folder = folder_to_write(Path(scratch) if args.smoke else folder)
+        test = splits_for(next(iter(models.values())).image_shape, digits, TEST_COPIES).test
+        images, labels = (np.concatenate(parts) for parts in zip(*test.as_numpy_iterator()))
+        written = draw_all(models, images, labels, folder, len(images) // len(digits.test_images))
         print(f"Wrote {', '.join(written)} to {folder}/")
 
 
@@ -66,31 +67,23 @@ def _models(args):
         model.build((None, 48, 48, 1))
         return {"untrained": model}
     if args.model:
-        return {args.model.name: _loaded(args.model)}
+        return {Path(args.model).name: load_of_digits(args.model)}
     paths = {name: Run(cascade.after, 0, None, args.runs).folder / "model.keras" for name, cascade in DRAWN.items()}
     for name, path in paths.items():
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist. Train it by table1.py --row {name} --seeds 1, or use --model.")
-    return {name: _loaded(path) for name, path in paths.items()}
+    return {name: load_of_digits(path) for name, path in paths.items()}
 
 
-def _loaded(path):
-    model = keras.models.load_model(path)
-    check_looks("figures.py", model)
-    if model.image_shape != (48, 48, 1):
-        raise ValueError(f"Expected a model of 48x48x1 images in {path}; got {model.image_shape}.")
-    return model
-
-
-def draw_all(models, images, labels, folder) -> list[str]:
-    """Draws what can be drawn of these models; returns the names of the files."""
+def draw_all(models, images, labels, folder, copies) -> list[str]:
+    """Draws what can be drawn of these models, with so many images of each digit; returns the names of the files."""
     model = next(iter(models.values()))
     tiles(images[np.random.default_rng(0).permutation(len(images))[:60], ..., 0], 12, 4, folder / "figure2.png")
     written = ["figure2.png"]
     if all(hasattr(net, "hidden_layers") for net in (model.low_res_net, model.glimpse_nets[0])):
         draw_filters(model, folder)
         written += ["figure3.png", "figure4.png"]
-    chosen = most_disputed(probabilities_after(model, images), count=7)
+    chosen = most_disputed(probabilities_after(model, images), 7, copies)
     picture = keras_glimpse.draw_glimpses(model, images[chosen], labels[chosen])
     picture.savefig(folder / "figure5.png", dpi=DPI)
     draw_curves(models, images, labels, folder / "cascade.png")
@@ -122,11 +115,11 @@ def probabilities_after(model, images):
     return np.concatenate([keras.ops.softmax(model.look(part)["logits"]) for part in parts])
 
 
-def most_disputed(probabilities, count):
+def most_disputed(probabilities, count, copies=TEST_COPIES):
     """The images on which N0, N1, ... differ most, each from the one before it, in sum; of each digit one image."""
     differ = np.abs(np.diff(probabilities, axis=1)).sum(axis=(1, 2))
     ranked = differ.argsort(kind="stable")[::-1]
-    _, first = np.unique(ranked // TEST_COPIES, return_index=True)
+    _, first = np.unique(ranked // copies, return_index=True)
     return ranked[np.sort(first)[:count]]
 
 
@@ -135,14 +128,16 @@ def draw_curves(models, images, labels, path):
     figure = Figure(figsize=(6.5, 4.5), layout="constrained")
     axes = figure.subplots()
     for name, model in models.items():
-        fixed = list(thresholds(name))
-        curve = keras_glimpse.cascade_curve(model, images, labels, [*THRESHOLDS, *(threshold for threshold, _, _ in fixed)])
-        macs, errors = curve.macs / 1000, 100 * curve.errors
-        (line,) = axes.plot(macs[: len(THRESHOLDS)], errors[: len(THRESHOLDS)], label=f"{name}, thresholds from 0.1 to 1")
-        for x, y, (threshold, why, marker) in zip(macs[len(THRESHOLDS) :], errors[len(THRESHOLDS) :], fixed):
-            axes.plot(x, y, marker, color=line.get_color(), markersize=9, label=f"threshold {threshold:.3g}, {why}")
-    paper = [(row.paper, table1.DENSE_MACS / row.paper_speed_up / 1000) for row in (table1.FIRST, table1.TUNED, table1.CASCADE)]
-    axes.plot([macs for _, macs in paper], [error for error, _ in paper], "kx", label="paper: 1 glimpse, 2 fine tuned, cascade")
+        curve = keras_glimpse.cascade_curve(model, images, labels)
+        (line,) = axes.plot(curve.macs / 1000, 100 * curve.errors, label=f"{name}, thresholds from 0.1 to 1")
+        for threshold, why, marker in thresholds(name):
+            fixed = keras_glimpse.cascade_curve(model, images, labels, [threshold])
+            style = {"color": line.get_color(), "markersize": 9, "label": f"threshold {threshold:.3g}, {why}"}
+            axes.plot(fixed.macs / 1000, 100 * fixed.errors, marker, **style)
+    if images.shape[1] == 48:
+        paper = [(row.paper, table1.DENSE_MACS / row.paper_speed_up) for row in (table1.FIRST, table1.TUNED, table1.CASCADE)]
+        macs, errors = [macs / 1000 for _, macs in paper], [error for error, _ in paper]
+        axes.plot(macs, errors, "kx", label="paper: 1 glimpse, 2 fine tuned, cascade")
     axes.set(xlabel="mean multiply-accumulates an image, thousands", ylabel="test error, %", yscale="log")
     for formatted in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
         formatted(ScalarFormatter())  # Percentages, not powers of ten.

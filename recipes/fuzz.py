@@ -1,5 +1,6 @@
 """Feed broken files and broken data to everything that reads them, and count what becomes of it.
 
+    pip install -e ".[recipes,litert]"
     python recipes/fuzz.py --cases 200                   # of each kind: two minutes on two cores
     python recipes/fuzz.py --kind tflite --unchecked     # what LiteRT itself does, where check_file is not asked first
     python recipes/fuzz.py --kind keras --only 17        # one case again
@@ -31,7 +32,7 @@ from typing import NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Before TensorFlow is imported: it has much to say of broken files.
 
-from arguments import at_least
+from arguments import at_least, folder_to_write, in_one_line, refuse, seconds
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -134,7 +135,9 @@ def prepare(base: Path):
 
 def main():
     args = parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
+    if args.only is None:
+        with in_one_line():
+            folder_to_write(args.out)
     numbers, console = range(args.cases) if args.only is None else [args.only], Console(stderr=True)
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
@@ -163,11 +166,14 @@ def parse_args():
     parser.add_argument("--cases", type=at_least(1), default=200, help="of each kind; default %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default %(default)s")
     parser.add_argument("--kind", action="append", choices=KINDS, help="only this one; repeatable")
-    parser.add_argument("--only", type=at_least(0), metavar="N", help="only case N")
+    parser.add_argument("--only", type=at_least(0), metavar="N", help="only case N; keeps nothing")
     parser.add_argument("--unchecked", action="store_true", help="load files without asking keras_glimpse.check_file first")
-    parser.add_argument("--limit", type=float, default=60.0, help="seconds for a case; default %(default)s")
+    parser.add_argument("--limit", type=seconds, default=60.0, help="seconds for a case; default %(default)s")
     parser.add_argument("--out", type=Path, default=Path("runs/fuzz"), help="folder to write to; default %(default)s")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.only is not None:
+        refuse(parser, args, "--only runs one case, and keeps nothing", "cases", "out")
+    return args
 
 
 def show(results, args):

@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from arguments import at_least
+from arguments import at_least, folder_to_write, in_one_line
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -28,7 +28,8 @@ def main():
     if args.train:
         train(args.train)
         return
-    args.out.mkdir(parents=True, exist_ok=True)
+    with in_one_line():
+        folder_to_write(args.out)
     rng, kills = random.Random(args.seed), []
     with tempfile.TemporaryDirectory(dir=args.out) as scratch:
         weights = finish(Path(scratch) / "whole")

@@ -15,17 +15,28 @@ import sys
 from pathlib import Path
 
 import launcher
-from arguments import at_least
+from arguments import at_least, folder_to_write, in_one_line, refuse, seed
 
 
-def parse_args() -> argparse.Namespace:
-    """The command line of this recipe and of worker.py."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--workers", type=at_least(1), default=2, help="processes; default 2 (worker.py: see TF_CONFIG)")
+def parse_args() -> tuple[argparse.Namespace, list[str]]:
+    """The command line, and what of it is for worker.py."""
+    own = argparse.ArgumentParser(add_help=False)
+    own.add_argument("--workers", type=at_least(1), default=2, help="processes; default 2")
+    own.add_argument("--restarts", type=at_least(0), default=0, help="times all are started again when one fails; default 0")
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], parents=[own, training_options()])
+    args = parser.parse_args()
+    check(parser, args)
+    if args.replicas > 1 and args.workers > 1:
+        parser.error(f"--replicas are of one worker; got --workers {args.workers} --replicas {args.replicas}")
+    return args, own.parse_known_args()[1]
+
+
+def training_options() -> argparse.ArgumentParser:
+    """What this recipe and worker.py both understand."""
+    parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument(
         "--replicas", type=at_least(1), default=1, help="logical CPU devices of one worker, by MirroredStrategy; default 1"
     )
-    parser.add_argument("--restarts", type=at_least(0), default=0, help="times all are started again when one fails; default 0")
     parser.add_argument(
         "--data", choices=["embedded", "mnist"], default="embedded", help="1,797 embedded digits (default), or MNIST; jittered"
     )
@@ -33,13 +44,18 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--data-dir", help="folder where TFDS keeps MNIST; default $TFDS_DATA_DIR or ~/tensorflow_datasets")
     parser.add_argument("--glimpses", type=at_least(1), default=2, help="number of glimpses; default 2")
     parser.add_argument("--epochs", type=at_least(1), default=4, help="sweeps over the training set in each stage; default 4")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, places and order; default 0")
+    parser.add_argument("--seed", type=seed, default=0, help="of weights, places and order; default 0")
     parser.add_argument("--smoke", action="store_true", help="only a few digits, to see that it runs")
     parser.add_argument("--out", type=Path, default=Path("runs/multi_worker"), help="folder to write to; default %(default)s")
-    args = parser.parse_args()
-    if args.replicas > 1 and args.workers > 1:
-        parser.error(f"--replicas are of one worker; got --workers {args.workers} --replicas {args.replicas}")
-    return args
+    return parser
+
+
+def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Ends the program where an option would change nothing."""
+    if args.smoke:
+        refuse(parser, args, "--smoke has digits of its own", "data", "digits", "data_dir")
+    if args.data != "mnist":
+        refuse(parser, args, "needs --data mnist", "data_dir")
 
 
 def folder(args: argparse.Namespace, workers: int) -> Path:
@@ -50,13 +66,13 @@ def folder(args: argparse.Namespace, workers: int) -> Path:
 
 
 def main():
-    args = parse_args()
+    args, rest = parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("multi_worker: stopped"))  # And no worker is left behind.
-    command = [sys.executable, Path(__file__).parent / "worker.py", *sys.argv[1:]]
+    command = [sys.executable, Path(__file__).parent / "worker.py", *rest]
     try:
-        launcher.run(command, args.workers, folder(args, args.workers), args.restarts)
-    except (launcher.WorkerFailed, OSError) as error:
-        sys.exit(f"multi_worker: {error}")
+        with in_one_line(launcher.WorkerFailed):
+            folder_to_write(args.out)
+            launcher.run(command, args.workers, folder(args, args.workers), args.restarts)
     except KeyboardInterrupt:
         sys.exit("multi_worker: stopped")
 

@@ -1,5 +1,6 @@
 """Make `saved_models/` of rows that the tables have trained: each model for Keras, TensorFlow Serving and LiteRT, with a card.
 
+pip install -e ".[recipes,litert,onnx]"
 python recipes/pretrained.py --runs runs/tables     # about a minute for each model
 """
 
@@ -16,13 +17,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is impor
 
 import table1
 import table3
+from arguments import in_one_line
 from export import export_all, one_thread
+from row_data import mnist_digits
 from row_run import Run
 from rows import Row, Table
 
 import keras_glimpse
-from keras_glimpse import data
-from keras_glimpse.pretrained import pretrained_folder
+from keras_glimpse import data, pretrained_folder
 
 WANTED = ("saved_model/1", "full.tflite", "cascade.tflite", "cascade-int8.tflite")
 SHIPPED = ("saved_model/1", "cascade.tflite", "cascade-int8.tflite")
@@ -70,7 +72,8 @@ def main():
     parser.add_argument("--model", action="append", choices=[each.name for each in MODELS], help="only this one; repeatable")
     args = parser.parse_args()
     one_thread()
-    digits = data.mnist_digits()
+    with in_one_line():
+        digits = mnist_digits()
     for each in MODELS:
         if args.model and each.name not in args.model:
             continue

@@ -9,8 +9,6 @@ Leaves in --out: model.keras, saved_model/, result.json, glimpses.png. No networ
 import argparse
 import json
 import os
-import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -19,9 +17,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is impor
 import keras
 import numpy as np
 import tensorflow as tf
-from arguments import at_least
+from arguments import at_least, folder_to_write, in_one_line, refuse, seed
 from rich.console import Console
 from rich.table import Table
+from row_data import mnist_digits
 
 import keras_glimpse
 from keras_glimpse import data
@@ -38,20 +37,20 @@ def parse_args():
     parser.add_argument("--download", action="store_true", help="download MNIST by TFDS if it is not there")
     parser.add_argument("--glimpses", type=at_least(1), default=2, help="number of glimpses; default 2")
     parser.add_argument("--epochs", type=at_least(1), help="sweeps over the training set in each stage; default 6, MNIST 4")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, places and order; default 0")
+    parser.add_argument("--seed", type=seed, default=0, help="of weights, places and order; default 0")
     parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="folder to write to; default %(default)s")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.data != "mnist":
+        refuse(parser, args, "needs --data mnist", "data_dir", "download")
+    return args
 
 
 def main():
     args = parse_args()
     keras.utils.set_random_seed(args.seed)
-    try:  # All that can be known before training.
-        digits = data.mnist_digits(args.data_dir, args.download) if args.data == "mnist" else data.embedded_digits()
-        args.out.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=args.out).close()
-    except OSError as error:
-        sys.exit(f"quickstart: {error}")
+    with in_one_line():  # All that can be known before training.
+        digits = mnist_digits(args.data_dir, args.download) if args.data == "mnist" else data.embedded_digits()
+        folder_to_write(args.out)
     train, _, test = data.jittered(digits, seed=args.seed, fresh_places=args.data == "digits")
 
     start = time.perf_counter()

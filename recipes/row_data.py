@@ -1,11 +1,14 @@
 """What a row of the tables trains on and is tested on."""
 
+import os
 from functools import partial
 
 import tensorflow as tf
 from distortion import distorted
 
 from keras_glimpse import data
+
+FETCH = "`python recipes/quickstart.py --data mnist --download` fetches it"
 
 
 def training_data(digits: data.Digits, row, seed: int, epoch: data.Epoch, copies: int = 10) -> tf.data.Dataset:
@@ -32,6 +35,19 @@ def evaluation_data(digits: data.Digits, row) -> data.Splits:
 def first_digits(digits: data.Digits, count: int | None) -> data.Digits:
     """Of the training digits only the first `count`; None for all."""
     return digits._replace(train_images=digits.train_images[:count], train_labels=digits.train_labels[:count])
+
+
+def mnist_digits(data_dir: str | os.PathLike | None = None, download: bool = False) -> data.Digits:
+    """As `keras_glimpse.data` has it; where it is missing, the error names the command that fetches it."""
+    try:
+        return data.mnist_digits(data_dir, download)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error} ({FETCH}.)") from error
+
+
+def splits_for(image_shape: tuple, digits: data.Digits, test_copies: int = 3) -> data.Splits:
+    """Digits as a model of such images knows them: jittered, 48x48, or as they are, 28x28."""
+    return data.jittered(digits, test_copies=test_copies) if image_shape[0] == 48 else data.plain(digits)
 
 
 def smoke_digits() -> data.Digits:

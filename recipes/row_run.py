@@ -14,7 +14,7 @@ from functools import cache, partial
 from pathlib import Path
 
 import keras
-from row_data import evaluation_data, smoke_digits, training_data
+from row_data import evaluation_data, mnist_digits, smoke_digits, training_data
 from row_test import WITHIN_BUDGET, chosen_threshold, measure
 from rows import Row, Table
 
@@ -185,7 +185,7 @@ def _take_over(source, target):
 
 @cache
 def digits_of(smoke):
-    return smoke_digits() if smoke else data.mnist_digits()
+    return smoke_digits() if smoke else mnist_digits()
 
 
 @cache

@@ -6,7 +6,7 @@
 The server is `serve.c`: TensorFlow's C API, one session shared by all threads, no Python. Every answer is compared with that
 of a single call for the same image. Leaves soak.json and soak.png, memory against requests, in --out; the exit status is 1
 if a request failed or an answer was wrong. The first tenth of the requests are warm-up: latencies and growth of memory are of
-the rest. Shorter runs than 200,000 requests say little of memory, for its warm-up is longer than theirs.
+the rest. Shorter runs than 200,000 requests say little of memory, for its warm-up is longer than theirs: no slope is told.
 """
 
 import argparse
@@ -19,12 +19,13 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from arguments import at_least
+from arguments import at_least, folder_to_write, in_one_line, seed
 from google.protobuf.message import DecodeError
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from row_data import splits_for
 from row_run import commit
 from serve import Served, build, serve, signature
 
@@ -33,21 +34,19 @@ from keras_glimpse import data
 
 POOL, SAMPLES = 4096, 200
 WARM_UP = 0.1  # Of the requests.
+ENOUGH = 200_000  # Requests; of fewer, a straight line through memory is one through its warm-up.
 TOLERANCE = 5e-5  # Float32: products of matrices of other sizes round differently.
 
 
 def main():
     args = parse_args()
-    try:  # All that can be known before the requests, first.
+    with in_one_line(RuntimeError, DecodeError, tf.errors.OpError, subprocess.CalledProcessError):
+        folder_to_write(args.out)  # All that can be known before the requests, first.
         images = pool(args.saved_model, args.seed)
         asked = plan(len(images), args.requests, args.batch_sizes, args.seed)
         glimpses = deepest(args.saved_model, images, asked)
-        args.out.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=args.out).close()
         with tempfile.TemporaryDirectory() as scratch:
             expected, served = run(build(Path(scratch)), args.saved_model, images, asked, args.threads)
-    except (OSError, RuntimeError, ValueError, DecodeError, tf.errors.OpError, subprocess.CalledProcessError) as error:
-        sys.exit(f"soak: {error}")
     result = about(args) | figures(asked, expected, served)
     result |= {"requests_by_glimpses": glimpses, "samples": served.samples.tolist()}
     lines = (f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in result.items())
@@ -80,13 +79,18 @@ def parse_args():
     parser.add_argument("--threads", type=at_least(1), default=8, help="that ask at the same time; default %(default)s")
     parser.add_argument(
         "--batch-sizes",
-        type=lambda text: [at_least(1)(size) for size in text.split(",")],
+        type=integers,
         default=[1, 2, 3, 5, 8, 16, 32],
         help="images in a request, separated by commas; each size gets as many images; default 1,2,3,5,8,16,32",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of images and requests; default 0")
+    parser.add_argument("--seed", type=seed, default=0, help="of images and requests; default 0")
     parser.add_argument("--out", type=Path, default=Path("runs/soak"), help="folder to write to; default %(default)s")
     return parser.parse_args()
+
+
+def integers(text: str) -> list[int]:
+    """The `type` of sizes, separated by commas."""
+    return [at_least(1)(size) for size in text.split(",")]
 
 
 def pool(saved_model: Path, seed: int) -> np.ndarray:
@@ -98,7 +102,7 @@ def pool(saved_model: Path, seed: int) -> np.ndarray:
         digits = data.mnist_digits()
     except FileNotFoundError:
         digits = data.embedded_digits()
-    test = (data.jittered if shape[0] == 48 else data.plain)(digits).test
+    test = splits_for(shape, digits).test
     images = np.concatenate([images for images, _ in test.as_numpy_iterator()])
     return np.random.default_rng(seed).permutation(images)[:POOL]
 
@@ -189,8 +193,8 @@ def draw(samples, result, path):
     after = samples[samples[:, 0] >= result["warm_up_requests"]]
     for column, (name, kib) in zip((2, 3), result["memory"].items()):
         whole.plot(samples[:, 0] / 1000, samples[:, column] / 1024, label=name)
-        slope = f"{kib['slope_per_100000_requests']:+,.0f} KiB per 100,000 requests"
-        added.plot(after[:, 0] / 1000, after[:, column] - after[0, column], label=f"{name}, {slope}")
+        slope = f", {kib['slope_per_100000_requests']:+,.0f} KiB per 100,000 requests" if result["requests"] >= ENOUGH else ""
+        added.plot(after[:, 0] / 1000, after[:, column] - after[0, column], label=name + slope)
     whole.axvline(after[0, 0] / 1000, color="gray", linestyle="--", label="end of warm-up")
     whole.set(ylabel="memory, MiB", ylim=(0, None))
     added.set(xlabel=f"requests, thousands, from {result['threads']} threads", ylabel="added after warm-up, KiB")
@@ -216,7 +220,8 @@ def show(result):
     for name, kib in result["memory"].items():
         table.add_row(f"{name} memory: loaded, warm, end", f"{kib['loaded']:,}, {kib['warm']:,}, {kib['end']:,} KiB")
         table.add_row("after warm-up, in the last half", f"+{kib['growth']:,}, +{kib['growth_in_last_half']:,} KiB")
-        table.add_row("straight line after warm-up", f"{kib['slope_per_100000_requests']:+,.0f} KiB per 100,000 requests")
+        if result["requests"] >= ENOUGH:
+            table.add_row("straight line after warm-up", f"{kib['slope_per_100000_requests']:+,.0f} KiB per 100,000 requests")
     Console().print(table)
 
 

@@ -6,6 +6,7 @@ multi_worker.py starts this on one machine. All workers must be given the same a
 one, the chief, saves the weights there after every epoch, and all of them go on from there if they are started again.
 """
 
+import argparse
 import csv
 import json
 import os
@@ -15,10 +16,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is impor
 
 import keras
 import tensorflow as tf
-from multi_worker import folder, parse_args
+from arguments import folder_to_write, in_one_line
+from multi_worker import check, folder, training_options
 from rich.console import Console
 from rich.table import Table
-from row_data import first_digits, smoke_digits
+from row_data import first_digits, mnist_digits, smoke_digits
 from row_run import Stopwatch
 
 import keras_glimpse
@@ -26,11 +28,16 @@ from keras_glimpse import data
 
 
 def main():
-    args = parse_args()
-    try:
-        train(args, _strategy(args))
-    except OSError as error:
-        sys.exit(f"worker: {error}")
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], parents=[training_options()])
+    args = parser.parse_args()
+    check(parser, args)
+    if args.replicas > 1 and "TF_CONFIG" in os.environ:
+        parser.error(f"--replicas are of one worker, without TF_CONFIG; got --replicas {args.replicas}")
+    strategy = _strategy(args)
+    with in_one_line():
+        folder_to_write(args.out)
+        digits = _digits(args)
+    train(args, strategy, digits)
 
 
 def _strategy(args):
@@ -43,14 +50,14 @@ def _strategy(args):
     return tf.distribute.MirroredStrategy([f"CPU:{n}" for n in range(args.replicas)])
 
 
-def train(args, strategy):
+def train(args, strategy, digits):
     """Trains all stages, tests, and leaves the result."""
     is_chief, resolver = strategy.extended.should_checkpoint, strategy.cluster_resolver
     workers = resolver.cluster_spec().num_tasks("worker") if resolver else 1
     out, epoch = folder(args, workers), data.Epoch()
     out.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(args.seed)  # Alike in all workers: each takes its share of the same batches.
-    digits, copies = first_digits(_digits(args), args.digits), 2 if args.smoke else 10
+    copies = 2 if args.smoke else 10
     splits = data.jittered(digits, copies=copies, seed=args.seed, epoch=epoch)
     with strategy.scope():
         model = keras_glimpse.GlimpseClassifier(num_classes=10, num_glimpses=args.glimpses)
@@ -74,7 +81,11 @@ def train(args, strategy):
 def _digits(args):
     if args.smoke:
         return smoke_digits()
-    return data.mnist_digits(args.data_dir) if args.data == "mnist" else data.embedded_digits()
+    digits = mnist_digits(args.data_dir) if args.data == "mnist" else data.embedded_digits()
+    count = len(digits.train_images)
+    if args.digits and args.digits > count:
+        raise ValueError(f"--digits must be at most {count:,}, those there are to train on; got {args.digits}.")
+    return first_digits(digits, args.digits)
 
 
 def _report(out, names, measured, images):

@@ -88,17 +88,20 @@ class Paper:
         return logits, locations, outputs
 
     def candidates(self, location, search_size, stride, shape):
+        """N(l) of eq. 12, as far as it lies in the image."""
         steps = [stride * (i - (search_size - 1) / 2) for i in range(search_size)]
         extent = np.array(shape[:2]) - 1
-        return [location + np.array([dy, dx]) / extent for dy in steps for dx in steps]
+        places = [location + np.array([dy, dx]) / extent for dy in steps for dx in steps]
+        return [place for place in places if (place >= 0).all() and (place <= 1).all()]
 
     def loss_at(self, n, image, label, z, outputs, location, previous, lam, gamma, variance):
-        """E_n + lambda/2 |l - z|^2 + eq. 18: the terms of eqs. 9 and 17 that depend on z."""
+        """E_n + lambda/2 |l - z|^2 + eq. 18: the terms of eqs. 9 and 17 that depend on z; distances by the longer side."""
+        sides = (np.array(image.shape[:2]) - 1) / (max(image.shape[:2]) - 1)
         low = self.low_res(image)[1]
         logits = low + (sum(outputs) + self.glimpse(n, image, z)) / (n + 1)
         error = -np.log(softmax(logits)[label])
-        bumps = sum(np.exp(-0.5 * np.sum((z - place) ** 2) / variance) for place in previous)
-        return error + lam / 2 * np.sum((location - z) ** 2) + gamma * bumps
+        bumps = sum(np.exp(-0.5 * np.sum(((z - place) * sides) ** 2) / variance) for place in previous)
+        return error + lam / 2 * np.sum(((location - z) * sides) ** 2) + gamma * bumps
 
     def search(self, n, image, label, search_size, stride, lam, gamma, variance):
         """z* of eq. 12 and z- of eq. 15, by trying every place and every class."""

@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_glimpse import GlimpseClassifier, acceleration, data, fit_greedy, paper_sgd
+from keras_glimpse import GlimpseClassifier, data, execution, fit_greedy, paper_sgd
 
 
 def plain_step(model, images, labels, stage, velocity, learning_rate=0.05):
     """One SGD step as the paper reads: nine crops, all networks, a tape around everything, momentum by hand."""
     n = stage - 1
     extent = np.array(images.shape[1:3], np.float32) - 1
+    sides = extent / extent.max()  # Distances in the loss are in units of the longer side.
     offsets = [(dy, dx) for dy in (-2.0, 0.0, 2.0) for dx in (-2.0, 0.0, 2.0)]
 
     def cross_entropy(logits):
@@ -38,8 +39,11 @@ def plain_step(model, images, labels, stage, velocity, learning_rate=0.05):
         for offset in offsets:
             place = tf.stop_gradient(location + offset / extent)
             logits = low + (sum(outputs) + model.glimpse_nets[n](crop(place))) / (n + 1)
-            penalty = 5.0 * tf.reduce_sum((location - place) ** 2, axis=-1)
-            penalty += sum(0.01 * tf.exp(-0.5 * tf.reduce_sum((place - before) ** 2, axis=-1) / 0.002) for before in previous)
+            penalty = 5.0 * tf.reduce_sum(((location - place) * sides) ** 2, axis=-1)
+            for before in previous:
+                penalty += 0.01 * tf.exp(-0.5 * tf.reduce_sum(((place - before) * sides) ** 2, axis=-1) / 0.002)
+            outside = tf.reduce_any((place < 0) | (place > 1), axis=-1)
+            penalty = tf.where(outside, np.inf, penalty)
             losses.append(penalty[:, None] - tf.nn.log_softmax(logits))
             errors.append(cross_entropy(logits))
             places.append(place)
@@ -52,7 +56,7 @@ def plain_step(model, images, labels, stage, velocity, learning_rate=0.05):
         errors, places = tf.stack(errors, axis=1), tf.stack(places, axis=1)
         chosen = tf.gather(places, best, axis=1, batch_dims=1)
         loss = tf.gather(errors, best, axis=1, batch_dims=1) + tf.gather(errors, offending, axis=1, batch_dims=1)
-        loss += 5.0 * tf.reduce_sum((location - chosen) ** 2, axis=-1)
+        loss += 5.0 * tf.reduce_sum(((location - chosen) * sides) ** 2, axis=-1)
         if n == 0:
             loss += cross_entropy(low)
         loss = tf.reduce_mean(loss)
@@ -112,7 +116,7 @@ def test_stacks_that_hold_fewer_batches_than_an_execution(make_model, batch, mon
     """16 batches of 4 and stacks of 3: all of them are trained on, each once."""
     model, twin = make_model(), make_model()
     twin.set_weights(model.get_weights())
-    monkeypatch.setattr(acceleration, "STACK_BYTES", 3 * 4 * 20 * 24 * 4)
+    monkeypatch.setattr(execution, "STACK_BYTES", 3 * 4 * 20 * 24 * 4)
     model.compile(paper_sgd(), steps_per_execution=8, jit_compile=True)
     twin.compile(paper_sgd(), steps_per_execution=1, jit_compile=False)
     for each in (model, twin):
@@ -237,7 +241,7 @@ def test_fit_greedy_runs_all_stages_with_fresh_optimizers(make_model, batch):
     assert steps == [14, 7, 21] and int(model.optimizer.iterations) == 21
     steps.clear()
     fit_greedy(make_model(), *batch, optimizer=optimizer, stages=[1], validation_split=0.25, batch_size=10, **QUIET)
-    fit_greedy(make_model(), *batch, optimizer=optimizer, stages=[1], steps_per_epoch=3, **QUIET)
+    fit_greedy(make_model(), *batch, optimizer=optimizer, stages=[1], steps_per_epoch=3, batch_size=10, **QUIET)
     assert steps == [5, 3]
 
 

@@ -16,6 +16,7 @@ from keras_glimpse.downsampling import to_unit_range
 from keras_glimpse.export.files import complete_file, write_marked
 from keras_glimpse.export.graphs import one_image, until_sure
 from keras_glimpse.portable import quantized_products
+from keras_glimpse.quantization import float_products
 from keras_glimpse.version import __version__
 
 QUANTIZE = (None, "float16", "dynamic", "int8")
@@ -39,6 +40,9 @@ def export_litert(
     `exit_stage` `[1]`, int32. With a threshold the cascade runs inside the file: once a stage is sure, the networks after
     it are skipped, which is what makes it fast on a phone. What a glimpse costs does not depend on the size of the image.
 
+    A model that was quantized by `model.quantize("int8")` gives the same answers here, by products of floats, in a file as
+    large as that of the float model: for a small and fast one, export the model as it was before, with `quantize="int8"`.
+
     Args:
         model: a built `GlimpseClassifier`.
         path: file to write; an existing one is replaced when the new one is complete.
@@ -50,8 +54,9 @@ def export_litert(
 
     Raises:
         TypeError: something else than a `GlimpseClassifier`.
-        ValueError: a model that is not built or not of float32, a threshold outside (0, 1], one with a batch, a `quantize`
-            that does not exist, or calibration images that are missing, not wanted, of another shape, not finite, or too easy.
+        ValueError: a model that is not built, not of float32 or quantized to int4; a threshold outside (0, 1], or one with a
+            batch; a `quantize` that does not exist, or for a model that is quantized itself; calibration images that are
+            missing, not wanted, of another shape, not finite, or too easy.
         FileNotFoundError: the folder does not exist.
 
     Example:
@@ -61,8 +66,9 @@ def export_litert(
     >>> model.build((None, 48, 48, 1))
     >>> export_litert(model, tempfile.mkdtemp() + "/model.tflite", threshold=0.95)
     """
-    check_exportable("export_litert", model, threshold, float32=True)
     check_one_of(QUANTIZE, quantize=quantize)
+    name, modes = (f"export_litert(quantize={quantize!r})", ()) if quantize else ("export_litert", ("int8",))
+    check_exportable(name, model, threshold, float32=True, quantized=modes)
     if batch_size is not None:
         check_integers(1, batch_size=batch_size)
     if threshold is not None and batch_size != 1:
@@ -72,7 +78,7 @@ def export_litert(
     signature = tf.TensorSpec((batch_size, *model.image_shape), tf.float32, name="images")
     about = {"keras_glimpse": __version__, "image_shape": model.image_shape, "num_classes": model.num_classes}
     about |= {"threshold": threshold and float(threshold), "quantize": quantize}
-    with complete_file(path) as scratch:
+    with complete_file(path) as scratch, float_products(model):
         content = convert(lambda images: compute(model, images, threshold), model, signature, quantize, images)
         write_marked(scratch, content, about)
 

@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras_glimpse.checks import check_exportable
 from keras_glimpse.export.files import complete_file
 from keras_glimpse.export.graphs import one_image, until_sure
+from keras_glimpse.quantization import float_products
 
 
 class Answer(keras.Model):
@@ -16,11 +17,27 @@ class Answer(keras.Model):
 
     def __init__(self, model, threshold):
         super().__init__(dtype="float32", autocast=False)  # Whatever the global policy is.
-        self.model, self.threshold = model, threshold
+        self.model, self.threshold, self.branches = model, threshold, Branches(model)
 
     def call(self, images):
-        compute = until_sure if self.threshold is None else one_image
-        return compute(self.model, images, self.threshold)
+        if self.threshold is None:
+            return until_sure(self.model, images, None)
+        return one_image(self.branches, images, self.threshold)
+
+
+class Branches:
+    """A model whose weights are constants of the branch that looks again.
+
+    Those of the whole graph come into an `If` without their shapes, and tf2onnx then writes convolutions that nothing can read.
+    """
+
+    def __init__(self, model):
+        self.num_glimpses, self.first_look, self.combine = model.num_glimpses, model.first_look, model.combine
+        self._look_again, self._weights = model.look_again, [(weight, weight.numpy()) for weight in model.variables]
+
+    def look_again(self, images, evidence):
+        with keras.StatelessScope([(weight, tf.constant(value)) for weight, value in self._weights]):
+            return self._look_again(images, evidence)
 
 
 def export_onnx(model, path: str | os.PathLike, threshold: float | None = None) -> None:
@@ -37,15 +54,27 @@ def export_onnx(model, path: str | os.PathLike, threshold: float | None = None) 
 
     Raises:
         TypeError: something else than a `GlimpseClassifier`.
-        ValueError: a model that is not built or not of float32, or a threshold outside (0, 1].
+        ValueError: a model that is not built, not of float32 or quantized to int4, one with operations that ONNX does not have,
+            or a threshold outside (0, 1].
         FileNotFoundError: the folder does not exist.
         ImportError: tf2onnx is not installed.
     """
-    check_exportable("export_onnx", model, threshold, float32=True)
+    check_exportable("export_onnx", model, threshold, float32=True, quantized=("int8",))
     batch = None if threshold is None else 1
     signature = [tf.TensorSpec((batch, *model.image_shape), tf.float32, name="images")]
-    with complete_file(path) as scratch, warnings.catch_warnings():
+    with float_products(model), complete_file(path) as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tf2onnx and Keras warn of their own internals.
         answer = Answer(model, threshold)
         answer(tf.zeros((1, *model.image_shape)))
         answer.export(str(scratch), format="onnx", input_signature=signature, verbose=False)
+        _check_whole(scratch)
+
+
+def _check_whole(path):
+    """What tf2onnx cannot convert it logs, and writes a file without it."""
+    import onnx  # Which tf2onnx brings.
+
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ValueError(f"The model has operations that cannot be exported to ONNX: {error}") from error

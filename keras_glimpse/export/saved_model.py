@@ -10,6 +10,7 @@ from keras_glimpse.checks import check_exportable
 from keras_glimpse.export.files import complete_folder
 from keras_glimpse.export.graphs import everything, one_image, until_sure
 from keras_glimpse.portable import run_by_tensorflow
+from keras_glimpse.quantization import float_products
 from keras_glimpse.version import __version__
 
 
@@ -65,7 +66,7 @@ def _signatures(model, threshold):
         "serving_default": (run_by_tensorflow()(until_sure), None, tf.float32),
         "uint8": (run_by_tensorflow()(until_sure), None, tf.uint8),
         "explain": (run_by_tensorflow()(everything), None, tf.float32),
-        "portable": (until_sure, None, tf.float32) if threshold is None else (one_image, 1, tf.float32),
+        "portable": (float_products(model)(until_sure if threshold is None else one_image), threshold and 1, tf.float32),
     }
     return {
         name: tf.function(partial(compute, model, threshold=threshold), autograph=False).get_concrete_function(

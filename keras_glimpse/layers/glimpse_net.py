@@ -7,10 +7,11 @@ import keras
 from keras import ops
 
 from keras_glimpse.checks import check_integers, integers
+from keras_glimpse.layers.inner import KeepsInner
 
 
 @keras.saving.register_keras_serializable(package="keras_glimpse")
-class GlimpseNet(keras.layers.Layer):
+class GlimpseNet(KeepsInner, keras.layers.Layer):
     """A glimpse network Nn: patches, one or more hidden layers, class logits (eqs. 4 and 7).
 
     Args:
@@ -34,6 +35,8 @@ class GlimpseNet(keras.layers.Layer):
 
     Reference: Ranzato, "On Learning Where To Look", 2014, section 2.1; gating: section 2.2.3.
     """
+
+    inner = ("hidden_layers", "output_layer", "gate")
 
     def __init__(self, num_classes: int, hidden_units: int | Sequence[int] = 500, gated: bool = False, **kwargs):
         super().__init__(**kwargs)

@@ -5,11 +5,12 @@ from math import prod
 import keras
 from keras import ops
 
+from keras_glimpse.layers.inner import KeepsInner
 from keras_glimpse.portable import is_quantized
 
 
 @keras.saving.register_keras_serializable(package="keras_glimpse")
-class LocationHead(keras.layers.Layer):
+class LocationHead(KeepsInner, keras.layers.Layer):
     """Predicts where to look next from low-level features and what is known of the class (eqs. 3 and 8).
 
     Args:
@@ -30,30 +31,39 @@ class LocationHead(keras.layers.Layer):
     Reference: Ranzato, "On Learning Where To Look", 2014, section 2.1; gating: section 2.2.3.
     """
 
+    inner = ("from_hidden", "from_logits", "gate")
+
     def __init__(self, gated: bool = False, **kwargs):
         super().__init__(**{"autocast": False, **kwargs})
         self.gated = gated
-        self.from_hidden = keras.layers.Dense(2, dtype="float32")  # In half precision, a place would be pixels off.
-        self.from_logits = keras.layers.Dense(2, use_bias=False, dtype="float32")
-        self.gate = None
+        self.from_hidden = Float32Dense(2, dtype="float32")
+        self.from_logits = Float32Dense(2, use_bias=False, dtype="float32")
+        self.gate = Float32Dense(1, "sigmoid", dtype="float32") if gated else None  # One unit for each feature: see `build`.
 
     def build(self, hidden_shape, logits_shape):
         features = prod(hidden_shape[1:])
         self.from_hidden.build((None, features))
         self.from_logits.build(logits_shape)
         if self.gated:
-            self.gate = keras.layers.Dense(features, "sigmoid", dtype=self.dtype_policy)
+            self.gate.units = features
             self.gate.build(logits_shape)
 
     def call(self, hidden, logits):
         hidden = ops.reshape(hidden, (-1, self.from_hidden.kernel.shape[0]))
         if self.gated:
-            hidden = ops.cast(hidden, "float32") * ops.cast(self.gate(logits), "float32")
+            hidden = ops.cast(hidden, "float32") * self.gate(logits)
         apply = _in_float32 if is_quantized() else lambda layer, inputs: layer(inputs)
         return ops.sigmoid(apply(self.from_hidden, hidden) + apply(self.from_logits, logits))
 
     def get_config(self):
         return super().get_config() | {"gated": self.gated}
+
+
+class Float32Dense(keras.layers.Dense):
+    """In half precision a place would be pixels off, and in 8 bits more: `quantize` leaves this layer as it is."""
+
+    def quantize(self, mode=None, type_check=True, config=None):
+        pass
 
 
 def _in_float32(layer, inputs):

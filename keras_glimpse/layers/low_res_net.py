@@ -8,10 +8,11 @@ from keras import ops
 from keras_glimpse.checks import check_integers, check_one_of, integers
 from keras_glimpse.downsampling import METHODS, downsample
 from keras_glimpse.geometry import check_image_shape
+from keras_glimpse.layers.inner import KeepsInner
 
 
 @keras.saving.register_keras_serializable(package="keras_glimpse")
-class LowResNet(keras.layers.Layer):
+class LowResNet(KeepsInner, keras.layers.Layer):
     """The low-resolution network N0: a thumbnail, one or more hidden layers, class logits (eq. 1).
 
     Args:
@@ -36,6 +37,8 @@ class LowResNet(keras.layers.Layer):
 
     Reference: Ranzato, "On Learning Where To Look", 2014, section 2.1.
     """
+
+    inner = ("hidden_layers", "output_layer")
 
     def __init__(
         self,

@@ -1,0 +1,174 @@
+"""Steps are counted exactly, by `fit`, `evaluate`, `predict` and callbacks, with defaults as with one step a call."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_glimpse import GlimpseClassifier, execution, paper_sgd
+
+WAYS = {"auto": {}, "without XLA": {"jit_compile": False}, "eager": {"run_eagerly": True}}
+
+
+def endless(batch, size=4):
+    """Batches that tell how many of them were read."""
+    read = tf.Variable(0)
+
+    def count(images, labels):
+        with tf.control_dependencies([read.assign_add(1)]):
+            return tf.identity(images), labels
+
+    return tf.data.Dataset.from_tensor_slices(batch).repeat().batch(size).map(count), read
+
+
+class Seen(keras.callbacks.Callback):
+    """Steps that the optimizer has made when Keras says that a batch has ended."""
+
+    def __init__(self):
+        super().__init__()
+        self.train, self.test, self.predict = [], [], []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.train.append((batch, int(self.model.optimizer.iterations)))
+
+    def on_test_batch_end(self, batch, logs=None):
+        self.test.append(batch)
+
+    def on_predict_batch_end(self, batch, logs=None):
+        self.predict.append(batch)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("steps", [3, 10, 33])
+def test_an_epoch_has_the_steps_that_were_asked_for(make_model, batch, way, steps):
+    model, (dataset, read) = make_model(), endless(batch)
+    model.compile(paper_sgd(), **WAYS[way])
+    history = model.fit(dataset, steps_per_epoch=steps, epochs=3, verbose=0)
+    assert int(model.optimizer.iterations) == 3 * steps and len(history.epoch) == 3
+    assert 3 * steps <= int(read) <= 3 * steps + 64  # What `prefetch` has read ahead; not more at every epoch.
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_same_training_as_one_step_a_call(make_model, batch, way):
+    """A finite dataset of 16 batches, read five at a time: begun again where Keras begins it again."""
+    model, twin = make_model(), make_model()
+    twin.set_weights(model.get_weights())
+    dataset = tf.data.Dataset.from_tensor_slices(batch).batch(4)
+    model.compile(paper_sgd(), **WAYS[way])
+    twin.compile(paper_sgd(), jit_compile=False, steps_per_execution=1)
+    histories = []
+    for each in (model, twin):
+        with pytest.warns(UserWarning, match="ran out of data"):
+            histories.append(
+                each.fit(dataset, steps_per_epoch=5, epochs=6, verbose=0, validation_data=dataset, validation_steps=3)
+            )
+    assert int(model.optimizer.iterations) == int(twin.optimizer.iterations) < 30
+    for a, b in zip(model.get_weights(), twin.get_weights()):
+        np.testing.assert_allclose(a, b, atol=2e-6)
+    for name, values in histories[1].history.items():
+        np.testing.assert_allclose(histories[0].history[name], values, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_the_rate_falls_to_0_at_the_last_step(make_model, batch):
+    model = make_model()
+    model.compile(paper_sgd(40))
+    model.fit(endless(batch)[0], steps_per_epoch=10, epochs=4, verbose=0)
+    assert float(model.optimizer.learning_rate) == 0.0
+    model.compile(paper_sgd(41))
+    model.fit(endless(batch)[0], steps_per_epoch=10, epochs=4, verbose=0)
+    assert float(model.optimizer.learning_rate) > 0.0
+
+
+def test_evaluate_and_predict_read_the_steps_that_were_asked_for(make_model, batch):
+    model = make_model()
+    model.compile(paper_sgd())
+    dataset = endless(batch)[0]
+    five = model.evaluate(dataset, steps=5, verbose=0, return_dict=True)
+    assert five == pytest.approx(
+        model.evaluate(batch[0][:20], batch[1][:20], batch_size=4, verbose=0, return_dict=True), abs=1e-6
+    )
+    rows = model.predict(dataset, steps=5, verbose=0)
+    np.testing.assert_allclose(rows, model(batch[0][:20]), atol=1e-5)
+    assert model.predict(batch[0], batch_size=5, steps=3, verbose=0).shape == (15, 3)
+
+
+def test_callbacks_that_look_at_steps_see_every_one(make_model, batch):
+    model, seen = make_model(), Seen()
+    model.compile(paper_sgd())
+    dataset = tf.data.Dataset.from_tensor_slices(batch).batch(4)
+    model.fit(dataset, epochs=2, validation_data=dataset, validation_steps=3, callbacks=[seen], verbose=0)
+    assert seen.train == [(step % 16, step + 1) for step in range(32)]
+    assert seen.test == [0, 1, 2] * 2
+    model.predict(dataset, callbacks=[seen], verbose=0)
+    assert seen.predict == [*range(16)]
+
+
+def test_checkpoints_of_single_steps(make_model, batch, tmp_path):
+    model = make_model()
+    model.compile(paper_sgd())
+    saving = keras.callbacks.ModelCheckpoint(str(tmp_path / "{batch:03}.weights.h5"), save_freq=5, save_weights_only=True)
+    model.fit(tf.data.Dataset.from_tensor_slices(batch).batch(4), callbacks=[saving], verbose=0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["005.weights.h5", "010.weights.h5", "015.weights.h5"]
+
+
+@pytest.mark.parametrize(
+    ("make", "watches"),
+    [
+        (lambda: keras.callbacks.EarlyStopping(), False),
+        (lambda: keras.callbacks.ModelCheckpoint("x.keras"), False),
+        (lambda: keras.callbacks.ModelCheckpoint("x.keras", save_freq=5), True),
+        (lambda: keras.callbacks.BackupAndRestore("x", save_freq=5), True),
+        (lambda: keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: None), True),
+        (lambda: keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: None), False),
+        (lambda: keras.callbacks.TerminateOnNaN(), True),
+        (lambda: [[Seen()]], True),
+        (lambda: keras.callbacks.CallbackList([keras.callbacks.CSVLogger("x"), Seen()], add_history=True), True),
+        (lambda: None, False),
+    ],
+)
+def test_which_callbacks_look_at_steps(make, watches):
+    assert execution.watches_steps(make(), "train") == watches
+
+
+def test_many_steps_a_call_and_nothing_compiled_for_a_remainder(make_model, batch, monkeypatch):
+    """40 steps and 15 steps an epoch are 20 and 20, and 15: calls of nearly one size, of one trace each."""
+    counts = []
+    begin = execution.StepFunction.begin
+
+    def spy(function, *args, **kwargs):
+        run = function._run if not hasattr(function, "spied") else function.spied
+        function.spied = run
+        function._run = lambda iterator, limit, room: counts.append((limit, room)) or run(iterator, limit, room)
+        begin(function, *args, **kwargs)
+
+    monkeypatch.setattr(execution.StepFunction, "begin", spy)
+    model = make_model()
+    model.compile(paper_sgd(), jit_compile=True)
+    for steps in (40, 45):
+        model.fit(endless(batch)[0], steps_per_epoch=steps, epochs=2, verbose=0)
+    assert counts == [(20, 20)] * 4 + [(23, 23), (22, 23)] * 2
+
+
+def test_a_second_fit_compiles_nothing(make_model, batch):
+    model = make_model()
+    model.compile(paper_sgd(), jit_compile=True)
+    model.fit(*batch, batch_size=12, verbose=0)
+    before = model.train_function
+    model.fit(*batch, batch_size=12, verbose=0, epochs=2)
+    assert model.train_function is before
+    looked = model.look(batch[0][:4])
+    graph = model.cached("look", lambda: None)
+    assert np.array_equal(looked["logits"], model.look(batch[0][:4])["logits"])
+    assert model.cached("look", lambda: None) is graph and graph.experimental_get_tracing_count() == 1
+
+
+@pytest.mark.parametrize("steps", [7, 16])
+def test_keras_asked_for_many_steps_does_as_keras_does(batch, steps):
+    """`steps_per_execution=4` rounds up to 4, as in any Keras model."""
+    ours = GlimpseClassifier(3, low_res_size=5, patch_size=6, hidden_units=8)
+    ours.compile("sgd", jit_compile=False, steps_per_execution=4)
+    plain = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(3)])
+    plain.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), steps_per_execution=4)
+    for model in (ours, plain):
+        model.fit(endless(batch)[0], steps_per_epoch=steps, epochs=2, shuffle=False, verbose=0)
+    assert int(ours.optimizer.iterations) == int(plain.optimizer.iterations)
