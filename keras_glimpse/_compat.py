@@ -101,3 +101,27 @@ def labels_of(iterator, batch) -> keras.KerasTensor | None:
     if not hasattr(labels, "shape"):
         return None
     return keras.KerasTensor(tuple(labels.shape), keras.backend.standardize_dtype(labels.dtype))
+
+
+# ---- SavedModels ----
+
+
+def holder(model) -> tf.Module:
+    """What TensorFlow saves for a graph of a model: its weights, without Keras."""
+    module = tf.Module()
+    module.weights = [variable.value for variable in model.variables]
+    return module
+
+
+class Saveable:
+    """A model whose variables `tf.saved_model.save` finds, in a `tf.function` that calls it.
+
+    It finds Keras's wrappers of them only, and the converter of LiteRT takes those for other variables, which have no values:
+    its file answers with whatever lay in memory.
+    """
+
+    def _trackable_children(self, save_type="checkpoint", **kwargs):
+        children = super()._trackable_children(save_type, **kwargs)
+        if save_type == "savedmodel":
+            children["tensorflow_variables"] = self.cached("tensorflow_variables", lambda: holder(self))
+        return children

@@ -2,30 +2,18 @@
 
 `tf.image.crop_and_resize` is the fastest on a CPU outside XLA, but has neither an XLA kernel nor a LiteRT built-in op.
 Under XLA, gathered rows and columns give the same values; of a small image, gathered rows and a matrix for the columns. In
-exported files, matrices for both: LiteRT does all of that in one go, where every gathered number costs a call.
+graphs that may go anywhere, matrices for both: LiteRT does all of that in one go, where every gathered number costs a call.
 """
 
 import numpy as np
 import tensorflow as tf
 
+from keras_glimpse._compat import is_compiled_by_xla
 from keras_glimpse.geometry import extent
 from keras_glimpse.portable import is_portable
 
 FEW_COLUMNS = 4  # An image of at most so many times the columns of a window is cropped sooner by a matrix than by gathering.
 FAR = 1e9  # Pixels
-
-
-def _compiled_by_xla() -> bool:
-    """Whether the graph being traced is, or lies inside, a `tf.function(jit_compile=True)`."""
-    graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
-    while graph is not None:
-        context = graph._get_control_flow_context()  # TensorFlow offers no public way to ask; a test watches this one.
-        while context is not None:
-            if context.IsXLAContext():
-                return True
-            context = context.outer_context
-        graph = getattr(graph, "outer_graph", None)
-    return False
 
 
 def crop_window(image: tf.Tensor, location: tf.Tensor, size: int) -> tf.Tensor:
@@ -38,7 +26,7 @@ def crop_window(image: tf.Tensor, location: tf.Tensor, size: int) -> tf.Tensor:
 
     Returns:
         `[batch, size, size, channels]`, float32, in the units of `image`. No gradient reaches `location`. A window at a place
-        that is not finite is zeros, or in exported files not finite either; it fails nowhere, and touches no other.
+        that is not finite is zeros, or in portable graphs not finite either; it fails nowhere, and touches no other.
 
     Example:
     >>> image = tf.reshape(tf.range(25.0), [1, 5, 5, 1])
@@ -49,10 +37,11 @@ def crop_window(image: tf.Tensor, location: tf.Tensor, size: int) -> tf.Tensor:
     """
     location = tf.stop_gradient(tf.cast(location, tf.float32))
     start = location * extent(image.shape) - (size - 1) / 2
-    by_op = not is_portable() and not _compiled_by_xla()
+    portable = is_portable()
+    by_op = not portable and not is_compiled_by_xla()
     if not by_op and image.shape[0] == 1 and not _is_small(image, size):
         image, start = _surroundings(image, start, size)
-    if is_portable() and _is_small(image, size):
+    if portable and _is_small(image, size):
         return _crop_by_matrices(image, start, size)
     start = tf.where(tf.abs(start) < FAR, start, FAR)  # There is nothing to read at a place that is not a number.
     return (_crop_by_op if by_op else _crop_by_gather)(image, start, size)

@@ -8,6 +8,7 @@ import tensorflow as tf
 from keras_glimpse.portable import is_portable
 
 METHODS = ("area", "strided", "bilinear")
+LONG_SUM = 1000  # A running sum of more float32 numbers than this loses a digit.
 
 
 def to_unit_range(values: tf.Tensor, image_dtype) -> tf.Tensor:
@@ -57,7 +58,10 @@ def block_mean(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     height, width, channels = image.shape[1:]
     tall, wide = height // size[0], width // size[1]
     if is_portable():
-        return tf.nn.avg_pool2d(tf.cast(image, tf.float32), (tall, wide), (tall, wide), "VALID")
+        pixels = tf.cast(image, tf.float32)
+        for window in [(1, wide), (tall, 1)] if tall * wide > LONG_SUM else [(tall, wide)]:
+            pixels = tf.nn.avg_pool2d(pixels, window, window, "VALID")
+        return pixels
     rows = tf.reduce_sum(tf.reshape(tf.cast(image, tf.float32), [-1, size[0], tall, width * channels]), axis=2)
     total = tf.reduce_sum(tf.reshape(rows, [-1, *size, wide, channels]), axis=3)
     return total / (tall * wide)

@@ -57,7 +57,7 @@ def check_image_shape(image_shape, at_least: dict[str, tuple[int, int]]) -> None
         raise ValueError(f"Expected images shaped [batch, height, width, channels]; got shape {tuple(image_shape)}.")
     height, width, channels = image_shape[1:]
     if None in (height, width, channels):
-        raise ValueError(f"Image height, width and channels must be known when building; got {tuple(image_shape)}.")
+        raise ValueError(f"The height, width and channels of images must be known statically; got shape {tuple(image_shape)}.")
     for what, (rows, columns) in at_least.items():
         if height < max(rows, 2) or width < max(columns, 2):
             raise ValueError(f"{what} is {rows}x{columns} pixels, which does not fit in images of {height}x{width}.")

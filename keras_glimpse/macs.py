@@ -98,7 +98,7 @@ def _specs(traced):
 
 def _built_for(net):
     """Specs of what a network was built for, one for each argument."""
-    if isinstance(net, keras.Model) and getattr(net, "inputs", None):  # Functional and Sequential: types are known too.
+    if isinstance(net, keras.Model) and getattr(net, "outputs", None):  # Functional and Sequential: types are known too.
         inputs = net.inputs[0] if isinstance(net, keras.Sequential) else net.input
         specs = [keras.tree.map_structure(lambda tensor: _one(tensor.shape, tensor.dtype), inputs)]
     else:

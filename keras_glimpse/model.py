@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_glimpse._compat import all_layers, outermost_layer
+from keras_glimpse._compat import Saveable, all_layers, outermost_layer
 from keras_glimpse.attributes import Fixed, Setting
 from keras_glimpse.checks import (
     PixelRange,
@@ -33,13 +33,13 @@ from keras_glimpse.geometry import check_image_shape
 from keras_glimpse.layers import GlimpseNet, LocationHead, LowResNet, MultiScaleCrop
 from keras_glimpse.layers.inner import KeepsInner
 from keras_glimpse.networks import one_for_each_glimpse
-from keras_glimpse.portable import portable_operations
+from keras_glimpse.portable import run_by_tensorflow
 from keras_glimpse.quantization import float_products, layers_to_quantize
 from keras_glimpse.trainer import GlimpseTrainer
 
 
 @keras.saving.register_keras_serializable(package="keras_glimpse")
-class GlimpseClassifier(KeepsInner, GlimpseTrainer):
+class GlimpseClassifier(Saveable, KeepsInner, GlimpseTrainer):
     """Classifies images by a thumbnail and a few glimpses at full resolution, at places it learns by itself.
 
     Defaults are the paper's for 48x48 images, except `location_weight`: with 100 as printed, and the learning rate
@@ -276,9 +276,9 @@ class GlimpseClassifier(KeepsInner, GlimpseTrainer):
         steps = {"logits": logits, "locations": locations, "patches": patches}
         return {name: ops.stack(values, axis=1) for name, values in steps.items()}
 
-    def build(self, images_shape):
-        check_image_shape(images_shape, {})
-        images = keras.KerasTensor((None, *images_shape[1:]), "float32")
+    def build(self, input_shape):  # The converter of LiteRT asks for an argument of this name.
+        check_image_shape(input_shape, {})
+        images = keras.KerasTensor((None, *input_shape[1:]), "float32")
         if self.preprocess is not None:
             images = self.preprocess(images)
             check_image_shape(images.shape, {})
@@ -290,7 +290,7 @@ class GlimpseClassifier(KeepsInner, GlimpseTrainer):
         for _ in range(self.num_glimpses):  # Builds every network, the user's too, on what it will be given.
             evidence = self.look_again(images, evidence)
             self._check_logits("glimpse_net", evidence.glimpses[-1])
-        self.image_shape = tuple(images_shape[1:])
+        self.image_shape = tuple(input_shape[1:])
 
     def _check_logits(self, name, logits):
         if tuple(logits.shape[1:]) != (self.num_classes,):
@@ -339,8 +339,8 @@ class GlimpseClassifier(KeepsInner, GlimpseTrainer):
         return self._functions.get(name, make)
 
     def graph(self, function) -> tf.function:
-        """A function on tensors as a graph, compiled by XLA if the model is."""
-        return tf.function(function, jit_compile=self.jit_compile, reduce_retracing=True, autograph=False)
+        """A function on tensors as a graph for TensorFlow, compiled by XLA if the model is."""
+        return tf.function(run_by_tensorflow()(function), jit_compile=self.jit_compile, reduce_retracing=True, autograph=False)
 
     def see_pixels(self, images) -> None:
         """Warns, once, if the pixels of floats are not in the range that the model expects; looks at the first few images."""
@@ -361,6 +361,16 @@ class GlimpseClassifier(KeepsInner, GlimpseTrainer):
         return super().predict_on_batch(x)
 
     # ---- Saving and exporting ----
+
+    @property
+    def inputs(self) -> list[keras.KerasTensor] | None:
+        """What a functional model has, and converters ask for: the images that the model was built for."""
+        return self.image_shape and [keras.KerasTensor((None, *self.image_shape), self.input_dtype, name="images")]
+
+    @property
+    def input_dtype(self) -> str:
+        """What exported graphs are given, whatever precision the networks have."""
+        return "float32"
 
     def quantize(self, mode=None, config=None, filters=None, **kwargs) -> None:
         """As `keras.Model.quantize`: dense layers of the networks, ours and yours, in 8 or 4 bits.
@@ -393,7 +403,10 @@ class GlimpseClassifier(KeepsInner, GlimpseTrainer):
             self.optimizer.build(self.trainable_variables)
 
     def export(self, filepath, format="tf_saved_model", *args, **kwargs):
-        """As `keras.Model.export`, with operations that every runtime has.
+        """As `keras.Model.export`.
+
+        Its graphs have operations that every runtime has, as have all that you trace yourself: `tf.function`s that call the
+        model, models that it is a part of, `TFLiteConverter.from_keras_model(model)` and `tf2onnx.convert.from_keras(model)`.
 
         Raises:
             ValueError: the model is not built, or has layers of int4 in another format than a SavedModel.
@@ -403,7 +416,7 @@ class GlimpseClassifier(KeepsInner, GlimpseTrainer):
         self(tf.zeros((1, *self.image_shape)))  # Keras exports only models that were called; training does not call them.
         if format != "tf_saved_model":
             check_exportable(f"export(format={format!r})", self, None, quantized=("int8",))
-        with portable_operations(), float_products(self):
+        with float_products(self):
             return super().export(filepath, format, *args, **kwargs)
 
     @property
@@ -455,7 +468,7 @@ class GlimpseClassifier(KeepsInner, GlimpseTrainer):
 
     def build_from_config(self, config):
         with usable("build_config"):
-            super().build_from_config(config)
+            super().build_from_config({"input_shape": tuple(config["input_shape"])})  # JSON has no tuples; LiteRT wants one.
 
     def compile_from_config(self, config):
         with usable("compile_config"):

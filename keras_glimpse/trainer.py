@@ -15,6 +15,7 @@ from keras_glimpse.checkpoints import Checkpoints, after_epochs, check_resumable
 from keras_glimpse.checks import checked_input, named_batches
 from keras_glimpse.measures import Measures
 from keras_glimpse.metrics import UserMetrics
+from keras_glimpse.portable import run_by_tensorflow
 from keras_glimpse.stage import Stage
 from keras_glimpse.tracing import Functions
 
@@ -180,9 +181,11 @@ class GlimpseTrainer(keras.Model):
         for tracker in filter(None, _compat.trackers(self)):  # Whatever a subclass says that `metrics` are.
             tracker.reset_state()
 
+    @run_by_tensorflow()
     def _train(self, data):
         self._measure(data, *training.train_step(self, data))
 
+    @run_by_tensorflow()
     def _test(self, data):
         self._measure(data, *training.test_step(self, data))
 
@@ -201,6 +204,11 @@ class GlimpseTrainer(keras.Model):
         """Measures a batch, and returns the measures since they were last reset."""
         self._test(data)
         return self._test_results()
+
+    @run_by_tensorflow()
+    def predict_step(self, data) -> tf.Tensor:
+        """As Keras's: the logits of a batch."""
+        return super().predict_step(data)
 
     def _measure(self, data, measured, logits):
         images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)

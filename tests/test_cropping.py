@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from oracle import crop
 
 from keras_glimpse import MultiScaleCrop
-from keras_glimpse.cropping import _compiled_by_xla, crop_window
+from keras_glimpse._compat import is_compiled_by_xla
+from keras_glimpse.cropping import crop_window
 from keras_glimpse.downsampling import downsample
-from keras_glimpse.portable import portable_operations
+from keras_glimpse.portable import run_by_tensorflow
 
 
 def by_op(image, location, size):
@@ -21,17 +22,11 @@ def by_op(image, location, size):
     return tf.image.crop_and_resize(image, boxes, np.arange(len(image)), [size, size])
 
 
-def portable(*args):
-    with portable_operations():
-        return crop_window(*args)
-
-
 WAYS = {
     "eager": crop_window,
-    "graph": tf.function(crop_window),
-    "xla": tf.function(crop_window, jit_compile=True),
-    "portable": portable,
-    "portable graph": tf.function(portable),
+    "TensorFlow": tf.function(run_by_tensorflow()(crop_window)),
+    "XLA": tf.function(crop_window, jit_compile=True),
+    "portable": tf.function(crop_window),
 }
 
 
@@ -69,7 +64,9 @@ def test_both_implementations_agree(height, width, channels, size, location, dty
         return  # Within rounding of a border pixel, the op itself may read the pixel or 0.
     if np.any(edge == 0) or np.any(np.abs(start + np.arange(size)[:, None] - (np.array([height, width]) - 1)) < 1e-3):
         return
-    np.testing.assert_allclose(crop_window(image, location, size), portable(image, location, size), atol=2e-2, rtol=1e-4)
+    np.testing.assert_allclose(
+        crop_window(image, location, size), WAYS["portable"](image, location, size), atol=2e-2, rtol=1e-4
+    )
 
 
 def test_xla_is_noticed():
@@ -77,22 +74,22 @@ def test_xla_is_noticed():
 
     @tf.function(jit_compile=True)
     def compiled(x):
-        seen.append(_compiled_by_xla())
+        seen.append(is_compiled_by_xla())
         return tf.while_loop(lambda i, x: i < 2, lambda i, x: (i + 1, inner(x)), (0, x))[1]
 
     @tf.function
     def inner(x):
-        seen.append(_compiled_by_xla())
+        seen.append(is_compiled_by_xla())
         return x + 1
 
     @tf.function
     def plain(x):
-        seen.append(_compiled_by_xla())
+        seen.append(is_compiled_by_xla())
         return compiled(x)
 
     plain(tf.ones(1))
     assert seen[0] is False and all(seen[1:]) and len(seen) >= 3
-    assert not _compiled_by_xla()
+    assert not is_compiled_by_xla()
 
 
 @pytest.mark.parametrize("scales", [(1,), (1, 2), (2,), (1, 2, 3), (1, 3, 4)])

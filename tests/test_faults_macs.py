@@ -10,7 +10,7 @@ from keras import layers
 
 import keras_glimpse
 from keras_glimpse import GlimpseClassifier, cascade_curve, cascade_predict, count_macs, stage_macs
-from keras_glimpse.portable import portable_operations
+from keras_glimpse.portable import quantized_products
 
 FIRST = {"data_format": "channels_first"}
 UNROLLED = {"unroll": True}
@@ -200,7 +200,7 @@ def test_classifiers(make_model):
     for each in (*model.glimpse_nets, model.low_res_net):
         each.layers[-1].enable_lora(1)
     assert stage_macs(model).tolist() == by_hand
-    with portable_operations(quantized=True):  # Location heads then multiply elementwise, and sum.
+    with quantized_products():  # Location heads then multiply elementwise, and sum.
         assert stage_macs(model).tolist() == by_hand
 
 

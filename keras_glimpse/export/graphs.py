@@ -8,13 +8,6 @@ import tensorflow as tf
 from keras_glimpse.macs import known_stage_macs
 
 
-def holder(model) -> tf.Module:
-    """What TensorFlow saves for a graph of a model: its weights, without Keras."""
-    module = tf.Module()
-    module.weights = [variable.value for variable in model.variables]
-    return module
-
-
 def everything(model, images: tf.Tensor, threshold: float | None) -> dict[str, tf.Tensor]:
     """All stages of all images, wherever the cascade would stop: what to show a person."""
     seen = model.look(images)
@@ -23,7 +16,7 @@ def everything(model, images: tf.Tensor, threshold: float | None) -> dict[str, t
     if threshold is not None:
         sure = tf.reduce_max(probabilities, axis=-1) >= threshold
         last = tf.one_hot(model.active_glimpses, model.active_glimpses + 1, True, False, dtype=tf.bool)
-        exit_stage = tf.argmax(sure | last, axis=-1, output_type=tf.int32)
+        exit_stage = tf.argmax(tf.cast(sure | last, tf.int32), axis=-1, output_type=tf.int32)
     answer = {"stage_probabilities": probabilities, "locations": seen["locations"], "exit_stage": exit_stage}
     macs = known_stage_macs(model)
     if macs is not None:

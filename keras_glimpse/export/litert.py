@@ -9,12 +9,13 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.lite.python.schema_py_generated import BuiltinOperator
 
+from keras_glimpse._compat import holder
 from keras_glimpse.cascade import cascade_predict
 from keras_glimpse.checks import check_exportable, check_integers, check_one_of, check_spec
 from keras_glimpse.downsampling import to_unit_range
 from keras_glimpse.export.files import complete_file, write_marked
-from keras_glimpse.export.graphs import holder, one_image, until_sure
-from keras_glimpse.portable import portable_operations
+from keras_glimpse.export.graphs import one_image, until_sure
+from keras_glimpse.portable import quantized_products
 from keras_glimpse.quantization import float_products
 from keras_glimpse.version import __version__
 
@@ -114,8 +115,8 @@ def _check_every_stage_is_reached(model, calibration, threshold):
 
 def convert(compute: Callable, model, signature: tf.TensorSpec, quantize: str | None = None, calibration=None) -> bytes:
     """The content of a LiteRT file that computes a function of images and of a model's weights, by built-in operations."""
-    quiet, portable = warnings.catch_warnings(), portable_operations(quantize is not None)
-    with quiet, portable, tempfile.TemporaryDirectory() as folder:
+    quiet, products = warnings.catch_warnings(), quantized_products(quantize is not None)
+    with quiet, products, tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")  # The converter warns of its own internals.
         function = tf.function(compute, autograph=False).get_concrete_function(signature)
         tf.saved_model.save(holder(model), folder, {"serving_default": function})

@@ -9,7 +9,6 @@ import tensorflow as tf
 from keras_glimpse.checks import check_exportable
 from keras_glimpse.export.files import complete_file
 from keras_glimpse.export.graphs import one_image, until_sure
-from keras_glimpse.portable import portable_operations
 from keras_glimpse.quantization import float_products
 
 
@@ -64,7 +63,7 @@ def export_onnx(model, path: str | os.PathLike, threshold: float | None = None) 
     check_exportable("export_onnx", model, threshold, float32=True, quantized=("int8",))
     batch = None if threshold is None else 1
     signature = [tf.TensorSpec((batch, *model.image_shape), tf.float32, name="images")]
-    with portable_operations(), float_products(model), complete_file(path) as scratch, warnings.catch_warnings():
+    with float_products(model), complete_file(path) as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tf2onnx and Keras warn of their own internals.
         answer = Answer(model, threshold)
         answer(tf.zeros((1, *model.image_shape)))

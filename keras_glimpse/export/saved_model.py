@@ -5,16 +5,19 @@ from functools import partial
 
 import tensorflow as tf
 
+from keras_glimpse._compat import holder
 from keras_glimpse.checks import check_exportable
 from keras_glimpse.export.files import complete_folder
-from keras_glimpse.export.graphs import everything, holder, until_sure
+from keras_glimpse.export.graphs import everything, one_image, until_sure
+from keras_glimpse.portable import run_by_tensorflow
+from keras_glimpse.quantization import float_products
 from keras_glimpse.version import __version__
 
 
 def export_saved_model(model, path: str | os.PathLike, threshold: float | None = None) -> None:
     """Writes a SavedModel that needs neither Keras nor this package to run.
 
-    Its signatures take batches of any size, `images` `[batch, height, width, channels]`:
+    Its signatures take batches of any size, `images` `[batch, height, width, channels]`, but for the last:
 
     - `serving_default`: float32 images, scaled as the model was trained (to [0, 1] if that was on unsigned integers), give
       `probabilities` `[batch, num_classes]`. With a threshold, the networks of a glimpse run only on the images that
@@ -24,6 +27,10 @@ def export_saved_model(model, path: str | os.PathLike, threshold: float | None =
       `[batch, num_glimpses, 2]`, `exit_stage` `[batch]`, int32, and `macs` `[batch]`, int64. Every glimpse is computed for
       every image; `exit_stage` and `macs` tell where the cascade stops. (No `macs` for networks of your own with loops or
       branches, which `count_macs` cannot count.)
+    - `portable`: as `serving_default`, with operations that converters know: give them its name, as in
+      `TFLiteConverter.from_saved_model(path, signature_keys=["portable"])` or `--signature_def portable` of tf2onnx. The others
+      crop with an operation of TensorFlow's own, which is faster there. With a threshold it takes one image at a time,
+      `[1, height, width, channels]`, and gives `exit_stage` `[1]`, int32, too.
 
     Args:
         model: a built `GlimpseClassifier`.
@@ -55,13 +62,15 @@ def export_saved_model(model, path: str | os.PathLike, threshold: float | None =
 
 
 def _signatures(model, threshold):
-    images = {dtype: tf.TensorSpec((None, *model.image_shape), dtype, name="images") for dtype in (tf.float32, tf.uint8)}
     signatures = {
-        "serving_default": (until_sure, tf.float32),
-        "uint8": (until_sure, tf.uint8),
-        "explain": (everything, tf.float32),
+        "serving_default": (run_by_tensorflow()(until_sure), None, tf.float32),
+        "uint8": (run_by_tensorflow()(until_sure), None, tf.uint8),
+        "explain": (run_by_tensorflow()(everything), None, tf.float32),
+        "portable": (float_products(model)(until_sure if threshold is None else one_image), threshold and 1, tf.float32),
     }
     return {
-        name: tf.function(partial(compute, model, threshold=threshold), autograph=False).get_concrete_function(images[dtype])
-        for name, (compute, dtype) in signatures.items()
+        name: tf.function(partial(compute, model, threshold=threshold), autograph=False).get_concrete_function(
+            tf.TensorSpec((batch, *model.image_shape), dtype, name="images")
+        )
+        for name, (compute, batch, dtype) in signatures.items()
     }

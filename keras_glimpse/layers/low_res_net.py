@@ -67,6 +67,7 @@ class LowResNet(KeepsInner, keras.layers.Layer):
             features = layer.units
 
     def call(self, image):
+        check_image_shape(image.shape, {})
         hidden = downsample(image, self.size, self.downsample)
         hidden = ops.reshape(hidden, (-1, self.size[0] * self.size[1] * image.shape[3]))
         for layer in self.hidden_layers:

@@ -76,6 +76,7 @@ class MultiScaleCrop(keras.layers.Layer):
 
         All are parts of one crop. (Windows of odd and of even width sit half a pixel apart: one crop for each.)
         """
+        check_image_shape(image.shape, {})
         widths = [scale * self.size for scale in self.scales]
         widest = {width % 2: max(w for w in widths if w % 2 == width % 2) for width in widths}
         unions = {parity: crop_window(image, location, width + margin) for parity, width in widest.items()}
