@@ -306,7 +306,7 @@ class GlimpseClassifier(Saveable, KeepsInner, GlimpseTrainer):
 
     def add_loss(self, loss):
         raise ValueError(
-            "add_loss would be no part of eqs. 16 to 18: call it on a layer of one of its networks, and it is added to the loss."
+            "add_loss would be no part of eqs. 16 to 18: call it on a layer of one of the networks, and it is added to the loss."
         )
 
     def compute_output_shape(self, images_shape):

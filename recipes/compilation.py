@@ -86,9 +86,7 @@ class Plain(keras.Model):
         self.size, self.scales = model.crop.size, model.crop.scales
 
     def patches(self, images, count):
-        places = [
-            ops.concatenate([self.window(images, 2 * n, scale) for scale in self.scales], axis=-1) for n in range(count)
-        ]
+        places = [ops.concatenate([self.window(images, 2 * n, scale) for scale in self.scales], axis=-1) for n in range(count)]
         return ops.concatenate(places, axis=0)
 
     def window(self, images, start, scale):

@@ -237,7 +237,9 @@ def test_xla_for_dense_networks_and_not_for_convolutions(make_model, caplog):
             chosen[name] = model.jit_compile
     on_cpu = not tf.config.list_physical_devices("GPU")
     assert chosen == {"dense": True, "conv": not on_cpu}
-    assert [record.message.split(":")[0] for record in caplog.records] == ["XLA compiles the model.", "XLA is off"][: 1 + on_cpu]
+    assert [record.message.split(":")[0] for record in caplog.records] == ["XLA compiles the model.", "XLA is off"][
+        : 1 + on_cpu
+    ]
 
 
 def thumbnail(kind):
