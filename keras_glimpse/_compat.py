@@ -53,6 +53,11 @@ def deterministic_ops() -> bool:
     return config.is_op_determinism_enabled()
 
 
+def trained_by(optimizer) -> list | None:
+    """The variables that an optimizer was built for; None for one that was not built."""
+    return optimizer._trainable_variables if getattr(optimizer, "built", False) else None
+
+
 # ---- Metrics ----
 
 # `CompileMetrics` is what `compile` makes of `metrics` and `weighted_metrics`. Callbacks in mode "auto" look for directions,
@@ -103,7 +108,14 @@ def labels_of(iterator, batch) -> keras.KerasTensor | None:
     return keras.KerasTensor(tuple(labels.shape), keras.backend.standardize_dtype(labels.dtype))
 
 
-# ---- SavedModels ----
+# ---- SavedModels and LiteRT ----
+
+
+def litert_operations() -> list[str]:
+    """The names of all built-in operations of LiteRT: `tf.lite` does not list them."""
+    from tensorflow.lite.python.schema_py_generated import BuiltinOperator
+
+    return [name for name in vars(BuiltinOperator) if name.isupper()]
 
 
 def holder(model) -> tf.Module:

@@ -109,6 +109,27 @@ def step_function(strategy, step: Callable, results: Callable, *, jit_compile: b
     return StepFunction(run, run_one)
 
 
+def predict_function(step: Callable, jit_compile: bool) -> Callable:
+    """A predict function, as Keras calls it: `step` on each batch in a list, and the results in one."""
+    one = tf.function(step, jit_compile=jit_compile, reduce_retracing=True, autograph=False)
+    each = one if jit_compile else step  # In one graph, TensorFlow runs parts of several batches at a time.
+    many = tf.function(lambda batches: tf.concat([each(batch) for batch in batches], axis=0), autograph=False)
+
+    def function(batches):
+        if len(batches) < STEPS_PER_CALL or len({batch[0].shape[0] for batch in batches}) > 1:
+            return tf.concat([one(batch) for batch in batches], axis=0)  # Nothing is traced for a remainder.
+        return many(batches)
+
+    return function
+
+
+class PredictProgress(keras.callbacks.ProgbarLogger):
+    """The progress bar of `predict`, which ends where the data end: Keras counts the last call for as many steps as others."""
+
+    def on_predict_batch_end(self, batch, logs=None):
+        super().on_predict_batch_end(batch if self.target is None else min(batch, self.target - 1), logs)
+
+
 def _one_by_one(strategy, step, results, jit_compile, eager):
     """Batches stay where they are: on several replicas, of large images, without XLA.
 

@@ -1,6 +1,5 @@
 """`GlimpseClassifier`: the whole system of the paper as one Keras model."""
 
-import numbers
 import os
 import warnings
 from collections.abc import Sequence
@@ -306,7 +305,7 @@ class GlimpseClassifier(Saveable, KeepsInner, GlimpseTrainer):
 
     def add_loss(self, loss):
         raise ValueError(
-            "add_loss would be no part of eqs. 16 to 18: call it on a layer of one of the networks, and it is added to the loss."
+            "add_loss is no part of eqs. 16 to 18: call it on a layer of one of its networks, and it is added to the loss."
         )
 
     def compute_output_shape(self, images_shape):
@@ -346,13 +345,6 @@ class GlimpseClassifier(Saveable, KeepsInner, GlimpseTrainer):
         """Warns, once, if the pixels of floats are not in the range that the model expects; looks at the first few images."""
         if self._pixels:
             self._pixels.see(images[:32])
-
-    def predict(self, x, *args, **kwargs):
-        """As `keras.Model.predict`: the logits of eq. 6; arrays are checked first."""
-        if hasattr(x, "shape") or isinstance(x, list | tuple | dict | str | numbers.Number | None):
-            check_images(x, self.image_shape, at_least=1)
-            self.see_pixels(x)
-        return super().predict(x, *args, **kwargs)
 
     def predict_on_batch(self, x):
         """As `keras.Model.predict_on_batch`; the array is checked first."""

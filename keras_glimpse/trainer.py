@@ -1,5 +1,6 @@
 """The Keras side of training: choosing a stage in `compile`, then `fit` and `evaluate` as everywhere in Keras."""
 
+import numbers
 import os
 import warnings
 from inspect import signature
@@ -12,7 +13,7 @@ from keras import ops
 from keras_glimpse import _compat, acceleration, execution, replicas, training
 from keras_glimpse._compat import all_layers
 from keras_glimpse.checkpoints import Checkpoints, after_epochs, check_resumable
-from keras_glimpse.checks import checked_input, named_batches
+from keras_glimpse.checks import check_images, checked_input, named_batches
 from keras_glimpse.measures import Measures
 from keras_glimpse.metrics import UserMetrics
 from keras_glimpse.portable import run_by_tensorflow
@@ -124,8 +125,8 @@ class GlimpseTrainer(keras.Model):
                 raise ValueError(f"{type(self).__name__}.{name} would not be called in training: {instead}.")
 
     def _check_optimizer(self, optimizer):
-        trained = getattr(optimizer, "_trainable_variables", None)
-        if getattr(optimizer, "built", False) and [id(v) for v in trained] != [id(v) for v in self.trainable_variables]:
+        trained = _compat.trained_by(optimizer)
+        if trained is not None and [id(v) for v in trained] != [id(v) for v in self.trainable_variables]:
             raise ValueError(
                 "The optimizer has trained other variables: compile with a fresh optimizer for each stage, and after what "
                 "changes the variables (`enable_lora`, `trainable`)."
@@ -248,11 +249,16 @@ class GlimpseTrainer(keras.Model):
         self.test_function = self._made("test", self._test, self._test_results, super().make_test_function)
 
     def make_predict_function(self, force=False):
-        def make():
+        def by_keras():
             super(GlimpseTrainer, self).make_predict_function(force=True)
             return self.predict_function
 
-        self.predict_function = self._functions.get(f"predict {self.steps_per_execution}", make)
+        ours = lambda: execution.predict_function(self.predict_step, self.jit_compile)  # noqa: E731
+        make = ours if self._runs_on_one_device_in_graphs() else by_keras
+        self.predict_function = self._functions.get("predict", make)
+
+    def _runs_on_one_device_in_graphs(self):
+        return self.distribute_strategy.num_replicas_in_sync == 1 and not (self.compiled and self.run_eagerly)
 
     def _made(self, phase, step, results, by_keras):
         def make():
@@ -353,6 +359,22 @@ class GlimpseTrainer(keras.Model):
         with named_batches():
             self._plan("test", given["callbacks"], given["steps"])
             return super().evaluate(**given)
+
+    def predict(self, x, batch_size=None, verbose="auto", steps=None, callbacks=None):
+        """As `keras.Model.predict`: the logits of eq. 6; arrays are checked first."""
+        if hasattr(x, "shape") or isinstance(x, list | tuple | dict | str | numbers.Number | None):
+            check_images(x, self.image_shape, at_least=1)
+            self.see_pixels(x)
+        own = self.steps_per_execution
+        several = self._choices.get("steps_per_execution", "auto") == "auto" and self._runs_on_one_device_in_graphs()
+        if several and steps is None and not execution.watches_steps(callbacks, "predict"):
+            self.steps_per_execution = execution.STEPS_PER_CALL
+            if not isinstance(callbacks, keras.callbacks.CallbackList):
+                callbacks = [execution.PredictProgress(), *keras.tree.flatten(callbacks or [])]
+        try:
+            return super().predict(x, batch_size, verbose, steps, callbacks)
+        finally:
+            self.steps_per_execution = own
 
     def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
         """As `keras.Model.train_on_batch`; images, labels and sample weights are checked first."""

@@ -56,6 +56,17 @@ def test_layers_and_variables_however_deep():
     assert _compat.own_variables(around) == []
 
 
+def test_variables_of_an_optimizer():
+    optimizer, variable = keras.optimizers.SGD(), keras.Variable(1.0)
+    assert _compat.trained_by(optimizer) is None
+    optimizer.build([variable])
+    assert _compat.trained_by(optimizer) == [variable]
+
+
+def test_operations_of_litert():
+    assert {"FULLY_CONNECTED", "CONV_2D", "IF"} <= {*_compat.litert_operations()}
+
+
 def test_deterministic_ops():
     assert _compat.deterministic_ops() is False
 
@@ -65,11 +76,14 @@ def private_names(path):
     tree = ast.parse(path.read_text())
     ours = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)} | {"_replace"}
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(("keras.src", "tensorflow.python")):
+        name = node.attr if isinstance(node, ast.Attribute) else ""
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr" and isinstance(node.args[1], ast.Constant):
+            name = node.args[1].value
+        is_private = name.startswith("_") and not name.endswith("__") and name not in ours
+        if is_private and not ast.unparse(node).startswith(("self.", "cls.")):
+            yield f"{path.name}: {ast.unparse(node)}"
+        if isinstance(node, ast.ImportFrom) and node.module and {"src", "python"} & {*node.module.split(".")}:
             yield f"{path.name}: {node.module}"
-        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.endswith("__"):
-            if node.attr not in ours and ast.unparse(node.value) not in ("self", "cls"):
-                yield f"{path.name}: {ast.unparse(node)}"
 
 
 def test_private_names_are_in_one_file():

@@ -7,9 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.lite.python.schema_py_generated import BuiltinOperator
 
-from keras_glimpse._compat import holder
+from keras_glimpse._compat import holder, litert_operations
 from keras_glimpse.cascade import cascade_predict
 from keras_glimpse.checks import check_exportable, check_integers, check_one_of, check_spec
 from keras_glimpse.downsampling import to_unit_range
@@ -134,7 +133,7 @@ def _to_int8(converter, signature, calibration) -> bytes:
     size = signature.shape[0] or len(calibration)
     batches = np.resize(calibration, (-(-len(calibration) // size), size, *calibration.shape[1:]))
     converter.representative_dataset = lambda: ({"images": batch} for batch in batches)
-    kept = [name for name in vars(BuiltinOperator) if name.isupper() and name not in QUANTIZED]
+    kept = [name for name in litert_operations() if name not in QUANTIZED]
     debugger = tf.lite.experimental.QuantizationDebugger(  # The public way to name the operations that are not to change.
         converter=converter,
         debug_dataset=converter.representative_dataset,
