@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_glimpse._compat import all_layers
 from keras_glimpse.labels import are_shares
 
 SHARES_SUM_TO_1 = 1e-2  # Soft labels in half precision are off by a thousandth.
@@ -85,10 +86,10 @@ def check_exportable(function: str, model, threshold: float | None, float32: boo
     if threshold is not None:
         check_threshold(threshold)
     check_looks(function, model)
-    half = [layer for layer in model._flatten_layers() if layer.compute_dtype != "float32"]
+    half = [layer for layer in all_layers(model) if layer.compute_dtype != "float32"]
     if float32 and half:
         raise ValueError(f"{function} needs a model of float32; {half[0].name!r} has {half[0].dtype_policy.name}.")
-    modes = {layer.quantization_mode: layer for layer in model._flatten_layers() if layer.quantization_mode}
+    modes = {layer.quantization_mode: layer for layer in all_layers(model) if layer.quantization_mode}
     for mode, layer in modes.items():
         if quantized is not None and mode not in quantized:
             raise ValueError(
@@ -366,7 +367,10 @@ class _BatchCheck:
 
 
 def _dtype(array):
-    return keras.backend.standardize_dtype(array.dtype)
+    try:
+        return keras.backend.standardize_dtype(array.dtype)
+    except ValueError:  # text, or Python objects
+        return "string"
 
 
 class _CheckedPyDataset(keras.utils.PyDataset):

@@ -76,7 +76,7 @@ class StepFunction:
 
     def __call__(self, iterator):
         if not isinstance(iterator, tf.data.Iterator | tf.distribute.DistributedIterator):
-            return self._run_one(next(iterator))
+            return self._run_one(keras.utils.pack_x_y_sample_weight(*next(iterator)))  # Without parts that are None.
         if self._ahead <= 0:
             limit = min(self._room, self._left or self._room)
             self._ahead, self._logs = self._run(iterator, limit, self._room)

@@ -176,7 +176,7 @@ class GlimpseClassifier(Saveable, KeepsInner, GlimpseTrainer):
         self.glimpse_nets = tuple(one_for_each_glimpse(template, num_glimpses, share_weights))
         self.image_shape = None
         self._active, self._trained = num_glimpses, ()
-        self._pixels = PixelRange()
+        self._pixels = None if preprocess else PixelRange()
 
     @property
     def group_size(self) -> int:
@@ -303,6 +303,11 @@ class GlimpseClassifier(Saveable, KeepsInner, GlimpseTrainer):
                 "in its own fit only. Pass layers that come before it as `preprocess`, or set its `trainable` to False."
             )
         return self._look(images, training)["logits"][:, -1]
+
+    def add_loss(self, loss):
+        raise ValueError(
+            "add_loss would be no part of eqs. 16 to 18: call it on a layer of one of the networks, and it is added to the loss."
+        )
 
     def compute_output_shape(self, images_shape):
         return (images_shape[0], self.num_classes)
@@ -432,14 +437,15 @@ class GlimpseClassifier(Saveable, KeepsInner, GlimpseTrainer):
             warnings.warn("LoRA on quantized layers is saved as part of their kernels, rounded: answers change.", stacklevel=2)
         store["active_glimpses"] = np.asarray(self.active_glimpses)
         store["trained_glimpses"] = np.asarray(self.trained_glimpses, np.int64)
-        store["largest_pixel"] = np.asarray(self._pixels.largest or 0.0)
+        store["largest_pixel"] = np.asarray(self._pixels and self._pixels.largest or 0.0)
 
     def load_own_variables(self, store):
         if "active_glimpses" not in [*store.keys()]:  # Version 0.1 looked at all glimpses, and did not note what was trained.
             self._active, self._trained = self.num_glimpses, tuple(range(1, self.num_glimpses + 1))
             return
         self._active, self._trained = int(store["active_glimpses"][()]), tuple(map(int, store["trained_glimpses"][()]))
-        self._pixels = PixelRange(float(store["largest_pixel"][()]) or None)
+        if self._pixels:
+            self._pixels.largest = float(store["largest_pixel"][()]) or None
 
     def get_config(self):
         shared = self.share_weights

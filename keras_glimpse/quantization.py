@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 import keras
 from keras import ops
 
+from keras_glimpse._compat import all_layers
+
 MODES = ("int8", "int4")
 NOT_MODES = {
     "float8": "it is for training large products on a GPU, and not tried with training in stages",
@@ -25,9 +27,11 @@ def layers_to_quantize(model, mode: str, filters) -> list[keras.Layer]:
     if mode not in MODES:
         why = f" ({NOT_MODES[mode]})" if mode in NOT_MODES else ""
         raise ValueError(f"mode must be one of {MODES}; got {mode!r}{why}.")
-    heads = {id(layer) for head in model.location_heads for layer in head._flatten_layers()}
+    heads = {id(layer) for head in model.location_heads for layer in all_layers(head)}
     is_wanted = _matches(filters)
-    wanted = [layer for layer in model._flatten_layers() if not layer._layers and id(layer) not in heads and is_wanted(layer)]
+    wanted = [
+        layer for layer in all_layers(model) if len(all_layers(layer)) == 1 and id(layer) not in heads and is_wanted(layer)
+    ]
     layers = [layer for layer in wanted if type(layer).quantize is not keras.Layer.quantize]
     if not layers:
         raise ValueError(f"Keras can quantize none of the layers{' that match the filters' if filters else ''}.")
@@ -55,7 +59,7 @@ def _matches(filters) -> Callable[[keras.Layer], bool]:
 @contextlib.contextmanager
 def float_products(model) -> Iterator[None]:
     """Within this context, int8 layers multiply their 8-bit numbers as floats: the same numbers, by what every runtime has."""
-    quantizers = {layer: layer.inputs_quantizer for layer in model._flatten_layers() if _quantizes_inputs(layer)}
+    quantizers = {layer: layer.inputs_quantizer for layer in all_layers(model) if _quantizes_inputs(layer)}
     try:
         for layer, quantizer in quantizers.items():
             layer.inputs_quantizer = _ToFloats(quantizer)

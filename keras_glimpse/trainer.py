@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_glimpse import _compat, acceleration, execution, replicas, training
+from keras_glimpse._compat import all_layers
 from keras_glimpse.checkpoints import Checkpoints, after_epochs, check_resumable
 from keras_glimpse.checks import checked_input, named_batches
 from keras_glimpse.measures import Measures
@@ -102,11 +103,12 @@ class GlimpseTrainer(keras.Model):
         stage = stage if isinstance(stage, str) else int(stage)
         self._choices = {"stage": stage, "jit_compile": jit_compile, "steps_per_execution": steps_per_execution}
         steps = 1 if steps_per_execution == "auto" else steps_per_execution
+        self._xla = False  # Not to be resolved before all is set.
         with acceleration.scope_of(self):
             super().compile(optimizer, jit_compile=None, steps_per_execution=steps, **kwargs)
         _compat.track(self, *trackers)
-        self.jit_compile = jit_compile
         self._functions.clear()
+        self._xla = "auto" if jit_compile == "auto" else self._without_unable_layers(jit_compile)
 
     def _trackers(self, metrics, weighted_metrics):
         tested = training.test_measures(self.num_glimpses)
@@ -143,10 +145,13 @@ class GlimpseTrainer(keras.Model):
 
     @jit_compile.setter
     def jit_compile(self, value):
-        self._xla = "auto" if value is None else value
-        if value is True and not all(layer.supports_jit for layer in self._flatten_layers()):
-            warnings.warn("A layer of the model does not support `jit_compile=True`. Proceeding without.", stacklevel=2)
-            self._xla = False
+        self._xla = "auto" if value is None else self._without_unable_layers(value)
+
+    def _without_unable_layers(self, jit_compile):
+        if jit_compile and not all(layer.supports_jit for layer in all_layers(self)):
+            warnings.warn("A layer of the model does not support `jit_compile=True`. Proceeding without.", stacklevel=3)
+            return False
+        return bool(jit_compile)
 
     @property
     def trained_layers(self) -> list[keras.Layer]:

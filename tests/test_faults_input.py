@@ -105,7 +105,7 @@ def test_layers_frozen_after_compile(make_model, batch):
     model.compile(paper_sgd(), jit_compile=False)
     model.fit(*batch, verbose=0)
     model.low_res_net.trainable = False
-    with pytest.raises(ValueError, match="needs a fresh optimizer"):
+    with pytest.raises(ValueError, match="compile with a fresh optimizer"):
         model.fit(*batch, verbose=0)
     model.compile(paper_sgd(), jit_compile=False)
     model.fit(*batch, verbose=0)
@@ -115,8 +115,6 @@ def test_layers_frozen_after_compile(make_model, batch):
 def test_h5_files(compiled, tmp_path, path):
     with pytest.raises(ValueError, match="ends in .keras"):
         compiled.save(tmp_path / path)
-    with pytest.raises(ValueError, match="ends in .keras"):
-        keras.saving.save_model(compiled, str(tmp_path / path))
     assert not list(tmp_path.iterdir())
 
 

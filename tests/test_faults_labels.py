@@ -138,8 +138,9 @@ def test_labels_that_are_neither(make_model, batch, labels, message, way):
         "dataset": lambda: model.fit(tf.data.Dataset.from_tensor_slices((batch[0], labels)).batch(64), verbose=0),
         "train_on_batch": lambda: model.train_on_batch(batch[0], labels),
     }
-    if way == "dataset" and "shape" not in message and "string" not in message:
-        message = "Batch 0 of the training data has"
+    if way == "dataset":
+        is_seen_in_spec = "shape" in message or "string" in message
+        message = message.replace("64, 4", "None, 4") if is_seen_in_spec else "Batch 0 of the training data has"
     with pytest.raises((ValueError, TypeError), match=message):
         calls[way]()
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights()))
@@ -184,7 +185,7 @@ def test_loss_has_sample_weights_and_what_layers_add_in_it(make_model, batch):
             return x
 
     net = keras.Sequential([keras.layers.Flatten(), Penalised(), keras.layers.Dense(3)])
-    model = make_model(glimpse_net=net)
+    model = make_model(num_glimpses=1, glimpse_net=net)
     model.compile(keras.optimizers.SGD(0.0), jit_compile=False)
     plain = model.train_on_batch(*batch, return_dict=True)
     weighted = model.train_on_batch(*batch, sample_weight=np.full(64, 2.0), return_dict=True)

@@ -32,7 +32,8 @@ class Branches:
     """
 
     def __init__(self, model):
-        self.num_glimpses, self.first_look, self.combine = model.num_glimpses, model.first_look, model.combine
+        self.active_glimpses, self.combine = model.active_glimpses, model.combine
+        self.prepare, self.first_look = model.prepare, model.first_look
         self._look_again, self._weights = model.look_again, [(weight, weight.numpy()) for weight in model.variables]
 
     def look_again(self, images, evidence):
