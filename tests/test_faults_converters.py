@@ -228,3 +228,14 @@ def test_means_of_many_pixels(rng):
     exact = image.astype(np.float64).reshape(1, 4, 64, 4, 64, 1).mean(axis=(2, 4))
     portable = tf.function(lambda x: block_mean(x, (4, 4)))
     np.testing.assert_allclose(portable(image), exact, atol=3e-7, rtol=0)
+
+
+@pytest.mark.parametrize("threshold", [None, 0.45])
+def test_our_saved_model_of_eight_bits(make, images, tmp_path, threshold):
+    model = make()
+    model.quantize("int8")
+    keras_glimpse.export_saved_model(model, tmp_path / "1", threshold)
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(tmp_path / "1"), signature_keys=["portable"])
+    found = run_litert(converter.convert(), images, "portable")["probabilities"]
+    expected = keras_glimpse.cascade_predict(model, images, threshold or 1.0).probabilities
+    np.testing.assert_allclose(found, expected, atol=2e-5)
