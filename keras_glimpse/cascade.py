@@ -59,13 +59,17 @@ def cascade_predict(model, images, threshold: float = 0.95, batch_size: int = 20
     if not isinstance(images, tf.data.Dataset):
         check_images(images, model.image_shape)
         images = [images[start : start + batch_size] for start in range(0, len(images), batch_size)] or [images]
-    looks = model.cached("cascade", lambda: [model.graph(partial(_look, model)) for _ in range(model.active_glimpses + 1)])
-    macs = model.cached("macs", lambda: known_stage_macs(model))
+    looks, macs = model.cached("cascade", lambda: _prepared(model))
     results = [_until_sure(model, looks, _only_images(batch), threshold) for batch in images]
     if not results:
         raise ValueError("Expected at least one batch of images; got an empty dataset.")
     probabilities, exit_stage = (np.concatenate(parts) for parts in zip(*results))
     return CascadePrediction(probabilities, exit_stage, None if macs is None else macs[exit_stage])
+
+
+def _prepared(model):
+    """Each look as a compiled function, and the MACs of the stages."""
+    return [model.graph(partial(_look, model)) for _ in range(model.active_glimpses + 1)], known_stage_macs(model)
 
 
 def _until_sure(model, looks, images, threshold):

@@ -29,12 +29,10 @@ class Checkpoints(keras.callbacks.Callback):
     other; generators of dropout are not in them; and a finished training leaves nothing to tell that it is finished.
 
     The random generators are those of the model's layers (dropout, augmentation in `preprocess`), of `keras.random`, of
-    `tf.random.get_global_generator()`, of NumPy (`np.random`) and of Python (`random`). Not kept is what cannot be seen from
-    here: generators of your own (`np.random.default_rng()`, `tf.random.Generator`), of layers that only a dataset calls
-    (`dataset.map(keras.layers.RandomFlip())`), and of stateful operations inside one (`tf.random.uniform`). Give the model
-    such layers as `preprocess`, or make the dataset's randomness a function of the epoch (`keras_glimpse.data.Epoch`) by
-    `tf.random.stateless_uniform`. `dataset.shuffle` with a fixed number of epochs begun, and `fit` on arrays, go on as they
-    would have.
+    `tf.random.get_global_generator()`, of NumPy (`np.random`) and of Python (`random`). Others cannot be seen from here: your
+    own (`np.random.default_rng()`, `tf.random.Generator`), those of layers that only a dataset calls
+    (`dataset.map(keras.layers.RandomFlip())`: give the model such layers as `preprocess`), and those of stateful operations
+    in a dataset (`tf.random.uniform`: use stateless ones, with a seed that follows the epoch, see `keras_glimpse.data.Epoch`).
 
     A file has a part of its SHA-256 in its name. One that does not match, after a failure of the disk, is passed over. Of
     several workers only the chief writes; all must see the folder. The states of other callbacks are not kept.
@@ -102,7 +100,8 @@ class Checkpoints(keras.callbacks.Callback):
         random.setstate((version, tuple(state), gauss))
         np.random.set_state(about["numpy"])
         for name, variable in _generators().items():
-            variable.assign(np.asarray(about.get(name, variable), variable.dtype))
+            now = keras.ops.convert_to_numpy(variable)
+            variable.assign(np.asarray(about.get(name, now), now.dtype))
         self.history, self.epochs = about["history"], about["epochs"]
         return sys.maxsize if about["stopped"] else self.epochs
 
@@ -159,38 +158,28 @@ def after_epochs(x, epochs: int, steps: int | None, is_finished: bool):
                 pass
         return x
     length = int(x.cardinality())
-    begun, read = (epochs, 0) if steps is None else _position(epochs, steps, length)
-    for _ in range(begun + (is_finished and read > 0)):
+    in_parts = steps is not None and not 0 <= length <= steps  # Else every epoch reads them all.
+    begun, read = (epochs, 0) if not in_parts else divmod(epochs * steps, length) if length > 0 else (0, epochs * steps)
+    for _ in range(begun):
         iter(x)
-    skipped = tf.Variable(0 if is_finished else read, dtype=tf.int64)  # Only the first time.
-
-    def begin(_):
-        count = tf.identity(skipped)
-        with tf.control_dependencies([count]), tf.control_dependencies([skipped.assign(0)]):
-            return x.skip(tf.identity(count))
-
-    later = tf.data.Dataset.range(1).flat_map(begin)
+    if is_finished or not in_parts:
+        later = tf.data.Dataset.range(1).flat_map(lambda _: x)
+    else:  # One epoch goes on where the last has ended; at the end of the data, Keras begins them again.
+        later = tf.data.Dataset.range(1).flat_map(lambda _: x.skip(read).concatenate(x.repeat()))
+        length = INFINITE if length >= 0 else length
     return later.apply(tf.data.experimental.assert_cardinality(length)) if length >= 0 or length == INFINITE else later
-
-
-def _position(epochs, steps, length):
-    """How often a dataset was read to its end in so many epochs of `steps`, and how many batches since.
-
-    Keras begins it again in an epoch after the one in which it ended.
-    """
-    if length < 0:
-        return 0, epochs * steps
-    begun, read = 0, 0
-    for _ in range(epochs):
-        read += steps
-        if read >= length:
-            begun, read = begun + 1, 0
-    return begun, read
 
 
 def check_resumable(x, y, batch_size: int | None, steps: int | None) -> None:
     """Raises if epochs of so many steps would begin where a training that goes on cannot know."""
-    if steps is None or isinstance(x, tf.data.Dataset) or hasattr(x, "__next__"):
+    if steps is None or hasattr(x, "__next__"):
+        return
+    if isinstance(x, tf.data.Dataset):
+        length = int(x.cardinality())
+        if length > steps and length % steps:
+            raise ValueError(
+                f"With a checkpoint, steps_per_epoch must divide the {length} batches of a dataset; got {steps}. Or repeat it."
+            )
         return
     length = len(x) if y is None else -(-len(x) // (batch_size or 32))
     if steps != length:

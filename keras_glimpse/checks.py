@@ -104,14 +104,13 @@ def check_layer(**arguments) -> None:
             raise TypeError(f"{name} must be a Keras layer or model; got {value!r}.")
 
 
-def check_images(images, image_shape=None, at_least: int = 0) -> None:
+def check_images(images, image_shape=None, at_least: int = 0, where: str = "") -> None:
     """Raises unless these are images in one array or tensor, at least so many, and of this `image_shape`."""
     if isinstance(images, tf.RaggedTensor) or _holds_objects(images):
-        raise TypeError(
-            f"Expected one array of images of one size; got {_kind(images)}. Resize the images, or give one size at a time."
-        )
+        kind = f"{_kind(images)}. Resize the images, or give one size at a time."
+        raise TypeError(f"Expected one array of images of one size{where}; got {kind}")
     if not hasattr(images, "shape") or not hasattr(images, "dtype"):
-        raise TypeError(f"Expected one array of images; got {_kind(images)}. Try numpy.stack(images).")
+        raise TypeError(f"Expected one array of images{where}; got {_kind(images)}. Try numpy.stack(images).")
     check_spec(images.shape, _dtype(images), image_shape)
     if images.shape[0] is not None and images.shape[0] < at_least:
         raise ValueError("Expected at least one image; got none.")
@@ -179,7 +178,7 @@ def checked_input(x, y, sample_weight, num_classes: int, image_shape=None, name=
         spec = _image_spec(check(0, first)[0])
         return (check(i, batch) for i, batch in enumerate(itertools.chain([first], x))), y, spec
     if in_memory or isinstance(x, list | tuple | dict | None) or hasattr(x, "shape"):
-        check_images(x)
+        check_images(x, where=f" in {name}")
         if y is None:
             raise ValueError(f"Expected labels y beside the array of images x in {name}; got None.")
         y = y if hasattr(y, "shape") else np.asarray(y)
@@ -318,13 +317,13 @@ class _BatchCheck:
                 raise ValueError(f"{where}Sample weight {int(np.argmin(np.isfinite(weights.ravel())))} is NaN or infinite.")
         for start in range(0, len(images), 256):  # In pieces, so that checking does not double the memory images take.
             piece = np.asarray(images[start : start + 256])
-            if self.pixels:
-                self.pixels.see(piece)
             if piece.dtype.kind == "u":
                 continue
             finite = np.isfinite(piece).reshape(len(piece), -1).all(axis=1)
             if not finite.all():
                 raise ValueError(f"{where}Image {start + int(np.argmin(finite))} holds NaN or infinite pixels.")
+            if self.pixels:
+                self.pixels.see(piece)
 
     def dataset(self, dataset):
         return dataset.enumerate().map(lambda index, batch: self._in_graph(index, batch)).prefetch(tf.data.AUTOTUNE)
@@ -340,7 +339,8 @@ class _BatchCheck:
             finite = tf.reduce_all(tf.math.is_finite(images))
             checks.append(tf.debugging.Assert(finite, [*message, "holds NaN or infinite pixels"]))
             if self.pixels:
-                checks.append(self._see_in_graph(images))
+                with tf.control_dependencies(checks):
+                    checks.append(self._see_in_graph(images))
         with tf.control_dependencies(checks):
             images = tf.ensure_shape(images, (None, *(self.image_shape or images.shape[1:])))
             return (tf.identity(images), *batch[1:])

@@ -447,6 +447,8 @@ class GlimpseClassifier(Saveable, KeepsInner, GlimpseTrainer):
         names += ("diversity_variance", "contrastive", "parallel", "share_weights", "averaging", "location_input")
         names += ("gated_glimpse",)
         config = super().get_config() | self._plain_config | {name: getattr(self, name) for name in names}
+        if self.active_glimpses < self.num_glimpses:
+            config["active_glimpses"] = self.active_glimpses
         return config | {name: keras.saving.serialize_keras_object(own[name]) for name in own if self._own[name]}
 
     @classmethod
@@ -454,8 +456,9 @@ class GlimpseClassifier(Saveable, KeepsInner, GlimpseTrainer):
         with usable("config"):
             nets = {name: config[name] for name in ("low_res_net", "glimpse_net", "preprocess") if name in config}
             nets = {name: keras.saving.deserialize_keras_object(net) for name, net in nets.items()}
-            model = cls(**{name: value for name, value in (config | nets).items() if name != "inner"})
+            model = cls(**{name: value for name, value in (config | nets).items() if name not in ("inner", "active_glimpses")})
             model.change_inner(config.get("inner", {}))
+            model.active_glimpses = config.get("active_glimpses", model.num_glimpses)
             return model
 
     def build_from_config(self, config):

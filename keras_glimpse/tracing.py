@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 
+import keras
+
 from keras_glimpse._compat import all_layers, own_variables
 
-PLAIN = (bool, int, float, complex, str, bytes, type(None))
+PLAIN = {bool, int, float, complex, str, bytes, type(None)}
 UNTRACED = {  # Attributes of Keras models that change while they run, and that no graph depends on.
     *("built", "compiled", "history", "loss", "optimizer", "stop_training", "stop_evaluating", "stop_predicting"),
     *("train_function", "test_function", "predict_function", "steps_per_execution"),
@@ -19,7 +21,7 @@ class Functions:
     """
 
     def __init__(self, model):
-        self._model, self._made, self._state = model, {}, None
+        self._model, self._made, self._state = model, {}, (None, None)
 
     def clear(self) -> None:
         self._made.clear()
@@ -27,7 +29,7 @@ class Functions:
     def get(self, name: str, make: Callable):
         """What `make()` returned when it was last called under this name, if that is not out of date."""
         state = traced_state(self._model)
-        if state != self._state:
+        if state[0] != self._state[0]:
             self._made.clear()
             self._state = state
         if name not in self._made:
@@ -35,34 +37,24 @@ class Functions:
         return self._made[name]
 
 
-class _Same:
-    """Compares by identity, and keeps what it compares alive, so that nothing else can get its identity."""
+def traced_state(model) -> tuple[list, list]:
+    """All that a graph of the model holds.
 
-    __slots__ = ("thing",)
-
-    def __init__(self, thing):
-        self.thing = thing
-
-    def __eq__(self, other):
-        return self.thing is other.thing
-
-
-def traced_state(model) -> list:
-    """All that a graph of the model holds, to be compared with what an earlier one holds."""
-    state = [model.active_glimpses, model.stage, model.compiled and model.run_eagerly]
+    Returns:
+        `(values, things)`: values to compare with those of another time, the identities of `things` among them. While the
+        things are kept, nothing else can get the identity of one.
+    """
+    values, things = [model.active_glimpses, model.stage, model.compiled and model.run_eagerly], []
     for layer in all_layers(model):
-        state += [_Same(layer), layer.dtype_policy.name, layer.trainable]
-        state += [_Same(variable) for variable in own_variables(layer)]
+        values.append(layer.trainable)
+        things += (layer, layer.dtype_policy, *own_variables(layer))
         for name, value in vars(layer).items():
-            if name[0] != "_" and name not in UNTRACED:
-                _add(state, name, value)
-    return state
-
-
-def _add(state, name, value):
-    if isinstance(value, PLAIN):
-        state.append((name, value))
-    elif isinstance(value, tuple | list) and all(isinstance(each, PLAIN) for each in value):
-        state.append((name, tuple(value)))
-    elif callable(value) and not hasattr(value, "weights"):  # An activation, say. Layers are compared one by one.
-        state.append(_Same(value))
+            if name[0] == "_" or name in UNTRACED:
+                continue
+            if type(value) in PLAIN:
+                values.append(value)
+            elif isinstance(value, tuple | list):
+                values.append(tuple(each for each in value if type(each) in PLAIN))
+            elif callable(value) and not isinstance(value, keras.Layer):  # An activation, say.
+                things.append(value)
+    return [*values, *map(id, things)], things

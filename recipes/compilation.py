@@ -1,6 +1,6 @@
 """What `jit_compile="auto"` chooses, beside both choices, and beside the same networks trained by plain Keras.
 
-    pip install -e ".[recipes]"
+    pip install -e ".[recipes,litert]"
     python recipes/compilation.py             # about 10 minutes on two cores
 
 Four kinds of networks: dense, small convolutions, MobileNetV3Small for glimpses, and a thumbnail that XLA cannot compile.

@@ -106,6 +106,7 @@ def whole(tmp_path_factory):
 SOURCES = [arrays, shuffled, endless, fresh_places, shuffled_batches, generator]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", SOURCES)
 def test_killed_in_every_stage(source, batch, tmp_path):
     """Two stages of three epochs of four steps, killed in each: a process repeats the steps since the last checkpoint."""

@@ -166,6 +166,7 @@ def run_python(code, *arguments):
     return dict(line.split() for line in done.stdout.splitlines())
 
 
+@pytest.mark.slow
 def test_saved_models_load_in_a_fresh_process(saved):
     differences = run_python(LOADER, saved, *EVERYTHING)
     assert {name: float(value) < 1e-5 for name, value in differences.items()} == dict.fromkeys(EVERYTHING, True)

@@ -13,6 +13,7 @@ def digits(rng):
     return rng.random((60, 20, 24, 1), dtype=np.float32), rng.integers(0, 4, 60)
 
 
+@pytest.mark.slow
 def test_points_are_those_of_the_cascade(sharp_model, digits):
     images, labels = digits
     curve = keras_glimpse.cascade_curve(sharp_model, images, labels, thresholds=[0.3, 0.8, 1.0], batch_size=25)
@@ -26,14 +27,16 @@ def test_points_are_those_of_the_cascade(sharp_model, digits):
     np.testing.assert_array_equal(again.errors, curve.errors)
 
 
+@pytest.mark.slow
 def test_labels_of_other_shapes(sharp_model, digits):
     images, labels = digits
     curve = keras_glimpse.cascade_curve(sharp_model, images, labels)
     np.testing.assert_array_equal(keras_glimpse.cascade_curve(sharp_model, images, labels[:, None]).errors, curve.errors)
     weighted = tf.data.Dataset.from_tensor_slices((images, labels, np.ones(60))).batch(7)
     np.testing.assert_array_equal(keras_glimpse.cascade_curve(sharp_model, weighted).errors, curve.errors)
-    with pytest.raises(ValueError, match=r"class numbers, \[n\] or \[n, 1\]; got shape \(60, 4\)"):
-        keras_glimpse.cascade_curve(sharp_model, images, np.eye(4)[labels])
+    np.testing.assert_array_equal(keras_glimpse.cascade_curve(sharp_model, images, np.eye(4)[labels]).errors, curve.errors)
+    with pytest.raises(ValueError, match=r"one-hot or soft labels \[batch, 4\]; got labels of shape \(60, 5\)"):
+        keras_glimpse.cascade_curve(sharp_model, images, np.eye(5)[labels])
 
 
 def test_the_best_threshold_within_a_budget():

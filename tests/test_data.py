@@ -90,6 +90,7 @@ def test_validation_digits_are_not_trained_on(digits):
     assert data.plain(digits).validation is None
 
 
+@pytest.mark.slow
 def test_mnist_is_mnist(mnist):
     assert mnist.train_images.shape == (60000, 28, 28, 1) and mnist.test_images.shape == (10000, 28, 28, 1)
     assert np.bincount(mnist.test_labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]

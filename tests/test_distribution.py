@@ -50,6 +50,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replicas", [2, 4])
 def test_replicas_equal_one_device(replicas):
     """Eight steps of each stage, the last batch (6 of 8 images) uneven: the same weights and the same progress."""

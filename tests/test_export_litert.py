@@ -16,6 +16,7 @@ def answers(path, images):
     return [run(images=image[None]) for image in images]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threshold", [None, 0.8, 1.0])
 def test_litert_equals_keras(sharp_model, rng, tmp_path, threshold):
     images = rng.random((60, 20, 24, 1), dtype=np.float32)

@@ -32,6 +32,7 @@ def images(rng):
     return rng.integers(0, 256, (60, 20, 24, 1), np.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threshold", [None, 0.8])
 def test_bare_process_equals_keras(sharp_model, images, tmp_path, threshold):
     keras_glimpse.export_saved_model(sharp_model, tmp_path / "1", threshold)

@@ -230,6 +230,7 @@ def test_means_of_many_pixels(rng):
     np.testing.assert_allclose(portable(image), exact, atol=3e-7, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threshold", [None, 0.45])
 def test_our_saved_model_of_eight_bits(make, images, tmp_path, threshold):
     model = make()

@@ -34,8 +34,8 @@ BATCHES = {
     "weights of another number": (lambda x, y: (x, y, np.ones(5)), r"one sample weight an image, \[64\]; got shape \(5,\)"),
     "no labels": (lambda x, y: (x, None), "Expected labels"),
     "size": (lambda x, y: (x[:, :19], y), r"built for images \(20, 24, 1\)"),
-    "ragged": (lambda x, y: (tf.ragged.stack([x[0], x[1][:9]]), y[:2]), "images of one size; got a RaggedTensor"),
-    "objects": (lambda x, y: (np.array([x[0], x[1][:9]], object), y[:2]), "images of one size; got an array of objects"),
+    "ragged": (lambda x, y: (tf.ragged.stack([x[0], x[1][:9]]), y[:2]), "images of one size.*; got a RaggedTensor"),
+    "objects": (lambda x, y: (np.array([x[0], x[1][:9]], object), y[:2]), "images of one size.*; got an array of objects"),
     "list": (lambda x, y: (list(x), y), "got a list"),
     "text": (lambda x, y: (np.full((64, 20, 24, 1), "a"), y), "floats, uint8 or uint16"),
 }
@@ -118,6 +118,7 @@ def test_h5_files(compiled, tmp_path, path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adam", keras.optimizers.Adam(0.01)])
 def test_optimizers_by_name_or_by_example(make_model, batch, optimizer):
     model = make_model()
@@ -165,7 +166,7 @@ def test_images_whose_size_is_not_known_in_a_graph(compiled, batch):
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"\[\?,20,24,1\]"):
         call(batch[0][:, :19])
     fresh = GlimpseClassifier(3, **SIZES)
-    with pytest.raises(ValueError, match="height, width and channels must be known"):
+    with pytest.raises(ValueError, match="must be known statically"):
         tf.function(fresh.look).get_concrete_function(tf.TensorSpec((None, None, None, 1)))
 
 

@@ -79,6 +79,7 @@ def test_augmentation_is_on_in_training_and_off_in_inference(bytes_):
     assert set(seen) == {False}
 
 
+@pytest.mark.slow
 def test_flips_change_what_is_trained_on(bytes_):
     """A random flip gives other weights than none, and the location heads learn all the same."""
     images, labels = bytes_
@@ -95,6 +96,7 @@ def test_flips_change_what_is_trained_on(bytes_):
     assert np.abs(weights[0] - weights[1]).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_layers_in_front_are_saved_and_exported(bytes_, tmp_path):
     images, labels = bytes_
     model = make()
@@ -211,6 +213,7 @@ def test_hooks_that_are_honoured(batch):
     assert not np.allclose(model(batch[0]), plain(batch[0]), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_float64(batch):
     keras.config.set_floatx("float64")
     try:
@@ -261,6 +264,7 @@ def in_numpy(x):
     return tf.ensure_shape(shrunk, (None, 5, 6, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bicubic", "area", "antialias", "numpy"])
 def test_networks_that_xla_cannot_compile(batch, kind, caplog):
     model = GlimpseClassifier(3, patch_size=6, hidden_units=8, low_res_net=thumbnail(kind))

@@ -81,6 +81,7 @@ def test_mobilenet():
     assert count_macs(net) == by_hand > 5_000_000
 
 
+@pytest.mark.slow
 def test_kernels_that_are_computed():
     """The image meets a kernel of 8 x 6 at 4 places, whatever that is made of; beside an integer kernel, LoRA's two too."""
     blocks = keras.quantizers.Int4QuantizationConfig(block_size=4)

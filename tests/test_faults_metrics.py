@@ -215,7 +215,8 @@ def test_a_later_compile_forgets_metrics(make_model, batch):
     model.compile("sgd", metrics=["accuracy"], **PLAIN)
     model.evaluate(*batch, verbose=0)
     model.compile("sgd", **PLAIN)
-    assert set(model.evaluate(*batch, verbose=0, return_dict=True)) == {"loss", "accuracy_0", "accuracy_1", "border_px"}
+    accuracies = ["accuracy_0", "accuracy_1", "accuracy_2"]
+    assert set(model.evaluate(*batch, verbose=0, return_dict=True)) == {"loss", *accuracies, "border_px"}
 
 
 def test_metrics_are_saved_and_loaded(make_model, batch, tmp_path):

@@ -33,6 +33,7 @@ def fuzz(monkeypatch):
     return importlib.import_module("fuzz")
 
 
+@pytest.mark.slow
 def test_what_is_counted_and_that_nothing_is(fuzz, tmp_path):
     """One process runs all, but for those that kill it: to import TensorFlow takes longer than the cases."""
     importlib.import_module("fuzz_cases").prepare(tmp_path)

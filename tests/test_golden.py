@@ -27,7 +27,7 @@ def test_files_of_version_0_1(name):
     answers = model.look(images)
     np.testing.assert_allclose(tf.nn.softmax(answers["logits"]), probabilities, atol=1e-6)
     for key in ("locations", "patches"):
-        np.testing.assert_allclose(answers[key], expected[f"{name}_{key}"], atol=2e-6)
+        np.testing.assert_allclose(answers[key], expected[f"{name}_{key}"], atol=1e-5)  # Pixels of noise, at places to 1e-6.
     np.testing.assert_allclose(tf.nn.softmax(model.predict(images, verbose=0)), probabilities[:, -1], atol=1e-6)
     np.testing.assert_allclose(cascade_predict(model, images, 1.0).probabilities, probabilities[:, -1], atol=1e-6)
     assert model.active_glimpses == model.num_glimpses == len(stage_macs(model)) - 1

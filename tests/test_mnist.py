@@ -1,10 +1,12 @@
 """Real MNIST, where it is to be had: a brief training that must learn what the paper says can be learned."""
 
 import numpy as np
+import pytest
 
 from keras_glimpse import GlimpseClassifier, cascade_predict, data, fit_greedy
 
 
+@pytest.mark.slow
 def test_glimpses_help_on_jittered_mnist(mnist):
     """A tenth of a sweep: far from the results of the recipes, and far from chance."""
     splits = data.jittered(mnist)

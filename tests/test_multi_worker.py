@@ -45,6 +45,7 @@ def launcher(monkeypatch):
     return importlib.import_module("launcher")
 
 
+@pytest.mark.slow
 def test_three_workers_equal_one(launcher, tmp_path):
     alone = train(tf.distribute.get_strategy())
     launcher.run([sys.executable, __file__, "work", tmp_path], 3, tmp_path, limit=LIMIT)
@@ -96,6 +97,7 @@ def test_bad_arguments(launcher, monkeypatch, capsys, option, value):
     assert f"argument {option}" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_killed_worker_rejoins(launcher, tmp_path, capfd, monkeypatch):
     """One of two gets SIGKILL in the last stage, in its second epoch: in the end the weights are those of one worker."""
     arguments = ["--smoke", "--glimpses", "1", "--epochs", "2", "--out", str(tmp_path)]

@@ -7,12 +7,14 @@ import os
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from oracle import Paper, crop
 
 from keras_glimpse import GlimpseClassifier, MultiScaleCrop, cascade_predict, stage_macs
+from keras_glimpse.portable import run_by_tensorflow
 
 THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
 DTYPES = ["float32", "float16", "uint8", "uint16"]
@@ -45,7 +47,7 @@ def crops(draw):
 
 def ways(function):
     yield function
-    yield tf.function(function)
+    yield tf.function(run_by_tensorflow()(function), autograph=False)
     yield tf.function(function, jit_compile=True)
 
 
@@ -59,6 +61,7 @@ def test_crops_are_those_of_numpy(drawn):
         np.testing.assert_allclose(patch, crop(image, centre, layer.size, layer.scales), atol=2e-5)
 
 
+@pytest.mark.slow
 @examples(5)
 @given(crops(), st.sampled_from([np.nan, np.inf, -np.inf, 1e30, -1e9]))
 def test_crops_in_every_way(drawn, nowhere):
@@ -123,6 +126,7 @@ def made(arguments, shape, dtype):
     return model, *images_of(shape, dtype)
 
 
+@pytest.mark.slow
 @examples(15)
 @given(any_model(paper=True))
 def test_looking_as_the_paper_in_numpy(drawn):
@@ -135,6 +139,7 @@ def test_looking_as_the_paper_in_numpy(drawn):
         np.testing.assert_allclose(seen["logits"][n], logits, atol=1e-3)
 
 
+@pytest.mark.slow
 @examples(5)
 @given(any_model())
 def test_looking_in_every_way(drawn):
@@ -147,6 +152,7 @@ def test_looking_in_every_way(drawn):
     np.testing.assert_allclose(batches, eager["logits"][:, -1], atol=1e-3)
 
 
+@pytest.mark.slow
 @examples(5)
 @given(any_model(), st.integers(1, 6), st.floats(0.01, 1.0))
 def test_the_cascade_is_looking_until_sure(drawn, batch_size, threshold):

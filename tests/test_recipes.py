@@ -30,6 +30,7 @@ def recipe(monkeypatch):
     return load
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["table1", "table2", "table3"])
 def test_every_row_trains_and_is_tested(recipe, capsys, name):
     before = {path: path.stat().st_mtime for path in RECIPES.rglob("*.csv")}
@@ -45,6 +46,7 @@ def test_figures(recipe, capsys):
     assert "Wrote figure2.png, figure3.png, figure4.png, figure5.png, cascade.png" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_export(recipe, make_model, tmp_path):
     """Every format of a model of digits, without a training worth the name."""
     pytest.importorskip("ai_edge_litert")
@@ -72,6 +74,7 @@ def test_export_refuses(recipe, make_model, tmp_path):
             recipe("trained").load_of_digits(tmp_path / f"{name}.keras")
 
 
+@pytest.mark.slow
 def test_on_device(recipe, capsys):
     pytest.importorskip("ai_edge_litert")
     recipe("on_device", "--smoke", "--rounds", "1").main()

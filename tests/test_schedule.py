@@ -7,6 +7,7 @@ import pytest
 from keras_glimpse import SearchSchedule, fit_greedy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [{"jit_compile": True}, {"jit_compile": False, "steps_per_execution": 1}], ids=str)
 def test_each_epoch_searches_as_the_schedule_says(make_model, batch, way):
     options = {"batch_size": 4, "shuffle": False, "verbose": 0}

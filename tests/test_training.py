@@ -93,6 +93,7 @@ RUNS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [1, 2, "fine_tune"])
 def test_every_way_of_running_gives_the_same(make_model, batch, stage):
     """Batches of 12, so that the last of an epoch has 4."""
@@ -189,6 +190,7 @@ def test_sample_weights(make_model, batch):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit_compile", [True, False])
 def test_mixed_precision_learns_as_float32_does(jit_compile):
     train = data.jittered(data.embedded_digits(), copies=2).train
@@ -246,15 +248,14 @@ def test_fit_greedy_runs_all_stages_with_fresh_optimizers(make_model, batch):
 
 
 def test_warm_start_copies_the_glimpse_before(make_model, batch):
-    model = make_model()
-    fit_greedy(model, *batch, stages=[1], **QUIET)
     still = {"optimizer": lambda steps: keras.optimizers.SGD(0.0), "stages": [2], **QUIET}
-    different = [a.copy() for a in model.glimpse_nets[1].get_weights()]
-    fit_greedy(model, *batch, warm_start=False, **still)
-    assert all(np.array_equal(a, b) for a, b in zip(different, model.glimpse_nets[1].get_weights()))
-    fit_greedy(model, *batch, **still)
-    for layers in (model.glimpse_nets, model.location_heads):
-        assert all(np.array_equal(a, b) for a, b in zip(layers[0].get_weights(), layers[1].get_weights()))
+    for warm_start in (False, True):
+        model = make_model()
+        fit_greedy(model, *batch, stages=[1], **QUIET)
+        fit_greedy(model, *batch, warm_start=warm_start, **still)
+        for layers in (model.glimpse_nets, model.location_heads):
+            copied = all(np.array_equal(a, b) for a, b in zip(layers[0].get_weights(), layers[1].get_weights()))
+            assert copied == warm_start
 
 
 @pytest.fixture
@@ -272,6 +273,7 @@ def dots(rng):
     return draw(3000), draw(600)
 
 
+@pytest.mark.slow
 def test_coloured_dots(dots):
     """Something else than digits, as a user would write it: three glimpses at three scales on a NumPy array."""
     (images, labels), held_out = dots
