@@ -113,14 +113,18 @@ def predict_function(step: Callable, jit_compile: bool) -> Callable:
     """A predict function, as Keras calls it: `step` on each batch in a list, and the results in one."""
     one = tf.function(step, jit_compile=jit_compile, reduce_retracing=True, autograph=False)
     each = one if jit_compile else step  # In one graph, TensorFlow runs parts of several batches at a time.
-    many = tf.function(lambda batches: tf.concat([each(batch) for batch in batches], axis=0), autograph=False)
+    many = tf.function(lambda batches: _in_one([each(batch) for batch in batches]), autograph=False)
 
     def function(batches):
         if len(batches) < STEPS_PER_CALL or len({batch[0].shape[0] for batch in batches}) > 1:
-            return tf.concat([one(batch) for batch in batches], axis=0)  # Nothing is traced for a remainder.
+            return _in_one([one(batch) for batch in batches])  # Nothing is traced for a remainder.
         return many(batches)
 
     return function
+
+
+def _in_one(outputs):
+    return keras.tree.map_structure(lambda *parts: tf.concat(parts, axis=0), *outputs)
 
 
 class PredictProgress(keras.callbacks.ProgbarLogger):

@@ -275,6 +275,8 @@ class GlimpseTrainer(keras.Model):
 
     def _plan(self, phase, callbacks, steps):
         """How the steps of a phase are to be called, if an epoch has so many; None if it has all that there are."""
+        most = keras.config.max_steps_per_epoch()
+        steps = min(steps, most) if steps and most else steps or most
         if self._choices["steps_per_execution"] != "auto":
             count = self.steps_per_execution
             self._plans[phase] = {"per_call": count, "counted": count}
@@ -367,7 +369,8 @@ class GlimpseTrainer(keras.Model):
             self.see_pixels(x)
         own = self.steps_per_execution
         several = self._choices.get("steps_per_execution", "auto") == "auto" and self._runs_on_one_device_in_graphs()
-        if several and steps is None and not execution.watches_steps(callbacks, "predict"):
+        counted = steps or keras.config.max_steps_per_epoch() or execution.watches_steps(callbacks, "predict")
+        if several and not counted:
             self.steps_per_execution = execution.STEPS_PER_CALL
             if not isinstance(callbacks, keras.callbacks.CallbackList):
                 callbacks = [execution.PredictProgress(), *keras.tree.flatten(callbacks or [])]

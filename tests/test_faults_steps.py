@@ -149,6 +149,19 @@ def test_many_steps_a_call_and_nothing_compiled_for_a_remainder(make_model, batc
     assert counts == [(20, 20)] * 4 + [(23, 23), (22, 23)] * 2
 
 
+def test_a_cap_on_steps_for_debugging(make_model, batch):
+    """`keras.config.set_max_steps_per_epoch`."""
+    model = make_model()
+    model.compile(paper_sgd(), jit_compile=False)
+    keras.config.set_max_steps_per_epoch(3)
+    try:
+        with pytest.warns(UserWarning, match="Limiting steps_per_epoch to 3"):
+            model.fit(endless(batch)[0], steps_per_epoch=10, epochs=2, verbose=0)
+    finally:
+        keras.config.set_max_steps_per_epoch(None)
+    assert int(model.optimizer.iterations) == 6
+
+
 def test_a_second_fit_compiles_nothing(make_model, batch):
     model = make_model()
     model.compile(paper_sgd(), jit_compile=True)
