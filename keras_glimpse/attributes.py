@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import numpy as np
+
 
 class Fixed:
     """An attribute that is set once, when the model is made."""
@@ -38,4 +40,4 @@ class Setting(Fixed):
 
     def __set__(self, model, value):
         self.check(**{self.name: value})
-        vars(model)[self.name] = value
+        vars(model)[self.name] = value.item() if isinstance(value, np.generic) else value

@@ -108,7 +108,7 @@ class Checkpoints(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         self.epochs = epoch + 1
         for name, value in (logs or {}).items():
-            self.history.setdefault(name, []).append(float(value))
+            self.history.setdefault(name, []).append(np.asarray(value).tolist())
         self._save()
 
     def on_train_end(self, logs=None):
@@ -165,8 +165,8 @@ def after_epochs(x, epochs: int, steps: int | None, is_finished: bool):
     if is_finished or not in_parts:
         later = tf.data.Dataset.range(1).flat_map(lambda _: x)
     else:  # One epoch goes on where the last has ended; at the end of the data, Keras begins them again.
-        later = tf.data.Dataset.range(1).flat_map(lambda _: x.skip(read).concatenate(x.repeat()))
-        length = INFINITE if length >= 0 else length
+        rest = (lambda: x.skip(read).concatenate(x.repeat())) if length >= 0 else (lambda: x.repeat().skip(read))
+        later, length = tf.data.Dataset.range(1).flat_map(lambda _: rest()), INFINITE
     return later.apply(tf.data.experimental.assert_cardinality(length)) if length >= 0 or length == INFINITE else later
 
 

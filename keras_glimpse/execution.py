@@ -98,13 +98,14 @@ def step_function(strategy, step: Callable, results: Callable, *, jit_compile: b
         jit_compile: whether XLA compiles the step. Small images then share a launch.
         eager: run everything eagerly, for debugging.
     """
+    jit_compile = jit_compile and not eager
     loop, run_one = _one_by_one(strategy, step, results, jit_compile, eager)
     if not jit_compile:
         return StepFunction(loop, run_one)
     stacked, run_one = _stacked(step, results)
 
     def run(iterator, limit, room):
-        return (stacked if _is_small(iterator.element_spec) else loop)(iterator, limit, room)
+        return (stacked if _can_be_stacked(iterator.element_spec) else loop)(iterator, limit, room)
 
     return StepFunction(run, run_one)
 
@@ -217,7 +218,12 @@ def _stacked(step, results):
     return run, on_one
 
 
-def _is_small(spec):
+def is_small(image_shape: tuple[int, int, int] | None) -> bool:
+    """Whether several batches of such images may be held for one call; of floats, if their type is not known yet."""
+    return image_shape is not None and 4 * prod(image_shape) <= LARGE_IMAGE_BYTES
+
+
+def _can_be_stacked(spec):
     parts = tf.nest.flatten(spec)
     if not all(isinstance(part, tf.TensorSpec) and part.shape.rank and None not in part.shape[1:] for part in parts):
         return False

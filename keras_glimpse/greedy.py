@@ -1,5 +1,6 @@
 """Training glimpse after glimpse, in the order of section 2.2.4."""
 
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from math import ceil, floor
 
@@ -71,7 +72,7 @@ def fit_greedy(
     [1, 2, 'fine_tune']
     """
     stages = all_stages(model.num_glimpses) if stages is None else list(stages)
-    epochs = dict.fromkeys(stages, epochs) if isinstance(epochs, int) else dict(epochs)
+    epochs = dict.fromkeys(stages, epochs) if isinstance(epochs, numbers.Integral) else dict(epochs)
     for stage in stages:
         Stage.parse(stage, model.num_glimpses)
         if epochs.get(stage, 0) < 1:
@@ -105,7 +106,7 @@ def _optimizer_maker(optimizer):
     if isinstance(optimizer, str | keras.Optimizer):
         config = keras.optimizers.serialize(keras.optimizers.get(optimizer))
         return lambda steps: keras.optimizers.deserialize(config)
-    if not callable(optimizer):
+    if not callable(optimizer) or isinstance(optimizer, type):  # A class would take the number of steps for a learning rate.
         raise TypeError(
             f"optimizer must be a name, a Keras optimizer, or a function from a number of steps to one; got {optimizer!r}."
         )

@@ -102,6 +102,7 @@ class GlimpseClassifier(Saveable, KeepsInner, GlimpseTrainer):
     """
 
     num_classes, num_glimpses, parallel, share_weights, gated_glimpse = Fixed(), Fixed(), Fixed(), Fixed(), Fixed()
+    preprocess, crop, low_res_net, location_heads, glimpse_nets = Fixed(), Fixed(), Fixed(), Fixed(), Fixed()
     search_size, search_stride = Setting(check_search_size), Setting(check_search_stride)
     location_weight, diversity_weight = Setting(check_numbers), Setting(check_numbers)
     diversity_variance = Setting(partial(check_numbers, above=0.0))
@@ -224,7 +225,7 @@ class GlimpseClassifier(Saveable, KeepsInner, GlimpseTrainer):
             images = tf.ensure_shape(images, (None, *self.image_shape))
         if self.preprocess is None:
             return images
-        return self.preprocess(tf.cast(images, self.preprocess.compute_dtype), training=training)
+        return self.preprocess(tf.cast(images, keras.config.floatx()), training=training)
 
     def first_look(self, images, training=False) -> Evidence:
         """The thumbnail, through the low-resolution network (eq. 1): what is known of prepared images before any glimpse."""

@@ -48,6 +48,4 @@ class SearchSchedule(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         size = self.sizes[max(start for start in self.sizes if start <= epoch)]
-        if size != self.model.search_size:
-            self.model.search_size = size
-            self.model.make_train_function()  # The size is a constant of the compiled step.
+        self.model.search_size = size

@@ -10,7 +10,8 @@ def best_and_offending(logits: tf.Tensor, shares: tf.Tensor, penalty: tf.Tensor 
     """Picks z* and z- among the candidates of each image.
 
     z* (eqs. 11 and 12) has the lowest loss for the label. z- (eq. 15) has the lowest loss for any class that the label rules
-    out: there the network is most confident of something wrong. Of equal candidates the first is taken.
+    out: there the network is most confident of something wrong. (It is z* if no class is ruled out.) Of equal candidates the
+    first is taken.
 
     Args:
         logits: `[batch, candidates, num_classes]`, the class logits if that place were looked at.
@@ -31,5 +32,7 @@ def best_and_offending(logits: tf.Tensor, shares: tf.Tensor, penalty: tf.Tensor 
     loss = penalty - ops.log_softmax(logits, axis=-1)
     shares = shares[:, None, :]
     for_label = ops.sum(ops.where(shares > 0, shares * loss, 0.0), axis=-1)  # Where it is infinite, 0 times it is not 0.
-    for_others = ops.min(ops.where(wrong_classes(shares), loss, float("inf")), axis=-1)
-    return ops.argmin(for_label, axis=-1), ops.argmin(for_others, axis=-1)
+    wrong = wrong_classes(shares)
+    for_others = ops.min(ops.where(wrong, loss, float("inf")), axis=-1)
+    best, offending = ops.argmin(for_label, axis=-1), ops.argmin(for_others, axis=-1)
+    return best, ops.where(ops.any(wrong, axis=(1, 2)), offending, best)

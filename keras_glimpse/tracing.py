@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import keras
+import numpy as np
 
 from keras_glimpse._compat import all_layers, own_variables
 
@@ -44,14 +45,14 @@ def traced_state(model) -> tuple[list, list]:
         `(values, things)`: values to compare with those of another time, the identities of `things` among them. While the
         things are kept, nothing else can get the identity of one.
     """
-    values, things = [model.active_glimpses, model.stage, model.compiled and model.run_eagerly], []
+    values, things = [model.active_glimpses, model.stage, model.compiled and model.run_eagerly], [model.optimizer]
     for layer in all_layers(model):
         values.append(layer.trainable)
         things += (layer, layer.dtype_policy, *own_variables(layer))
         for name, value in vars(layer).items():
             if name[0] == "_" or name in UNTRACED:
                 continue
-            if type(value) in PLAIN:
+            if type(value) in PLAIN or isinstance(value, np.generic):
                 values.append(value)
             elif isinstance(value, tuple | list):
                 values.append(tuple(each for each in value if type(each) in PLAIN))

@@ -27,6 +27,18 @@ NOT_CALLED = {  # Methods of Keras that its own training calls, and this one doe
 }
 
 
+def _present(data):
+    """A batch without what Keras has for parts that a generator gave as None."""
+    return keras.tree.map_structure(lambda part: None if isinstance(part, tf.experimental.Optional) else part, data)
+
+
+class UpToDate(keras.callbacks.Callback):
+    """Has the step traced anew when a callback before this one has set an attribute of the model between two epochs."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.model.make_train_function()
+
+
 class GlimpseTrainer(keras.Model):
     """What `GlimpseClassifier` adds to `keras.Model` for training one stage after another (section 2.2)."""
 
@@ -91,8 +103,8 @@ class GlimpseTrainer(keras.Model):
         if loss is not None or kwargs.pop("loss_weights", None) is not None:
             raise ValueError(f"GlimpseClassifier brings its own loss (eqs. 16 to 18); got loss={loss!r}.")
         self._check_methods()
-        if jit_compile is True and tf.distribute.get_strategy().num_replicas_in_sync > 1:
-            raise ValueError("jit_compile=True needs a single replica: XLA cannot compile a step that sums over several.")
+        if jit_compile is True:
+            self._without_unable_layers(jit_compile)
         before, self._stage = self._stage, Stage.parse(stage, self.num_glimpses)
         try:
             self._check_optimizer(optimizer)
@@ -149,6 +161,8 @@ class GlimpseTrainer(keras.Model):
         self._xla = "auto" if value is None else self._without_unable_layers(value)
 
     def _without_unable_layers(self, jit_compile):
+        if jit_compile and self.distribute_strategy.num_replicas_in_sync > 1:
+            raise ValueError("jit_compile=True needs a single replica: XLA cannot compile a step that sums over several.")
         if jit_compile and not all(layer.supports_jit for layer in all_layers(self)):
             warnings.warn("A layer of the model does not support `jit_compile=True`. Proceeding without.", stacklevel=3)
             return False
@@ -184,10 +198,12 @@ class GlimpseTrainer(keras.Model):
 
     @run_by_tensorflow()
     def _train(self, data):
+        data = _present(data)
         self._measure(data, *training.train_step(self, data))
 
     @run_by_tensorflow()
     def _test(self, data):
+        data = _present(data)
         self._measure(data, *training.test_step(self, data))
 
     def _train_results(self):
@@ -276,7 +292,7 @@ class GlimpseTrainer(keras.Model):
     def _plan(self, phase, callbacks, steps):
         """How the steps of a phase are to be called, if an epoch has so many; None if it has all that there are."""
         most = keras.config.max_steps_per_epoch()
-        steps = min(steps, most) if steps and most else steps or most
+        steps = min(steps, most) if steps and most else steps or most or None
         if self._choices["steps_per_execution"] != "auto":
             count = self.steps_per_execution
             self._plans[phase] = {"per_call": count, "counted": count}
@@ -325,6 +341,8 @@ class GlimpseTrainer(keras.Model):
             if self.built:
                 self._begin_training(image)
             self._plan("train", given["callbacks"], given["steps_per_epoch"])
+            if not isinstance(given["callbacks"], keras.callbacks.CallbackList):
+                given["callbacks"] = [*keras.tree.flatten(given["callbacks"] or []), UpToDate()]
             history = super().fit(**given | {"x": x, "y": y})
         if saved:
             history.history, history.epoch = saved.history, list(range(saved.epochs))
@@ -341,7 +359,7 @@ class GlimpseTrainer(keras.Model):
         check_resumable(x, given["y"], given["batch_size"], given["steps_per_epoch"])
         saved = Checkpoints(Path(checkpoint) / f"stage_{self._choices['stage']}")
         given["initial_epoch"] = saved.restore(self)
-        given["callbacks"] = [*(given["callbacks"] or []), saved]
+        given["callbacks"] = [*keras.tree.flatten(given["callbacks"] or []), saved]
         is_finished = given["initial_epoch"] >= given["epochs"]
         return after_epochs(x, saved.epochs, given["steps_per_epoch"], is_finished), saved
 
@@ -370,7 +388,7 @@ class GlimpseTrainer(keras.Model):
         own = self.steps_per_execution
         several = self._choices.get("steps_per_execution", "auto") == "auto" and self._runs_on_one_device_in_graphs()
         counted = steps or keras.config.max_steps_per_epoch() or execution.watches_steps(callbacks, "predict")
-        if several and not counted:
+        if several and not counted and execution.is_small(self.image_shape):
             self.steps_per_execution = execution.STEPS_PER_CALL
             if not isinstance(callbacks, keras.callbacks.CallbackList):
                 callbacks = [execution.PredictProgress(), *keras.tree.flatten(callbacks or [])]

@@ -126,6 +126,8 @@ def test_optimizers_by_name_or_by_example(make_model, batch, optimizer):
     assert isinstance(model.optimizer, keras.optimizers.Adam)
     with pytest.raises(TypeError, match="optimizer must be a name, a Keras optimizer, or a function"):
         fit_greedy(model, *batch, optimizer=3, verbose=0)
+    with pytest.raises(TypeError, match="optimizer must be a name, a Keras optimizer, or a function"):
+        fit_greedy(model, *batch, optimizer=keras.optimizers.Adam, verbose=0)
 
 
 def test_a_loss_is_refused_however_it_comes(make_model):

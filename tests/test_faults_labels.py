@@ -193,3 +193,12 @@ def test_loss_has_sample_weights_and_what_layers_add_in_it(make_model, batch):
     assert weighted["loss"] - 7 == pytest.approx(2 * (plain["loss"] - 7), rel=1e-5)
     history = model.fit(*batch, batch_size=20, verbose=0).history  # 20, 20, 20, 4
     assert history["loss"][0] == pytest.approx(plain["loss"], rel=1e-4)
+
+
+def test_even_shares_rule_out_no_class(rng):
+    """Half and half of two classes: z- is z*, never a place that is no candidate."""
+    logits, penalty = rng.normal(size=(20, 9, 2)).astype(np.float32), rng.random((20, 9, 1)).astype(np.float32)
+    penalty[:, 0] = np.inf
+    best, offending = best_and_offending(logits, np.full((20, 2), 0.5, np.float32), penalty)
+    np.testing.assert_array_equal(best, offending)
+    assert (np.asarray(best) != 0).all()

@@ -106,3 +106,10 @@ def test_generators_that_are_kept(batch, tmp_path, make_model):
     fit(tmp_path / "stopped", 2)
     fit(tmp_path / "stopped", 4)
     assert drawn[:4] == drawn[4:] and len({draw[2] for draw in drawn[:4]}) == len({draw[3] for draw in drawn[:4]}) == 4
+
+
+def test_a_single_callback_and_a_metric_of_each_class(batch, tmp_path, make_model):
+    model = make_model()
+    model.compile(paper_sgd(), metrics=[keras.metrics.F1Score(name="f1")], jit_compile=False)
+    history = model.fit(*batch, epochs=2, checkpoint=tmp_path, callbacks=keras.callbacks.EarlyStopping("loss"), verbose=0)
+    assert np.shape(history.history["f1"]) == (2, 3)

@@ -252,3 +252,30 @@ def test_files_of_version_0_1_look_at_all_glimpses(make_model, batch, tmp_path):
     loaded.build((None, 20, 24, 1))
     loaded.load_weights(tmp_path / "old.weights.h5")
     assert loaded.active_glimpses == 2 and loaded.trained_glimpses == (1, 2)
+
+
+@pytest.mark.parametrize("convert", [float, np.float64, np.float32])
+def test_numbers_of_numpy_take_effect_every_time(make_model, batch, convert):
+    """A sweep over `np.linspace`: each value, not only the first."""
+    model = make_model()
+    model.compile(keras.optimizers.SGD(0.0), jit_compile=False)
+    shown = []
+    for weight in (0.001, 0.01, 0.1):
+        model.location_weight = convert(weight)
+        shown.append(model.fit(*batch, verbose=0).history["location_loss"][0])
+    assert 0 < 5 * shown[0] < shown[1] < shown[2] / 2
+
+
+def test_what_a_callback_sets_takes_effect_in_the_same_fit(make_model, batch):
+    model, seen = make_model(), []
+
+    class Anneals(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.model.contrastive = epoch == 0
+
+        def on_epoch_end(self, epoch, logs=None):
+            seen.append("offending_loss" in logs)
+
+    model.compile(paper_sgd(), jit_compile=False)
+    model.fit(*batch, epochs=2, callbacks=Anneals(), verbose=0)
+    assert seen == [True, False]

@@ -185,3 +185,39 @@ def test_keras_asked_for_many_steps_does_as_keras_does(batch, steps):
     for model in (ours, plain):
         model.fit(endless(batch)[0], steps_per_epoch=steps, epochs=2, shuffle=False, verbose=0)
     assert int(ours.optimizer.iterations) == int(plain.optimizer.iterations)
+
+
+def test_predict_holds_one_batch_of_large_images_at_a_time(make_model, rng):
+    model, held = make_model((300, 300, 1)), []
+    model.compile(paper_sgd(), jit_compile=False)
+    model.make_predict_function()
+    predict = model.predict_function
+    model.make_predict_function = lambda: setattr(
+        model, "predict_function", lambda data: held.append(len(data)) or predict(data)
+    )
+    model.predict(rng.random((12, 300, 300, 1), dtype=np.float32), batch_size=2, verbose=0)
+    assert held == [1] * 6
+
+
+def test_eager_steps_are_eager_whatever_xla_was_asked_for(make_model, batch):
+    model, eager = make_model(), []
+
+    class Mine(keras.layers.Layer):
+        def call(self, x):
+            eager.append(tf.executing_eagerly())
+            return x
+
+    net = keras.Sequential([keras.layers.Flatten(), Mine(), keras.layers.Dense(3)])
+    model = make_model(num_glimpses=1, glimpse_net=net)
+    eager.clear()
+    model.compile(paper_sgd(), jit_compile=True, run_eagerly=True)
+    model.fit(*batch, batch_size=32, verbose=0)
+    assert eager and all(eager)
+
+
+def test_generators_that_give_none_for_weights(make_model, batch):
+    model = make_model()
+    model.compile(paper_sgd(), jit_compile=False)
+    parts = ((batch[0][i : i + 16], batch[1][i : i + 16], None) for i in range(0, 64, 16))
+    model.fit(parts, steps_per_epoch=4, verbose=0)
+    assert int(model.optimizer.iterations) == 4
