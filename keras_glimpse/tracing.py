@@ -9,7 +9,7 @@ from keras_glimpse._compat import all_layers, own_variables
 
 PLAIN = {bool, int, float, complex, str, bytes, type(None)}
 UNTRACED = {  # Attributes of Keras models that change while they run, and that no graph depends on.
-    *("built", "compiled", "history", "loss", "optimizer", "stop_training", "stop_evaluating", "stop_predicting"),
+    *("built", "compiled", "history", "loss", "stop_training", "stop_evaluating", "stop_predicting"),
     *("train_function", "test_function", "predict_function", "steps_per_execution"),
 }
 
@@ -45,7 +45,9 @@ def traced_state(model) -> tuple[list, list]:
         `(values, things)`: values to compare with those of another time, the identities of `things` among them. While the
         things are kept, nothing else can get the identity of one.
     """
-    values, things = [model.active_glimpses, model.stage, model.compiled and model.run_eagerly], [model.optimizer]
+    values, things = [model.active_glimpses, model.stage, model.compiled and model.run_eagerly], []
+    if model.compiled:
+        things.append(model.optimizer)
     for layer in all_layers(model):
         values.append(layer.trainable)
         things += (layer, layer.dtype_policy, *own_variables(layer))

@@ -118,6 +118,7 @@ def test_killed_in_every_stage(source, batch, tmp_path):
     assert_same(train(source, batch, tmp_path / "killed"), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["mixed_float16", "bfloat16"])
 def test_other_precisions(policy, batch, tmp_path):
     """The scale of the loss is kept too; and NumPy files have no bfloat16."""

@@ -172,6 +172,7 @@ def test_saved_models_load_in_a_fresh_process(saved):
     assert {name: float(value) < 1e-5 for name, value in differences.items()} == dict.fromkeys(EVERYTHING, True)
 
 
+@pytest.mark.slow
 def test_exports_run_without_keras_or_the_package(saved):
     names = [name for name in EVERYTHING if not name.startswith("crop")]
     differences = run_python(BARE, saved, *names)

@@ -96,6 +96,7 @@ def test_cost_does_not_grow_with_the_image(tmp_path, downsample):
     assert {"SLICE", "GATHER_ND"} <= {name for name, _ in found} and not large, large
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantize", [None, "int8"])
 def test_only_built_in_operations(sharp_model, rng, tmp_path, quantize):
     calibration = rng.random((60, 20, 24, 1), dtype=np.float32) if quantize else None

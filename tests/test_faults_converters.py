@@ -15,7 +15,8 @@ from keras_glimpse.downsampling import block_mean
 litert = pytest.importorskip("ai_edge_litert.interpreter")
 onnxruntime = pytest.importorskip("onnxruntime")
 tf2onnx = pytest.importorskip("tf2onnx")
-pytestmark = pytest.mark.filterwarnings("ignore")  # Converters warn of their own internals.
+# Converters warn of their own internals, and take seconds each.
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 SHAPE = (20, 24, 1)
 ANY_SIZE = tf.TensorSpec((None, None, None, 1), tf.float32)
@@ -230,7 +231,6 @@ def test_means_of_many_pixels(rng):
     np.testing.assert_allclose(portable(image), exact, atol=3e-7, rtol=0)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("threshold", [None, 0.45])
 def test_our_saved_model_of_eight_bits(make, images, tmp_path, threshold):
     model = make()

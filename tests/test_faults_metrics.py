@@ -165,6 +165,7 @@ def shape_of_labels(y_true, y_pred):
     return keras.ops.zeros_like(y_pred[:, 0]) + 10 * len(y_true.shape) + y_true.shape[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", RUNS)
 def test_fit_and_evaluate_however_they_run(run, make_model, batch):
     """At a rate of 0 training and test see the same; what metrics must say comes from `predict`."""
@@ -386,6 +387,7 @@ print(json.dumps([message, evaluate(one), evaluate(two)]))
 """
 
 
+@pytest.mark.slow
 def test_replicas_count_as_one_device_does():
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

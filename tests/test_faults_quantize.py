@@ -14,6 +14,8 @@ from keras import layers
 import keras_glimpse
 from keras_glimpse import GlimpseClassifier, GlimpseNet, LocationHead, LowResNet
 
+pytestmark = pytest.mark.slow  # Conversions take seconds each.
+
 PLAINLY = {"jit_compile": False, "steps_per_execution": 1}  # quick to compile
 MNIST = "saved_models/mnist/model.keras"
 
@@ -75,7 +77,6 @@ def quantize(model, mode):
 # ---- What `quantize` changes, and what it refuses ----
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mode", ["int8", "int4"])
 def test_networks_are_quantized_and_location_heads_are_not(make_model, kind, mode):
@@ -158,7 +159,6 @@ def test_filters(make_model):
 # ---- One answer ----
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind, mode", [*((kind, "int8") for kind in KINDS), ("plain", "int4")])
 def test_saved_loaded_and_cloned(make_model, kind, mode, batch, tmp_path):
     model = make_model(**(own_nets() if kind == "own" else KINDS[kind]))
@@ -176,7 +176,6 @@ def test_saved_loaded_and_cloned(make_model, kind, mode, batch, tmp_path):
     assert_same(model, clone, images)
 
 
-@pytest.mark.slow
 def test_loaded_in_a_fresh_process(make_model, batch, tmp_path):
     model = make_model(gated_glimpse=True)
     model.quantize("int8")
@@ -212,7 +211,6 @@ def test_accuracy_and_places_of_a_trained_model(mnist):
     assert 0 < shift.max() < 0.5
 
 
-@pytest.mark.slow
 def test_exported_int8(sharp_model, rng, tmp_path):
     threshold = 0.8
     images = rng.random((30, 20, 24, 1), dtype=np.float32)
@@ -233,7 +231,6 @@ def test_exported_int8(sharp_model, rng, tmp_path):
     assert sharp_model.low_res_net.output_layer.inputs_quantizer(tf.ones((1, 2)), axis=-1)[0].dtype == tf.int8  # as before
 
 
-@pytest.mark.slow
 def test_exports_that_are_refused(make_model, batch, tmp_path):
     model = make_model()
     model.quantize("int8")
@@ -277,7 +274,6 @@ def test_onnx_has_no_such_operation(make_model, tmp_path):
 # ---- Training ----
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["int8", "int4"])
 def test_a_quantized_model_trains_and_goes_on(make_model, batch, mode, tmp_path):
     model = make_model(gated_glimpse=True)

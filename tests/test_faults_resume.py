@@ -39,6 +39,7 @@ def train(source, batch, folder, epochs):
     return model.get_weights(), history.history
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", [endless, fresh_order, part_of_a_finite_one, all_of_a_finite_one])
 def test_stopped_and_resumed(source, batch, tmp_path):
     whole = train(source, batch, tmp_path / "whole", 5)

@@ -59,6 +59,7 @@ def test_training_goes_on_after_loading(make_model, batch, tmp_path, stage):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(13, 40, 1), (33, 12, 4)])
 def test_any_image(rng, shape):
     images, labels = rng.random((30, *shape), dtype=np.float32), rng.integers(0, 2, 30)

@@ -47,6 +47,7 @@ def digits_for(model):
     return images.astype(np.float32) / 255, labels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_the_card_tells_the_error(name, mnist):
     """On the whole test set, to the image; and the cascade's cost."""
@@ -65,6 +66,7 @@ def test_unknown_name():
         keras_glimpse.load_pretrained("imagenet")
 
 
+@pytest.mark.slow
 def test_they_come_with_the_wheel(tmp_path):
     """In a wheel they lie inside the package; a process that sees nothing but its content loads one."""
     pytest.importorskip("setuptools")

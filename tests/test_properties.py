@@ -193,6 +193,7 @@ def test_a_step_trains_its_stage(drawn, stage, batch_size):
     check_one_epoch(model, images, model.num_glimpses if stage == "last" else stage, batch_size, xla=False)
 
 
+@pytest.mark.slow
 @examples(2)
 @given(any_model(), STAGES, st.integers(1, 6))
 def test_a_step_trains_its_stage_by_xla(drawn, stage, batch_size):

@@ -97,6 +97,7 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Keras's CSVLogger leaves its file open.
 @pytest.mark.parametrize("name", ["DENSE", "SECOND"])
 def test_an_interrupted_row_ends_as_if_it_were_not(recipe, tmp_path, monkeypatch, name):

@@ -36,6 +36,7 @@ class Killer(keras.callbacks.Callback):
             raise Killed
 
 
+@pytest.mark.slow
 def test_a_training_that_goes_on_searches_as_it_would_have(make_model, batch, tmp_path):
     """Killed in the second stage, in an epoch before which the size had already changed."""
 
