@@ -160,7 +160,7 @@ def after_epochs(x, epochs: int, steps: int | None, is_finished: bool):
     length = int(x.cardinality())
     in_parts = steps is not None and not 0 <= length <= steps  # Else every epoch reads them all.
     begun, read = (epochs, 0) if not in_parts else divmod(epochs * steps, length) if length > 0 else (0, epochs * steps)
-    for _ in range(begun):
+    for _ in range(begun + (is_finished and in_parts and read > 0)):  # The last of these was not read to its end.
         iter(x)
     if is_finished or not in_parts:
         later = tf.data.Dataset.range(1).flat_map(lambda _: x)
