@@ -46,8 +46,8 @@ class GlimpseClassifier(Saveable, KeepsInner, GlimpseTrainer):
     units of the image's longer side, so that the weights mean the same for images of any size.
 
     What is set after the model was made takes effect everywhere, at once: `search_size`, `search_stride`, the weights of the
-    loss, `contrastive`, `averaging`, `location_input`, `active_glimpses`, and whatever is done to the layers. All other
-    attributes are fixed.
+    loss, `contrastive`, `averaging`, `location_input`, `active_glimpses`, and whatever is done to the layers. All others are
+    fixed; Keras lets no layer of a model that is built be replaced.
 
     Args:
         num_classes: number of classes, C.
@@ -102,7 +102,6 @@ class GlimpseClassifier(Saveable, KeepsInner, GlimpseTrainer):
     """
 
     num_classes, num_glimpses, parallel, share_weights, gated_glimpse = Fixed(), Fixed(), Fixed(), Fixed(), Fixed()
-    preprocess, crop, low_res_net, location_heads, glimpse_nets = Fixed(), Fixed(), Fixed(), Fixed(), Fixed()
     search_size, search_stride = Setting(check_search_size), Setting(check_search_stride)
     location_weight, diversity_weight = Setting(check_numbers), Setting(check_numbers)
     diversity_variance = Setting(partial(check_numbers, above=0.0))
