@@ -218,16 +218,16 @@ def _stacked(step, results):
     return run, on_one
 
 
-def is_small(image_shape: tuple[int, int, int] | None) -> bool:
-    """Whether several batches of such images may be held for one call; of floats, if their type is not known yet."""
-    return image_shape is not None and 4 * prod(image_shape) <= LARGE_IMAGE_BYTES
+def is_small(image_shape, bytes_a_number: int = 4) -> bool:
+    """Whether several batches of such images may be held for one call; a shape that is None is not known to be small."""
+    return image_shape is not None and prod(image_shape) * bytes_a_number <= LARGE_IMAGE_BYTES
 
 
 def _can_be_stacked(spec):
     parts = tf.nest.flatten(spec)
     if not all(isinstance(part, tf.TensorSpec) and part.shape.rank and None not in part.shape[1:] for part in parts):
         return False
-    return prod(parts[0].shape[1:]) * parts[0].dtype.size <= LARGE_IMAGE_BYTES
+    return is_small(parts[0].shape[1:], parts[0].dtype.size)
 
 
 def _collect(iterator, limit, room):

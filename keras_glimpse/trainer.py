@@ -11,7 +11,6 @@ import tensorflow as tf
 from keras import ops
 
 from keras_glimpse import _compat, acceleration, execution, replicas, training
-from keras_glimpse._compat import all_layers
 from keras_glimpse.checkpoints import Checkpoints, after_epochs, check_resumable
 from keras_glimpse.checks import check_images, checked_input, named_batches
 from keras_glimpse.measures import Measures
@@ -163,7 +162,7 @@ class GlimpseTrainer(keras.Model):
     def _without_unable_layers(self, jit_compile):
         if jit_compile and self.distribute_strategy.num_replicas_in_sync > 1:
             raise ValueError("jit_compile=True needs a single replica: XLA cannot compile a step that sums over several.")
-        if jit_compile and not all(layer.supports_jit for layer in all_layers(self)):
+        if jit_compile and not all(layer.supports_jit for layer in _compat.all_layers(self)):
             warnings.warn("A layer of the model does not support `jit_compile=True`. Proceeding without.", stacklevel=3)
             return False
         return bool(jit_compile)

@@ -1,5 +1,6 @@
 """Training that was killed goes on, to the very weights of one that was not."""
 
+import random
 import resource
 
 import keras
@@ -136,17 +137,17 @@ def test_what_is_finished_is_not_trained_again(whole, batch, tmp_path):
 
 
 def test_random_generators_go_on(batch, tmp_path, make_model):
-    """Callbacks of one's own may draw from Python and NumPy."""
+    """Those of Python, NumPy, `keras.random` and `tf.random`: callbacks of one's own may draw from any."""
     drawn = []
 
     class Draws(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
-            import random
-
-            drawn.append((random.random(), np.random.normal(size=3).tolist()))
+            values = keras.random.normal((2,)), tf.random.get_global_generator().normal((2,))
+            drawn.append((random.random(), np.random.normal(size=3).tolist(), *(value.numpy().tolist() for value in values)))
 
     def fit(folder, epochs):
         keras.utils.set_random_seed(1)
+        tf.random.set_global_generator(tf.random.Generator.from_seed(1))
         model = make_model()
         model.compile("sgd", jit_compile=False)
         model.fit(*batch, epochs=epochs, checkpoint=folder, callbacks=[Draws()], verbose=0)
@@ -155,6 +156,8 @@ def test_random_generators_go_on(batch, tmp_path, make_model):
     fit(tmp_path / "killed", 2)
     fit(tmp_path / "killed", 4)
     assert drawn[:4] == drawn[4:]
+    for values in zip(*drawn[:4]):
+        assert len({str(value) for value in values}) == 4  # They do draw.
 
 
 def test_a_callback_that_ends_a_stage_has_ended_it(batch, tmp_path, make_model):

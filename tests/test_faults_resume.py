@@ -1,7 +1,5 @@
 """A training that was stopped goes on to the very weights of one that was not: with defaults, and whatever draws at random."""
 
-import random
-
 import keras
 import numpy as np
 import pytest
@@ -85,28 +83,6 @@ def test_epochs_that_a_resumed_training_cannot_find_are_refused(make_model, batc
     with pytest.raises(ValueError, match="must divide the 16 batches of a dataset; got 5"):
         model.fit(dataset, steps_per_epoch=5, checkpoint=tmp_path, verbose=0)
     model.fit(*batch, batch_size=16, steps_per_epoch=4, checkpoint=tmp_path, verbose=0)
-
-
-def test_generators_that_are_kept(batch, tmp_path, make_model):
-    """Those of Python, NumPy, `keras.random` and `tf.random`: a callback of one's own may draw from any."""
-    drawn = []
-
-    class Draws(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            values = keras.random.normal((2,)), tf.random.get_global_generator().normal((2,))
-            drawn.append((random.random(), np.random.normal(), *(tuple(each.numpy()) for each in values)))
-
-    def fit(folder, epochs):
-        keras.utils.set_random_seed(1)
-        tf.random.set_global_generator(tf.random.Generator.from_seed(1))
-        model = make_model()
-        model.compile("sgd", jit_compile=False)
-        model.fit(*batch, epochs=epochs, checkpoint=folder, callbacks=[Draws()], verbose=0)
-
-    fit(tmp_path / "whole", 4)
-    fit(tmp_path / "stopped", 2)
-    fit(tmp_path / "stopped", 4)
-    assert drawn[:4] == drawn[4:] and len({draw[2] for draw in drawn[:4]}) == len({draw[3] for draw in drawn[:4]}) == 4
 
 
 def test_a_single_callback_and_a_metric_of_each_class(batch, tmp_path, make_model):
