@@ -315,10 +315,10 @@ class _BatchCheck:
                 raise ValueError(f"{where}Expected one sample weight an image, [{len(images)}]; got shape {weights.shape}.")
             if not np.isfinite(weights).all():
                 raise ValueError(f"{where}Sample weight {int(np.argmin(np.isfinite(weights.ravel())))} is NaN or infinite.")
+        if not tf.as_dtype(_dtype(images)).is_floating:
+            return
         for start in range(0, len(images), 256):  # In pieces, so that checking does not double the memory images take.
             piece = np.asarray(images[start : start + 256])
-            if piece.dtype.kind == "u":
-                continue
             finite = np.isfinite(piece).reshape(len(piece), -1).all(axis=1)
             if not finite.all():
                 raise ValueError(f"{where}Image {start + int(np.argmin(finite))} holds NaN or infinite pixels.")
