@@ -1,7 +1,7 @@
-"""Writes the README's tables from the results that the recipes left, mean and spread over seeds.
+"""Writes the tables of the documentation from the results that the recipes left, mean and spread over seeds.
 
-python recipes/report.py             # writes them into README.md, between the marks
-python recipes/report.py --check     # fails where README.md differs from the results
+python recipes/report.py             # writes them into docs/paper/tables.md, between the marks
+python recipes/report.py --check     # fails where docs/paper/tables.md differs from the results
 """
 
 import argparse
@@ -18,22 +18,22 @@ import tuning
 from row_run import CHANGED, RESULTS, Run
 from rows import Table
 
-README = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent / "docs/paper/tables.md"
 TABLES = [table1.TABLE, table2.TABLE, table3.TABLE, tuning.TABLE]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; fail where README.md differs")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where docs/paper/tables.md differs")
     args = parser.parse_args()
-    before = after = README.read_text()
+    before = after = PAGE.read_text()
     results = read()
     for table in TABLES:
         after = replaced(after, table.name, markdown(table, results))
     if args.check and before != after:
-        sys.exit("README.md does not say what recipes/results has: run python recipes/report.py")
+        sys.exit("docs/paper/tables.md does not say what recipes/results has: run python recipes/report.py")
     if not args.check:
-        README.write_text(after)
+        PAGE.write_text(after)
 
 
 def read() -> list[dict]:
@@ -128,7 +128,7 @@ def replaced(text: str, name: str, table: str) -> str:
     """The text with another table between the marks of that name."""
     start, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
     if start not in text or end not in text:
-        sys.exit(f"README.md has no marks for {name}: {start!r} and {end!r}")
+        sys.exit(f"docs/paper/tables.md has no marks for {name}: {start!r} and {end!r}")
     return text[: text.index(start) + len(start)] + table + text[text.index(end) :]
 
 

@@ -256,7 +256,7 @@ def test_without_mnist(recipe, refused, monkeypatch, tmp_path, name, arguments):
 
 def commands():
     """All command lines of recipes in the documents and in the recipes' own words: name and arguments."""
-    texts = [path.read_text() for path in (ROOT / "README.md", *ROOT.glob("docs/*.md"))]
+    texts = [path.read_text() for path in (ROOT / "README.md", *ROOT.glob("docs/**/*.md"))]
     texts += [ast.get_docstring(ast.parse((RECIPES / f"{name}.py").read_text())) for name in SCRIPTS]
     found = re.findall(r"python recipes/(\w+)\.py([^\n`#&']*)", "\n".join(texts))
     return sorted({(name, *re.sub(r"{(\w+)[^}]*}", r"\1", arguments).split()) for name, arguments in found})

@@ -227,12 +227,12 @@ def test_results_of_another_protocol_are_not_shown(recipe, tmp_path, monkeypatch
     assert len(errors) == 3 and shown in report.markdown(table1.TABLE, results)
     changed = dataclasses.replace(table1.TABLE, rows=(dataclasses.replace(table1.FIRST, learning_rate=1.0),))
     assert "not run yet" in report.markdown(changed, results)
-    monkeypatch.setattr(report, "README", tmp_path / "README.md")
+    monkeypatch.setattr(report, "PAGE", tmp_path / "tables.md")
     before_error = "| `1-glimpse` | this method, 1 glimpse | 2.3 | "
-    readme = (RECIPES.parent / "README.md").read_text()
-    assert before_error in readme
-    report.README.write_text(readme.replace(before_error, before_error + "9"))
-    with pytest.raises(SystemExit, match="README.md does not say"):
+    page = (RECIPES.parent / "docs/paper/tables.md").read_text()
+    assert before_error in page
+    report.PAGE.write_text(page.replace(before_error, before_error + "9"))
+    with pytest.raises(SystemExit, match="tables.md does not say"):
         recipe("report", "--check").main()
 
 
