@@ -3,28 +3,28 @@
 It implements "On Learning Where To Look" (Ranzato, 2014) for TensorFlow and Keras 3.
 """
 
-from keras_glimpse import backend as _backend  # noqa: F401, I001  First: it says what is missing.
+from keras_glimpse import _backend  # noqa: F401, I001  First: it says what is missing.
 from keras_glimpse import data as data
-from keras_glimpse.cascade import CascadePrediction as CascadePrediction
-from keras_glimpse.cascade import cascade_predict as cascade_predict
-from keras_glimpse.checkpoints import Checkpoints as Checkpoints
-from keras_glimpse.curve import CascadeCurve as CascadeCurve
-from keras_glimpse.curve import cascade_curve as cascade_curve
+from keras_glimpse.cascade.predict import CascadePrediction as CascadePrediction
+from keras_glimpse.cascade.predict import cascade_predict as cascade_predict
+from keras_glimpse.training.checkpoints import Checkpoints as Checkpoints
+from keras_glimpse.cascade.curve import CascadeCurve as CascadeCurve
+from keras_glimpse.cascade.curve import cascade_curve as cascade_curve
 from keras_glimpse.export import export_litert as export_litert
 from keras_glimpse.export import export_onnx as export_onnx
 from keras_glimpse.export import export_saved_model as export_saved_model
-from keras_glimpse.greedy import fit_greedy as fit_greedy
-from keras_glimpse.greedy import paper_sgd as paper_sgd
-from keras_glimpse.integrity import check_file as check_file
+from keras_glimpse.training.greedy import fit_greedy as fit_greedy
+from keras_glimpse.training.greedy import paper_sgd as paper_sgd
+from keras_glimpse.export.integrity import check_file as check_file
 from keras_glimpse.layers import GlimpseNet as GlimpseNet
 from keras_glimpse.layers import LocationHead as LocationHead
 from keras_glimpse.layers import LowResNet as LowResNet
 from keras_glimpse.layers import MultiScaleCrop as MultiScaleCrop
-from keras_glimpse.macs import count_macs as count_macs
-from keras_glimpse.macs import stage_macs as stage_macs
+from keras_glimpse.cascade.macs import count_macs as count_macs
+from keras_glimpse.cascade.macs import stage_macs as stage_macs
 from keras_glimpse.model import GlimpseClassifier as GlimpseClassifier
 from keras_glimpse.pictures import draw_glimpses as draw_glimpses
 from keras_glimpse.pretrained import load_pretrained as load_pretrained
 from keras_glimpse.pretrained import pretrained_folder as pretrained_folder
-from keras_glimpse.schedule import SearchSchedule as SearchSchedule
+from keras_glimpse.training.schedule import SearchSchedule as SearchSchedule
 from keras_glimpse.version import __version__ as __version__

@@ -118,7 +118,7 @@ def litert_operations() -> list[str]:
     return [name for name in vars(BuiltinOperator) if name.isupper()]
 
 
-def holder(model) -> tf.Module:
+def weights_of(model) -> tf.Module:
     """What TensorFlow saves for a graph of a model: its weights, without Keras."""
     module = tf.Module()
     module.weights = [variable.value for variable in model.variables]
@@ -135,5 +135,5 @@ class Saveable:
     def _trackable_children(self, save_type="checkpoint", **kwargs):
         children = super()._trackable_children(save_type, **kwargs)
         if save_type == "savedmodel":
-            children["tensorflow_variables"] = self.cached("tensorflow_variables", lambda: holder(self))
+            children["tensorflow_variables"] = self.cached("tensorflow_variables", lambda: weights_of(self))
         return children

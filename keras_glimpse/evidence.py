@@ -36,7 +36,7 @@ def combine(evidence: Evidence, averaging: str) -> tf.Tensor:
     return evidence.low_res + total / len(evidence.glimpses)
 
 
-def for_location(evidence: Evidence, location_input: str, averaging: str) -> tf.Tensor:
+def class_evidence(evidence: Evidence, location_input: str, averaging: str) -> tf.Tensor:
     """What the location head is told of the class (eqs. 3 and 8): o^L + sum_j o^{H_j}, a sum and not a mean.
 
     As printed, eq. 8 has the location of glimpse n depend on glimpse n itself; we sum over the glimpses before it, which

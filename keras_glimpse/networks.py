@@ -1,42 +1,227 @@
-"""The glimpse networks of a model: ours or the user's, one for each glimpse or one for all."""
+"""The networks of the model and what they see: inference, section 2.1, eqs. 1 to 8."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import keras
+import tensorflow as tf
+from keras import ops
 
-from keras_glimpse.checks import check_layer
+from keras_glimpse._compat import outermost_layer
+from keras_glimpse._validation.arguments import check_integers, check_one_of
+from keras_glimpse._validation.images import PixelRange, check_images, check_spec
+from keras_glimpse.attributes import Fixed, Setting
+from keras_glimpse.evidence import AVERAGING, LOCATION_INPUTS, Evidence, class_evidence, combine
+from keras_glimpse.layers import LowResNet, MultiScaleCrop
+from keras_glimpse.ops.geometry import check_image_shape
+from keras_glimpse.ops.runtime import ANY, TENSORFLOW, runtime_argument
+from keras_glimpse.ops.thumbnail import to_unit_range
+from keras_glimpse.tracing import Functions
 
 
-def one_for_each_glimpse(net, num_glimpses: int, share_weights: bool) -> list:
-    """A network for each glimpse: those given, the same one for all, or `net` and clones of it.
+class GlimpseNetworks(keras.Model):
+    """A low-resolution network, and for each glimpse a location head and a glimpse network.
 
-    Clones start from random weights of their own, or, where `net` has weights already, from the same ones.
+    Methods take and return `Evidence`, what is known of a batch so far:
 
-    Raises:
-        ValueError: a list of the wrong length, or one that is to be shared; or a network that cannot be cloned.
+        evidence = networks.first_look(images)             # eqs. 1 and 2
+        location = networks.locate(evidence)               # eqs. 3 and 8
+        patches = networks.crop(images, location)
+        evidence = networks.glimpse(evidence, patches, location)  # eqs. 4 and 7
+        logits = networks.combine(evidence)                # eqs. 5 and 6
+
+    Args:
+        num_classes: number of classes, C.
+        preprocess: a layer in front of everything, or None.
+        crop: the `MultiScaleCrop`.
+        low_res_net: maps images to `(hidden, logits)`.
+        location_heads, glimpse_nets: one for each glimpse.
+        gated_glimpse: whether the glimpse networks take the location too.
+        group_size: how many places are predicted at a time (section 2.2.3).
+        averaging, location_input: see `evidence`.
     """
-    if isinstance(net, list | tuple):
-        if len(net) != num_glimpses:
-            raise ValueError(f"glimpse_net must be one network or {num_glimpses}, one a glimpse; got {len(net)}.")
-        if share_weights and num_glimpses > 1:
-            raise ValueError("share_weights=True needs one glimpse_net for all glimpses; got a list.")
-        for each in net:
-            check_layer(glimpse_net=each)
-        return list(net)
-    check_layer(glimpse_net=net)
-    if share_weights or num_glimpses == 1:
-        return [net] * num_glimpses
-    return [net, *(_clone(net, n) for n in range(2, num_glimpses + 1))]
 
+    num_classes, num_glimpses, gated_glimpse, group_size = Fixed(), Fixed(), Fixed(), Fixed()
+    averaging, location_input = Setting(partial(check_one_of, AVERAGING)), Setting(partial(check_one_of, LOCATION_INPUTS))
 
-def _clone(net: keras.Layer, n: int):
-    try:
-        config = net.get_config()
-        clone = type(net).from_config(config | {"name": f"{config['name']}_{n}"})
-    except Exception as error:  # Whatever a user's get_config or from_config may raise.
-        raise ValueError(
-            f"{net.name} cannot be cloned for glimpse {n}: pass a list with a network for each glimpse as glimpse_net."
-        ) from error
-    if net.built:
-        if not clone.built:
-            clone.build_from_config(net.get_build_config())
-        clone.set_weights(net.get_weights())
-    return clone
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        preprocess: keras.Layer | None,
+        crop: MultiScaleCrop,
+        low_res_net: keras.Layer,
+        location_heads: Sequence[keras.Layer],
+        glimpse_nets: Sequence[keras.Layer],
+        gated_glimpse: bool,
+        group_size: int,
+        averaging: str,
+        location_input: str,
+        **kwargs,
+    ):
+        super().__init__(**{"autocast": False, **kwargs})  # Images keep the precision they came in.
+        self.num_classes = num_classes
+        self.num_glimpses = len(glimpse_nets)
+        self.gated_glimpse = gated_glimpse
+        self.averaging = averaging
+        self.location_input = location_input
+        self.preprocess = preprocess
+        self.crop = crop
+        self.low_res_net = low_res_net
+        self.location_heads = tuple(location_heads)
+        self.glimpse_nets = tuple(glimpse_nets)
+        self.image_shape = None
+        self.group_size = group_size
+        self._active = self.num_glimpses
+        self._pixels = None if preprocess else PixelRange()
+        self._functions = Functions(self)
+
+    @property
+    def active_glimpses(self) -> int:
+        """How many glimpses the model looks at: in `predict`, `evaluate`, `look`, the cascade and every exported file.
+
+        All of them, until a stage is trained: then those up to the glimpse that was trained last. May be set, to do with fewer.
+        """
+        return self._active
+
+    @active_glimpses.setter
+    def active_glimpses(self, value):
+        check_integers(1, active_glimpses=value)
+        if value > self.num_glimpses:
+            raise ValueError(f"active_glimpses must be at most num_glimpses, {self.num_glimpses}; got {value}.")
+        self._active = int(value)
+
+    # ---- One glimpse at a time ----
+
+    def prepare(self, images, training=False) -> tf.Tensor:
+        """Images as all that follows is given them: checked, and through `preprocess`."""
+        check_spec(images.shape, images.dtype, self.image_shape)
+        if self.image_shape is not None:  # Their size may not be known in the graph of somebody else.
+            images = tf.ensure_shape(images, (None, *self.image_shape))
+        if self.preprocess is None:
+            return images
+        return self.preprocess(tf.cast(images, keras.config.floatx()), training=training)
+
+    def first_look(self, images, training=False, runtime=ANY) -> Evidence:
+        """The thumbnail, through the low-resolution network (eq. 1): what is known of prepared images before any glimpse."""
+        if not isinstance(self.low_res_net, LowResNet):
+            images = to_unit_range(images, images.dtype)
+        net = self.low_res_net
+        hidden, logits = net(images, training=training, **runtime_argument(net, runtime))
+        return Evidence(hidden, ops.cast(logits, "float32"))
+
+    def locate(self, evidence: Evidence, runtime=ANY) -> tf.Tensor:
+        """Where the next glimpse looks, `[batch, 2]` (eqs. 3 and 8)."""
+        n = len(evidence.glimpses)
+        seen = evidence._replace(glimpses=evidence.glimpses[: n - n % self.group_size])
+        head = self.location_heads[n]
+        logits = class_evidence(seen, self.location_input, self.averaging)
+        return head(evidence.hidden, logits, **runtime_argument(head, runtime))
+
+    def glimpse(self, evidence: Evidence, patches, location, training=False) -> Evidence:
+        """Adds what the next glimpse network makes of `patches` (eqs. 4 and 7)."""
+        net = self.glimpse_nets[len(evidence.glimpses)]
+        where = (location,) if self.gated_glimpse else ()
+        logits = ops.cast(net(patches, *where, training=training), "float32")
+        return evidence._replace(glimpses=(*evidence.glimpses, logits))
+
+    def look_again(self, images, evidence: Evidence, runtime=ANY) -> Evidence:
+        """Adds the next glimpse at prepared images, at the place that the model predicts."""
+        location = self.locate(evidence, runtime)
+        return self.glimpse(evidence, self.crop(images, location, runtime=runtime), location)
+
+    def combine(self, evidence: Evidence) -> tf.Tensor:
+        """The class logits after the glimpses so far, `[..., num_classes]` (eqs. 5 and 6)."""
+        return combine(evidence, self.averaging)
+
+    def try_glimpse(self, evidence: Evidence, patches, places, training=False) -> tf.Tensor:
+        """The class logits `[batch, n, num_classes]` if the next glimpse were `patches` `[batch, n, ...]` at `places`."""
+        flat = [ops.reshape(values, (-1, *values.shape[2:])) for values in (patches, places)]
+        output = self.glimpse(evidence, *flat, training=training).glimpses[-1]
+        output = ops.reshape(output, (-1, patches.shape[1], self.num_classes))
+        before = [logits[:, None] for logits in evidence.glimpses]
+        return self.combine(Evidence(None, evidence.low_res[:, None], (*before, output)))
+
+    # ---- All of them: Keras's `call`, and `look` ----
+
+    def look_at_all(self, images, training=False, runtime=ANY) -> dict[str, tf.Tensor]:
+        """What `look` returns, as part of whatever graph is traced."""
+        images = self.prepare(images, training)
+        evidence = self.first_look(images, training, runtime)
+        logits, locations, patches = [self.combine(evidence)], [], []
+        for _ in range(self.active_glimpses):
+            locations.append(self.locate(evidence, runtime))
+            patches.append(self.crop(images, locations[-1], runtime=runtime))
+            evidence = self.glimpse(evidence, patches[-1], locations[-1], training)
+            logits.append(self.combine(evidence))
+        steps = {"logits": logits, "locations": locations, "patches": patches}
+        return {name: ops.stack(values, axis=1) for name, values in steps.items()}
+
+    def call(self, images, training=False, runtime=ANY):
+        if training and self.trainable and outermost_layer() not in (None, self):
+            raise ValueError(
+                f"{type(self).__name__} cannot be trained as a part of {outermost_layer().name!r}: its location heads learn "
+                "in its own fit only. Pass layers that come before it as `preprocess`, or set its `trainable` to False."
+            )
+        return self.look_at_all(images, training, runtime)["logits"][:, -1]
+
+    def look(self, images) -> dict[str, tf.Tensor]:
+        """Looks at images and tells what was seen where.
+
+        Args:
+            images: `[batch, height, width, channels]`; all at once, so not more than fit in memory several times over.
+
+        Returns:
+            dict of float32 tensors: `logits` `[batch, active_glimpses + 1, num_classes]`, after 0, 1, ... glimpses;
+            `locations` `[batch, active_glimpses, 2]`, `(y, x)` in [0, 1]; `patches` `[batch, active_glimpses, size, size,
+            channels * len(scales)]`, the glimpses themselves.
+        """
+        check_images(images, self.image_shape)
+        if not self.built:
+            self.build(images.shape)
+        if not tf.executing_eagerly():  # In another graph it must be traced anew, since that may be for another runtime.
+            return self.look_at_all(ops.convert_to_tensor(images))
+        self.see_pixels(images)
+        return self.cached("look", lambda: self.graph(self.look_at_all))(ops.convert_to_tensor(images))
+
+    def see_pixels(self, images) -> None:
+        """Warns, once, if the pixels of floats are not in the range that the model expects; looks at the first few images."""
+        if self._pixels:
+            self._pixels.see(images[:32])
+
+    # ---- Building and tracing ----
+
+    def build(self, input_shape):  # The converter of LiteRT asks for an argument of this name.
+        check_image_shape(input_shape, {})
+        images = keras.KerasTensor((None, *input_shape[1:]), "float32")
+        if self.preprocess is not None:
+            images = self.preprocess(images)
+            check_image_shape(images.shape, {})
+        outputs = self.low_res_net(images)
+        if not isinstance(outputs, tuple | list) or len(outputs) != 2:
+            raise ValueError(f"low_res_net must return (hidden, logits); got {outputs}.")
+        evidence = Evidence(outputs[0], outputs[1])
+        self._check_logits("low_res_net", evidence.low_res)
+        for _ in range(self.num_glimpses):  # Builds every network, the user's too, on what it will be given.
+            evidence = self.look_again(images, evidence)
+            self._check_logits("glimpse_net", evidence.glimpses[-1])
+        self.image_shape = tuple(input_shape[1:])
+
+    def _check_logits(self, name, logits):
+        if tuple(logits.shape[1:]) != (self.num_classes,):
+            raise ValueError(f"{name} must give {self.num_classes} logits; got {', '.join(map(str, logits.shape[1:]))}.")
+
+    def compute_output_shape(self, images_shape):
+        return (images_shape[0], self.num_classes)
+
+    def compute_output_spec(self, images, training=False, runtime=ANY):
+        return keras.KerasTensor(self.compute_output_shape(images.shape), "float32")
+
+    def cached(self, name: str, make: Callable):
+        """What `make()` returns; made again only when something has changed that graphs hold (see `tracing`)."""
+        return self._functions.get(name, make)
+
+    def graph(self, function: Callable) -> tf.function:
+        """A function with an argument `runtime` as a graph for TensorFlow, compiled by XLA if the model is."""
+        function = partial(function, runtime=TENSORFLOW)
+        return tf.function(function, jit_compile=self.jit_compile, reduce_retracing=True, autograph=False)

@@ -4,9 +4,9 @@ import os
 
 import numpy as np
 
-from keras_glimpse.checks import check_images
-from keras_glimpse.downsampling import downsample, to_unit_range
+from keras_glimpse._validation.images import check_images
 from keras_glimpse.layers import LowResNet
+from keras_glimpse.ops.thumbnail import downsample, to_unit_range
 
 COLOURS = ("tab:red", "tab:cyan", "tab:orange", "tab:green", "tab:purple", "tab:pink")
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import keras
 
-from keras_glimpse.integrity import check_file
+from keras_glimpse.export.integrity import check_file
 
 
 def pretrained_folder() -> Path:

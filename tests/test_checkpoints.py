@@ -171,7 +171,7 @@ def test_a_callback_that_ends_a_stage_has_ended_it(batch, tmp_path, make_model):
     assert fit() == fit() == 2
 
 
-def test_torn_checkpoints_are_passed_over(whole, batch, tmp_path):
+def test_corrupt_checkpoints_are_passed_over(whole, batch, tmp_path):
     with pytest.raises(Killed):
         train(arrays, batch, tmp_path, Killer(23))  # In the last epoch of the last stage.
     before, last = sorted((tmp_path / "stage_fine_tune").iterdir())
@@ -179,13 +179,13 @@ def test_torn_checkpoints_are_passed_over(whole, batch, tmp_path):
     for spoilt in (b"", content[: len(content) // 2], content[:1000] + bytes([content[1000] ^ 1]) + content[1001:]):
         last.write_bytes(spoilt)
         saved = keras_glimpse.Checkpoints(last.parent)
-        with pytest.warns(UserWarning, match=f"Not whole, and passed over: .*{last.name}"):
+        with pytest.warns(UserWarning, match=f"Corrupt checkpoint, passed over: .*{last.name}"):
             assert saved._last_whole() == (before, before.read_bytes())
-    with pytest.warns(UserWarning, match="Not whole"):
+    with pytest.warns(UserWarning, match="Corrupt"):
         assert_same(train(arrays, batch, tmp_path), whole)
     for path in last.parent.iterdir():
         path.write_bytes(b"?")
-    with pytest.warns(UserWarning), pytest.raises(ValueError, match="Not one checkpoint in .*stage_fine_tune is whole"):
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="All checkpoints in .*stage_fine_tune are corrupt"):
         train(arrays, batch, tmp_path)
 
 

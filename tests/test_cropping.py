@@ -1,5 +1,7 @@
 """The crop against `tf.image.crop_and_resize` and NumPy, in every way it can be run; and the thumbnail."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,9 +11,9 @@ from oracle import crop
 
 from keras_glimpse import MultiScaleCrop
 from keras_glimpse._compat import is_compiled_by_xla
-from keras_glimpse.cropping import crop_window
-from keras_glimpse.downsampling import downsample
-from keras_glimpse.portable import run_by_tensorflow
+from keras_glimpse.ops.crop import crop_window
+from keras_glimpse.ops.runtime import TENSORFLOW
+from keras_glimpse.ops.thumbnail import downsample
 
 
 def by_op(image, location, size):
@@ -24,7 +26,7 @@ def by_op(image, location, size):
 
 WAYS = {
     "eager": crop_window,
-    "TensorFlow": tf.function(run_by_tensorflow()(crop_window)),
+    "TensorFlow": tf.function(partial(crop_window, runtime=TENSORFLOW)),
     "XLA": tf.function(crop_window, jit_compile=True),
     "portable": tf.function(crop_window),
 }

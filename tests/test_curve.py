@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 import keras_glimpse
-from keras_glimpse.curve import THRESHOLDS
+from keras_glimpse.cascade.curve import THRESHOLDS
 
 
 @pytest.fixture

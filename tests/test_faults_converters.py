@@ -9,8 +9,8 @@ import tensorflow as tf
 from tensorflow.lite.python import schema_py_generated as schema
 
 import keras_glimpse
-from keras_glimpse import cropping
-from keras_glimpse.downsampling import block_mean
+from keras_glimpse.ops import crop as crop_module
+from keras_glimpse.ops.thumbnail import block_mean
 
 litert = pytest.importorskip("ai_edge_litert.interpreter")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -170,7 +170,7 @@ def test_only_our_own_graphs_have_operations_of_tensorflow(make, batch, tmp_path
 
     count(tf.image, "crop_and_resize")
     for name in ("_crop_by_gather", "_crop_by_matrices"):
-        count(cropping, name)
+        count(crop_module, name)
 
     def made_by(use):
         crops.clear()
@@ -178,7 +178,9 @@ def test_only_our_own_graphs_have_operations_of_tensorflow(make, batch, tmp_path
         return set(crops)
 
     images, labels = batch
-    monkeypatch.setattr("keras_glimpse.cascade.known_stage_macs", lambda model: None)  # Counted in graphs that nothing runs.
+    monkeypatch.setattr(
+        "keras_glimpse.cascade.predict.known_stage_macs", lambda model: None
+    )  # Counted in graphs that nothing runs.
     ours = {
         "fit": lambda: model.fit(images, labels, verbose=0),
         "evaluate": lambda: model.evaluate(images, labels, verbose=0),

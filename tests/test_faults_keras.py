@@ -200,8 +200,8 @@ def test_hooks_that_are_honoured(batch):
             type(self).calls += 1
             return super().train_step(data)
 
-        def first_look(self, images, training=False):
-            return super().first_look(1.0 - images, training)
+        def first_look(self, images, **kwargs):
+            return super().first_look(1.0 - images, **kwargs)
 
     model, plain = Mine(3, **SIZES), GlimpseClassifier(3, **SIZES)
     model.compile(paper_sgd(), jit_compile=False)

@@ -6,10 +6,11 @@ import pytest
 import tensorflow as tf
 from oracle import Paper, softmax
 
-from keras_glimpse import cascade_curve, paper_sgd, training
-from keras_glimpse.losses import cross_entropy
-from keras_glimpse.search import best_and_offending
+from keras_glimpse import cascade_curve, paper_sgd
+from keras_glimpse.training.objective import Objective, cross_entropy
+from keras_glimpse.training.step import training_step
 
+OBJECTIVE = Objective(location_weight=1.0, diversity_weight=0.0, diversity_variance=1.0, contrastive=True)
 SORTS = {
     "integers": lambda y: y,
     "int64 column": lambda y: y.astype(np.int64)[:, None],
@@ -82,7 +83,7 @@ def test_soft_labels_in_the_search(rng, kind):
     logits, penalty = rng.normal(size=(50, 9, 5)), rng.random((50, 9))
     shares = soft_labels(rng, kind, 50, 5)
     inputs = (np.float32(logits), np.float32(shares))
-    best, offending = best_and_offending(*inputs, np.float32(penalty)[..., None])
+    best, offending = np.transpose(OBJECTIVE.choose_places(*inputs, np.float32(penalty)))
     for i in range(50):
         loss = penalty[i][:, None] - np.log(softmax(logits[i]))
         expected = (shares[i] * loss).sum(-1)
@@ -107,7 +108,7 @@ def test_soft_labels_in_the_whole_loss(make_model, rng, stage):
     first, second = rng.integers(0, 3, 6), rng.integers(0, 3, 6)
     shares = 0.7 * np.eye(3)[first] + 0.3 * np.eye(3)[second]
     model.compile(keras.optimizers.SGD(0.0), stage=stage, jit_compile=False)
-    measured, _ = training.train_step(model, (tf.constant(images), tf.constant(shares, tf.float32)))
+    measured, _ = training_step(model, (tf.constant(images), tf.constant(shares, tf.float32)))
     paper = Paper(model, **sizes)
     hyper = {"search_size": 1, "stride": 2, "lam": 10.0, "gamma": 0.01, "variance": 0.002}
     for i, image in enumerate(images.astype(np.float64)):
@@ -197,8 +198,8 @@ def test_loss_has_sample_weights_and_what_layers_add_in_it(make_model, batch):
 
 def test_even_shares_rule_out_no_class(rng):
     """Half and half of two classes: z- is z*, never a place that is no candidate."""
-    logits, penalty = rng.normal(size=(20, 9, 2)).astype(np.float32), rng.random((20, 9, 1)).astype(np.float32)
+    logits, penalty = rng.normal(size=(20, 9, 2)).astype(np.float32), rng.random((20, 9)).astype(np.float32)
     penalty[:, 0] = np.inf
-    best, offending = best_and_offending(logits, np.full((20, 2), 0.5, np.float32), penalty)
+    best, offending = np.transpose(OBJECTIVE.choose_places(logits, np.full((20, 2), 0.5, np.float32), penalty))
     np.testing.assert_array_equal(best, offending)
     assert (np.asarray(best) != 0).all()

@@ -12,8 +12,8 @@ import tensorflow as tf
 from keras import metrics as M
 
 from keras_glimpse import _compat
-from keras_glimpse.measures import Measures
-from keras_glimpse.metrics import UserMetrics, arguments_of
+from keras_glimpse.training.measures import Measures
+from keras_glimpse.training.metrics import UserMetrics, arguments_of
 
 C, N = 4, 50
 PLAIN = {"jit_compile": False, "steps_per_execution": 1}
@@ -355,7 +355,7 @@ def test_measures_cost_one_variable(make_model):
 PROGRAM = """
 import json, keras, numpy as np, tensorflow as tf, keras_glimpse
 from keras import metrics as M
-from keras_glimpse import replicas
+from keras_glimpse.training import replicas
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 rng = np.random.default_rng(0)

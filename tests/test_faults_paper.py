@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_glimpse import GlimpseClassifier, paper_sgd, training
-from keras_glimpse.geometry import candidate_locations, search_grid, stride_in_pixels
-from keras_glimpse.labels import label_shares
+from keras_glimpse import GlimpseClassifier, paper_sgd
 from keras_glimpse.layers import MultiScaleCrop
+from keras_glimpse.ops.geometry import candidate_locations, relative_sides, search_grid, stride_in_pixels
+from keras_glimpse.ops.labels import label_shares
+from keras_glimpse.training.step import _look_until_stage, _search
 
 SIZES = {"low_res_size": 5, "patch_size": 6, "hidden_units": 8}
 
@@ -21,8 +22,8 @@ def test_no_candidate_lies_outside_the_image(make_model, batch):
         head.set_weights([0 * kernel, bias - 20.0, 0 * from_logits])
     model.compile(paper_sgd(), stage=1, jit_compile=False)
     images, shares = tf.constant(batch[0]), label_shares(batch[1], 3)
-    evidence, locations, _ = training._look_until_stage(model, images, shares)
-    _, places, _ = training._search(model, images, shares, evidence, locations)
+    evidence, locations, _ = _look_until_stage(model, images, shares)
+    _, places, _ = _search(model, images, shares, evidence, locations)
     inside = (places >= 0).numpy() & (places <= 1).numpy()
     assert inside.all()
     steps = np.round(places * [19, 23]).astype(int).reshape(-1, 2)
@@ -52,7 +53,7 @@ def test_distances_are_alike_in_both_directions(make_model, rng):
     model = make_model((20, 60, 1))
     location = tf.constant([[0.5, 0.5]])
     places = candidate_locations(location, np.float32([[2, 0], [0, 2], [-2, 0]]), (None, 20, 60, 1))
-    penalty = training._penalty(model, [location], places, (None, 20, 60, 1))[0]
+    penalty = model.objective.place_penalty(location, places, [], relative_sides((None, 20, 60, 1)))[0]
     np.testing.assert_allclose(penalty, 3 * [model.location_weight / 2 * (2 / 59) ** 2], rtol=1e-5)
 
 

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from keras_glimpse import GlimpseClassifier, paper_sgd
-from keras_glimpse.checkpoints import after_epochs
+from keras_glimpse.training.checkpoints import after_epochs
 
 
 def endless(batch):

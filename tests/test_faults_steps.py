@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_glimpse import GlimpseClassifier, execution, paper_sgd
+from keras_glimpse import GlimpseClassifier, paper_sgd
+from keras_glimpse.training import execution
 
 WAYS = {"auto": {}, "without XLA": {"jit_compile": False}, "eager": {"run_eagerly": True}}
 

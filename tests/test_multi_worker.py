@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 import keras_glimpse
-from keras_glimpse import replicas
+from keras_glimpse.training import replicas
 
 RECIPES = str(Path(__file__).parent.parent / "recipes")
 LIMIT = 240.0  # seconds, for processes that take a tenth of it on cores that do nothing else

@@ -5,11 +5,10 @@ import pytest
 import tensorflow as tf
 from oracle import Paper
 
-from keras_glimpse import training
-from keras_glimpse.evidence import Evidence, combine, for_location
-from keras_glimpse.labels import label_shares
-from keras_glimpse.losses import cross_entropy, diversity_penalty, location_penalty
-from keras_glimpse.search import best_and_offending
+from keras_glimpse.evidence import Evidence, class_evidence, combine
+from keras_glimpse.ops.labels import label_shares
+from keras_glimpse.training.objective import Objective, cross_entropy
+from keras_glimpse.training.step import _look_until_stage, _search, training_step
 
 SIZES = {"low_res_size": 4, "patch_size": 6, "scales": (1, 2)}
 HYPER = {"search_size": 3, "stride": 2, "lam": 10.0, "gamma": 0.5, "variance": 0.02}
@@ -49,7 +48,7 @@ def test_search_and_loss(paper_model, images, rng, stage, contrastive):
     labels = rng.integers(0, 3, len(images)).astype(np.int32)
     paper_model.compile("sgd", stage=stage, jit_compile=False)
     paper = Paper(paper_model, **SIZES)
-    measured, _ = training.train_step(paper_model, (tf.constant(images), labels))
+    measured, _ = training_step(paper_model, (tf.constant(images), labels))
     for i, (image, label) in enumerate(zip(images.astype(np.float64), labels)):
         expected = paper.loss(stage - 1, image, label, contrastive, **HYPER)
         np.testing.assert_allclose(measured["loss"][i], expected, rtol=1e-5)
@@ -60,8 +59,8 @@ def test_places_of_the_search(paper_model, images, rng, stage):
     labels = rng.integers(0, 3, len(images)).astype(np.int32)
     paper_model.compile("sgd", stage=stage, jit_compile=False)
     shares = label_shares(labels, 3)
-    evidence, locations, _ = training._look_until_stage(paper_model, tf.constant(images), shares)
-    _, places, _ = training._search(paper_model, tf.constant(images), shares, evidence, locations)
+    evidence, locations, _ = _look_until_stage(paper_model, tf.constant(images), shares)
+    _, places, _ = _search(paper_model, tf.constant(images), shares, evidence, locations)
     paper = Paper(paper_model, **SIZES)
     found = [paper.search(stage - 1, image, label, **HYPER)[1:3] for image, label in zip(images.astype(np.float64), labels)]
     np.testing.assert_allclose(places, found, atol=5e-6)
@@ -73,12 +72,12 @@ def test_eq_6_and_uniform_averaging(rng):
     evidence = Evidence(None, low, (first, second))
     np.testing.assert_allclose(combine(evidence, "paper"), low + (first + second) / 2, atol=1e-6)
     np.testing.assert_allclose(combine(evidence, "uniform"), (low + first + second) / 3, atol=1e-6)
-    np.testing.assert_allclose(for_location(evidence, "logits", "paper"), low + first + second, atol=1e-6)
+    np.testing.assert_allclose(class_evidence(evidence, "logits", "paper"), low + first + second, atol=1e-6)
 
 
 def test_location_input_as_probabilities(rng):
     low, first = rng.normal(size=(2, 5, 4)).astype(np.float32)
-    got = for_location(Evidence(None, low, (first,)), "probabilities", "paper")
+    got = class_evidence(Evidence(None, low, (first,)), "probabilities", "paper")
     expected = tf.nn.softmax(low) + tf.nn.softmax(low + first)
     np.testing.assert_allclose(got, expected, atol=1e-6)
 
@@ -89,16 +88,19 @@ def test_loss_terms(rng):
     np.testing.assert_allclose(cross_entropy(logits, np.eye(4)[labels]), expected, rtol=1e-5)
     a, b = rng.random((2, 6, 2)).astype(np.float32)
     sides = np.array([0.5, 1.0], np.float32)
-    np.testing.assert_allclose(location_penalty(a, b, 100.0, sides), 50 * (((a - b) * sides) ** 2).sum(-1), rtol=1e-5)
+    near = Objective(100.0, 0.0, 1.0, True).place_penalty(a, b[:, None], [a], sides)[:, 0]
+    np.testing.assert_allclose(near, 50 * (((a - b) * sides) ** 2).sum(-1), rtol=1e-5)
     z, before = rng.random((6, 9, 2)).astype(np.float32), rng.random((6, 3, 2)).astype(np.float32)
     bumps = np.exp(-(((z[:, :, None] - before[:, None]) * sides) ** 2).sum(-1) / (2 * 0.002)).sum(-1)
-    np.testing.assert_allclose(diversity_penalty(z, before, 0.01, 0.002, sides), 0.01 * bumps, atol=1e-7)
+    apart = Objective(0.0, 0.01, 0.002, True).place_penalty(a, z, [*before.transpose(1, 0, 2)], sides)
+    np.testing.assert_allclose(apart, 0.01 * bumps, atol=1e-7)
 
 
 def test_most_offending_place_is_of_a_wrong_class(rng):
     logits, labels = rng.normal(size=(50, 9, 5)).astype(np.float32), rng.integers(0, 5, 50)
     penalty = rng.random((50, 9)).astype(np.float32)
-    best, offending = best_and_offending(logits, np.float32(np.eye(5)[labels]), penalty[..., None])
+    chosen = Objective(1.0, 0.0, 1.0, contrastive=True).choose_places(logits, np.float32(np.eye(5)[labels]), penalty)
+    best, offending = np.transpose(chosen)
     loss = penalty[..., None] - np.asarray(tf.nn.log_softmax(logits))
     for i, label in enumerate(labels):
         assert best[i] == loss[i, :, label].argmin()

@@ -4,6 +4,7 @@ The examples are the same in every run. HYPOTHESIS_PROFILE=thorough draws others
 """
 
 import os
+from functools import partial
 
 import keras
 import numpy as np
@@ -14,7 +15,6 @@ from hypothesis import strategies as st
 from oracle import Paper, crop
 
 from keras_glimpse import GlimpseClassifier, MultiScaleCrop, cascade_predict, stage_macs
-from keras_glimpse.portable import run_by_tensorflow
 
 THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
 DTYPES = ["float32", "float16", "uint8", "uint16"]
@@ -47,7 +47,7 @@ def crops(draw):
 
 def ways(function):
     yield function
-    yield tf.function(run_by_tensorflow()(function), autograph=False)
+    yield tf.function(partial(function, runtime="tensorflow"), autograph=False)
     yield tf.function(function, jit_compile=True)
 
 
@@ -144,7 +144,7 @@ def test_looking_as_the_paper_in_numpy(drawn):
 @given(any_model())
 def test_looking_in_every_way(drawn):
     model, images, _ = made(*drawn)
-    eager, *others = [way(tf.constant(images)) for way in ways(model._look)]
+    eager, *others = [way(tf.constant(images)) for way in ways(model.look_at_all)]
     for other in others:
         for name, values in other.items():
             np.testing.assert_allclose(values, eager[name], atol=1e-3, err_msg=name)

@@ -13,7 +13,7 @@ import tensorflow as tf
 from scipy import ndimage
 
 from keras_glimpse import CascadePrediction, stage_macs
-from keras_glimpse.data import Digits, Epoch
+from keras_glimpse.data.pipelines import Digits, Epoch
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_glimpse import GlimpseClassifier, data, execution, fit_greedy, paper_sgd
+from keras_glimpse import GlimpseClassifier, data, fit_greedy, paper_sgd
+from keras_glimpse.training import execution
 
 
 def plain_step(model, images, labels, stage, velocity, learning_rate=0.05):

@@ -1,4 +1,4 @@
-"""Writing what is complete, or nothing."""
+"""Atomic writes of files and of folders."""
 
 import contextlib
 import json
@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from keras_glimpse import integrity
+from keras_glimpse.export import integrity
 
 MARK = Path(integrity.ASSETS) / integrity.MARK
 

@@ -1,16 +1,17 @@
-"""What exported files compute, as graphs: everything, the cascade of one image, and the cascade of a batch."""
+"""What exported files compute, as graphs: the cascade of one image, the cascade of a batch, and all stages at once."""
 
 from functools import partial
 
 import keras
 import tensorflow as tf
 
-from keras_glimpse.macs import known_stage_macs
+from keras_glimpse.cascade.macs import known_stage_macs
+from keras_glimpse.ops.runtime import ANY
 
 
-def everything(model, images: tf.Tensor, threshold: float | None) -> dict[str, tf.Tensor]:
+def explain(model, images: tf.Tensor, threshold: float | None, runtime: str = ANY) -> dict[str, tf.Tensor]:
     """All stages of all images, wherever the cascade would stop: what to show a person."""
-    seen = model.look(images)
+    seen = model.look_at_all(images, runtime=runtime)
     probabilities = tf.nn.softmax(seen["logits"])
     exit_stage = tf.fill(tf.shape(images)[:1], model.active_glimpses)
     if threshold is not None:
@@ -24,45 +25,45 @@ def everything(model, images: tf.Tensor, threshold: float | None) -> dict[str, t
     return answer
 
 
-def one_image(model, images: tf.Tensor, threshold: float | None) -> dict[str, tf.Tensor]:
+def cascade_of_one(model, images: tf.Tensor, threshold: float | None, runtime: str = ANY) -> dict[str, tf.Tensor]:
     """The cascade for a batch of one, as branches that a runtime takes or skips."""
 
-    def go_on(evidence):
+    def decide(evidence):
         stage = len(evidence.glimpses)
         probabilities = tf.nn.softmax(model.combine(evidence))
         stop = lambda: {"probabilities": probabilities, "exit_stage": tf.constant([stage])}  # noqa: E731
         if stage == model.active_glimpses:
             return stop()
-        look = lambda: go_on(model.look_again(images, evidence))  # noqa: E731
+        look = lambda: decide(model.look_again(images, evidence, runtime))  # noqa: E731
         return look() if threshold is None else tf.cond(tf.reduce_max(probabilities) >= threshold, stop, look)
 
     images = model.prepare(images)
-    return go_on(model.first_look(images))
+    return decide(model.first_look(images, runtime=runtime))
 
 
-def until_sure(model, images: tf.Tensor, threshold: float | None) -> dict[str, tf.Tensor]:
+def cascade_of_batch(model, images: tf.Tensor, threshold: float | None, runtime: str = ANY) -> dict[str, tf.Tensor]:
     """The cascade for a batch: each network runs only on the images that none before it was sure of."""
     if threshold is None:
-        return {"probabilities": tf.nn.softmax(model.look(images)["logits"][:, -1])}
+        return {"probabilities": tf.nn.softmax(model.look_at_all(images, runtime=runtime)["logits"][:, -1])}
 
-    def go_on(evidence, rows, latest, probabilities):
+    def continue_unsure(evidence, rows, latest, probabilities):
         if len(evidence.glimpses) == model.active_glimpses:
             return probabilities
-        unsure = tf.where(~(tf.reduce_max(latest, axis=-1) >= threshold))[:, 0]  # What is not a number is not sure.
+        unsure = tf.where(~(tf.reduce_max(latest, axis=-1) >= threshold))[:, 0]  # NaN compares false: such rows stay unsure.
 
         def look():
             left, known = keras.tree.map_structure(partial(_rows, unsure), (rows, evidence))
-            seen = model.look_again(tf.gather(images, left), known)
+            seen = model.look_again(tf.gather(images, left), known, runtime)
             answer = tf.nn.softmax(model.combine(seen))
-            return go_on(seen, left, answer, tf.tensor_scatter_nd_update(probabilities, left[:, None], answer))
+            return continue_unsure(seen, left, answer, tf.tensor_scatter_nd_update(probabilities, left[:, None], answer))
 
-        # Not for no images at all: it would be work, and TensorFlow's convolutions fail on them.
+        # TensorFlow's convolutions fail on a batch of no images.
         return tf.cond(tf.size(unsure) > 0, look, lambda: probabilities)
 
     images = model.prepare(images)
-    evidence = model.first_look(images)
+    evidence = model.first_look(images, runtime=runtime)
     probabilities = tf.nn.softmax(model.combine(evidence))
-    return {"probabilities": go_on(evidence, tf.range(tf.shape(images)[0]), probabilities, probabilities)}
+    return {"probabilities": continue_unsure(evidence, tf.range(tf.shape(images)[0]), probabilities, probabilities)}
 
 
 def _rows(which, values):

@@ -4,17 +4,19 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import tensorflow as tf
 
-from keras_glimpse._compat import holder, litert_operations
-from keras_glimpse.cascade import cascade_predict
-from keras_glimpse.checks import check_exportable, check_integers, check_one_of, check_spec
-from keras_glimpse.downsampling import to_unit_range
+from keras_glimpse._compat import litert_operations, weights_of
+from keras_glimpse._validation.arguments import check_exportable, check_integers, check_one_of
+from keras_glimpse._validation.images import check_spec
+from keras_glimpse.cascade.predict import cascade_predict
 from keras_glimpse.export.files import complete_file, write_marked
-from keras_glimpse.export.graphs import one_image, until_sure
-from keras_glimpse.portable import quantized_products
+from keras_glimpse.export.graphs import cascade_of_batch, cascade_of_one
+from keras_glimpse.ops.runtime import ANY, LITERT_INT8
+from keras_glimpse.ops.thumbnail import to_unit_range
 from keras_glimpse.quantization import float_products
 from keras_glimpse.version import __version__
 
@@ -73,12 +75,12 @@ def export_litert(
     if threshold is not None and batch_size != 1:
         raise ValueError(f"A cascade looks at one image at a time: batch_size must be 1 with a threshold; got {batch_size}.")
     images = _calibration_images(model, quantize, threshold, calibration)
-    compute = one_image if batch_size == 1 else until_sure
+    compute = cascade_of_one if batch_size == 1 else cascade_of_batch
     signature = tf.TensorSpec((batch_size, *model.image_shape), tf.float32, name="images")
     about = {"keras_glimpse": __version__, "image_shape": model.image_shape, "num_classes": model.num_classes}
     about |= {"threshold": threshold and float(threshold), "quantize": quantize}
     with complete_file(path) as scratch, float_products(model):
-        content = convert(lambda images: compute(model, images, threshold), model, signature, quantize, images)
+        content = convert(partial(compute, model, threshold=threshold), model, signature, quantize, images)
         write_marked(scratch, content, about)
 
 
@@ -113,12 +115,12 @@ def _check_every_stage_is_reached(model, calibration, threshold):
 
 
 def convert(compute: Callable, model, signature: tf.TensorSpec, quantize: str | None = None, calibration=None) -> bytes:
-    """The content of a LiteRT file that computes a function of images and of a model's weights, by built-in operations."""
-    quiet, products = warnings.catch_warnings(), quantized_products(quantize is not None)
-    with quiet, products, tempfile.TemporaryDirectory() as folder:
+    """The content of a LiteRT file: a function of images and a `runtime`, and of a model's weights, by built-in operations."""
+    compute = partial(compute, runtime=LITERT_INT8 if quantize else ANY)
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")  # The converter warns of its own internals.
         function = tf.function(compute, autograph=False).get_concrete_function(signature)
-        tf.saved_model.save(holder(model), folder, {"serving_default": function})
+        tf.saved_model.save(weights_of(model), folder, {"serving_default": function})
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         if quantize:

@@ -6,9 +6,9 @@ import warnings
 import keras
 import tensorflow as tf
 
-from keras_glimpse.checks import check_exportable
+from keras_glimpse._validation.arguments import check_exportable
 from keras_glimpse.export.files import complete_file
-from keras_glimpse.export.graphs import one_image, until_sure
+from keras_glimpse.export.graphs import cascade_of_batch, cascade_of_one
 from keras_glimpse.quantization import float_products
 
 
@@ -21,8 +21,8 @@ class Answer(keras.Model):
 
     def call(self, images):
         if self.threshold is None:
-            return until_sure(self.model, images, None)
-        return one_image(self.branches, images, self.threshold)
+            return cascade_of_batch(self.model, images, None)
+        return cascade_of_one(self.branches, images, self.threshold)
 
 
 class Branches:
@@ -36,9 +36,9 @@ class Branches:
         self.prepare, self.first_look = model.prepare, model.first_look
         self._look_again, self._weights = model.look_again, [(weight, weight.numpy()) for weight in model.variables]
 
-    def look_again(self, images, evidence):
+    def look_again(self, images, evidence, runtime):
         with keras.StatelessScope([(weight, tf.constant(value)) for weight, value in self._weights]):
-            return self._look_again(images, evidence)
+            return self._look_again(images, evidence, runtime)
 
 
 def export_onnx(model, path: str | os.PathLike, threshold: float | None = None) -> None:

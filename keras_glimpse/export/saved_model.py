@@ -5,11 +5,11 @@ from functools import partial
 
 import tensorflow as tf
 
-from keras_glimpse._compat import holder
-from keras_glimpse.checks import check_exportable
+from keras_glimpse._compat import weights_of
+from keras_glimpse._validation.arguments import check_exportable
 from keras_glimpse.export.files import complete_folder
-from keras_glimpse.export.graphs import everything, one_image, until_sure
-from keras_glimpse.portable import run_by_tensorflow
+from keras_glimpse.export.graphs import cascade_of_batch, cascade_of_one, explain
+from keras_glimpse.ops.runtime import ANY, TENSORFLOW
 from keras_glimpse.quantization import float_products
 from keras_glimpse.version import __version__
 
@@ -58,19 +58,20 @@ def export_saved_model(model, path: str | os.PathLike, threshold: float | None =
     check_exportable("export_saved_model", model, threshold)
     about = {"keras_glimpse": __version__, "image_shape": model.image_shape, "num_classes": model.num_classes}
     with complete_folder(path, about | {"threshold": threshold and float(threshold)}) as folder:
-        tf.saved_model.save(holder(model), str(folder), _signatures(model, threshold))
+        tf.saved_model.save(weights_of(model), str(folder), _signatures(model, threshold))
 
 
 def _signatures(model, threshold):
+    portable = cascade_of_batch if threshold is None else cascade_of_one
     signatures = {
-        "serving_default": (run_by_tensorflow()(until_sure), None, tf.float32),
-        "uint8": (run_by_tensorflow()(until_sure), None, tf.uint8),
-        "explain": (run_by_tensorflow()(everything), None, tf.float32),
-        "portable": (float_products(model)(until_sure if threshold is None else one_image), threshold and 1, tf.float32),
+        "serving_default": (cascade_of_batch, TENSORFLOW, None, tf.float32),
+        "uint8": (cascade_of_batch, TENSORFLOW, None, tf.uint8),
+        "explain": (explain, TENSORFLOW, None, tf.float32),
+        "portable": (float_products(model)(portable), ANY, threshold and 1, tf.float32),
     }
     return {
-        name: tf.function(partial(compute, model, threshold=threshold), autograph=False).get_concrete_function(
+        name: tf.function(partial(compute, model, threshold=threshold, runtime=runtime), autograph=False).get_concrete_function(
             tf.TensorSpec((batch, *model.image_shape), dtype, name="images")
         )
-        for name, (compute, batch, dtype) in signatures.items()
+        for name, (compute, runtime, batch, dtype) in signatures.items()
     }

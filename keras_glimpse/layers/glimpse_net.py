@@ -6,7 +6,7 @@ from math import prod
 import keras
 from keras import ops
 
-from keras_glimpse.checks import check_integers, integers
+from keras_glimpse._validation.arguments import check_integers, integers
 from keras_glimpse.layers.inner import KeepsInner
 
 

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
-from keras_glimpse.checks import check_integers, check_one_of, integers
-from keras_glimpse.downsampling import METHODS, downsample
-from keras_glimpse.geometry import check_image_shape
+from keras_glimpse._validation.arguments import check_integers, check_one_of, integers
 from keras_glimpse.layers.inner import KeepsInner
+from keras_glimpse.ops.geometry import check_image_shape
+from keras_glimpse.ops.runtime import ANY
+from keras_glimpse.ops.thumbnail import METHODS, downsample
 
 
 @keras.saving.register_keras_serializable(package="keras_glimpse")
@@ -23,6 +24,7 @@ class LowResNet(KeepsInner, keras.layers.Layer):
 
     Call arguments:
         image: `[batch, height, width, channels]`; an unsigned-integer image is scaled to [0, 1].
+        runtime: what will run the graph: "any" (the default), or "tensorflow", which then may use operations of its own.
 
     Returns:
         `(hidden, logits)`, shaped `[batch, units]` and `[batch, num_classes]`: h^L and o^L of eq. 1.
@@ -66,9 +68,9 @@ class LowResNet(KeepsInner, keras.layers.Layer):
             layer.build((None, features))
             features = layer.units
 
-    def call(self, image):
+    def call(self, image, runtime=ANY):
         check_image_shape(image.shape, {})
-        hidden = downsample(image, self.size, self.downsample)
+        hidden = downsample(image, self.size, self.downsample, runtime)
         hidden = ops.reshape(hidden, (-1, self.size[0] * self.size[1] * image.shape[3]))
         for layer in self.hidden_layers:
             hidden = layer(hidden)

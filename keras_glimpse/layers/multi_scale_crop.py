@@ -6,10 +6,11 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_glimpse.checks import check_integers, integers
-from keras_glimpse.cropping import crop_window
-from keras_glimpse.downsampling import block_mean, to_unit_range
-from keras_glimpse.geometry import candidate_locations, check_image_shape, search_grid
+from keras_glimpse._validation.arguments import check_integers, integers
+from keras_glimpse.ops.crop import crop_window
+from keras_glimpse.ops.geometry import candidate_locations, check_image_shape, search_grid
+from keras_glimpse.ops.runtime import ANY
+from keras_glimpse.ops.thumbnail import block_mean, to_unit_range
 
 
 @keras.saving.register_keras_serializable(package="keras_glimpse")
@@ -27,6 +28,7 @@ class MultiScaleCrop(keras.layers.Layer):
     Call arguments:
         image: `[batch, height, width, channels]`; an unsigned-integer image is scaled to [0, 1].
         location: `[batch, 2]`, `(y, x)` in [0, 1]. No gradient reaches it: cropping is not differentiable in the paper.
+        runtime: what will run the graph: "any" (the default), or "tensorflow", which then may use operations of its own.
 
     Returns:
         `[batch, size, size, channels * len(scales)]`, float32.
@@ -50,12 +52,12 @@ class MultiScaleCrop(keras.layers.Layer):
     def build(self, image_shape, location_shape=None):
         check_image_shape(image_shape, {"A patch (`size`)": (self.size, self.size)})
 
-    def call(self, image, location):
-        regions = self._regions(image, location, margin=0)
-        patches = [_average(region, scale) for region, scale in zip(regions, self.scales)]
+    def call(self, image, location, runtime=ANY):
+        regions = self._regions(image, location, 0, runtime)
+        patches = [_average(region, scale, runtime) for region, scale in zip(regions, self.scales)]
         return to_unit_range(ops.concatenate(patches, axis=-1), image.dtype)
 
-    def candidates(self, image, location, search_size: int, stride: int) -> tf.Tensor:
+    def candidates(self, image, location, search_size: int, stride: int, runtime: str = ANY) -> tf.Tensor:
         """Patches at every point of the search grid around a location (eq. 12), in the order of `search_grid`.
 
         If the windows overlap, all of them are slices of one crop, `stride * (search_size - 1)` pixels wider than the
@@ -66,12 +68,12 @@ class MultiScaleCrop(keras.layers.Layer):
         """
         if stride > self.size * max(self.scales):
             places = candidate_locations(location, search_grid(search_size, stride), image.shape)
-            return ops.stack([self(image, place) for place in ops.unstack(places, axis=1)], axis=1)
-        regions = self._regions(image, location, margin=stride * (search_size - 1))
-        patches = [self._slide(region, scale, search_size, stride) for region, scale in zip(regions, self.scales)]
+            return ops.stack([self(image, place, runtime=runtime) for place in ops.unstack(places, axis=1)], axis=1)
+        regions = self._regions(image, location, stride * (search_size - 1), runtime)
+        patches = [self._slide(region, scale, search_size, stride, runtime) for region, scale in zip(regions, self.scales)]
         return to_unit_range(ops.concatenate(patches, axis=-1), image.dtype)
 
-    def _regions(self, image, location, margin):
+    def _regions(self, image, location, margin, runtime):
         """For each scale, the window at the location and `margin` pixels more of its surroundings.
 
         All are parts of one crop. (Windows of odd and of even width sit half a pixel apart: one crop for each.)
@@ -79,25 +81,25 @@ class MultiScaleCrop(keras.layers.Layer):
         check_image_shape(image.shape, {})
         widths = [scale * self.size for scale in self.scales]
         widest = {width % 2: max(w for w in widths if w % 2 == width % 2) for width in widths}
-        unions = {parity: crop_window(image, location, width + margin) for parity, width in widest.items()}
+        unions = {parity: crop_window(image, location, width + margin, runtime) for parity, width in widest.items()}
         edges = [(widest[width % 2] - width) // 2 for width in widths]
         parts = [slice(edge, edge + width + margin) for edge, width in zip(edges, widths)]
         return [unions[width % 2][:, part, part] if part.start else unions[width % 2] for width, part in zip(widths, parts)]
 
-    def _slide(self, region, scale, search_size, stride):
+    def _slide(self, region, scale, search_size, stride, runtime):
         """The `search_size ** 2` windows of a region, each averaged `scale` by `scale`."""
         if stride % scale == 0:  # All windows share their blocks: average once, then slice.
-            return _windows(_average(region, scale), self.size, search_size, stride // scale)
+            return _windows(_average(region, scale, runtime), self.size, search_size, stride // scale)
         windows = _windows(region, scale * self.size, search_size, stride)
-        averaged = _average(ops.reshape(windows, (-1, *windows.shape[2:])), scale)
+        averaged = _average(ops.reshape(windows, (-1, *windows.shape[2:])), scale, runtime)
         return ops.reshape(averaged, (-1, *windows.shape[1:2], *averaged.shape[1:]))
 
     def get_config(self):
         return super().get_config() | {"size": self.size, "scales": self.scales}
 
 
-def _average(image, factor):
-    return image if factor == 1 else block_mean(image, (image.shape[1] // factor, image.shape[2] // factor))
+def _average(image, factor, runtime):
+    return image if factor == 1 else block_mean(image, (image.shape[1] // factor, image.shape[2] // factor), runtime)
 
 
 def _windows(image, size, count, step):

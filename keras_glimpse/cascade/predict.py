@@ -7,8 +7,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_glimpse.checks import check_images, check_integers, check_looks, check_threshold
-from keras_glimpse.macs import known_stage_macs
+from keras_glimpse._validation.arguments import check_built_classifier, check_integers, check_threshold
+from keras_glimpse._validation.images import check_images
+from keras_glimpse.cascade.macs import known_stage_macs
 
 
 class CascadePrediction(NamedTuple):
@@ -55,7 +56,7 @@ def cascade_predict(model, images, threshold: float = 0.95, batch_size: int = 20
     """
     check_threshold(threshold)
     check_integers(1, batch_size=batch_size)
-    check_looks("cascade_predict", model)
+    check_built_classifier("cascade_predict", model)
     if not isinstance(images, tf.data.Dataset):
         check_images(images, model.image_shape)
         images = [images[start : start + batch_size] for start in range(0, len(images), batch_size)] or [images]
@@ -69,7 +70,7 @@ def cascade_predict(model, images, threshold: float = 0.95, batch_size: int = 20
 
 def _prepared(model):
     """Each look as a compiled function, and the MACs of the stages."""
-    return [model.graph(partial(_look, model)) for _ in range(model.active_glimpses + 1)], known_stage_macs(model)
+    return [model.graph(partial(_look_once, model)) for _ in range(model.active_glimpses + 1)], known_stage_macs(model)
 
 
 def _until_sure(model, looks, images, threshold):
@@ -81,7 +82,7 @@ def _until_sure(model, looks, images, threshold):
     stages = np.zeros(len(probabilities), np.int64)
     rows, latest = np.arange(len(probabilities)), probabilities
     for stage, look in enumerate(looks[1:], start=1):
-        unsure = np.flatnonzero(~(latest.max(axis=-1) >= np.float32(threshold)))  # What is not a number is not sure.
+        unsure = np.flatnonzero(~(latest.max(axis=-1) >= np.float32(threshold)))  # NaN compares false: such rows stay unsure.
         if not len(unsure):
             break
         rows = rows[unsure]
@@ -98,14 +99,14 @@ def _padded(rows):
     return tf.constant(np.pad(rows, (0, size - len(rows)), mode="edge"), tf.int32)
 
 
-def _look(model, images, evidence, rows, evidence_rows):
+def _look_once(model, images, evidence, rows, evidence_rows, runtime):
     """The thumbnails of all images, prepared; or, where there is evidence, one more glimpse at some rows of them."""
     if not evidence:
-        evidence = model.first_look(images)
+        evidence = model.first_look(images, runtime=runtime)
     else:
         images = tf.gather(images, rows)
         evidence = keras.tree.map_structure(lambda values: tf.gather(values, evidence_rows), evidence)
-        evidence = model.look_again(images, evidence)
+        evidence = model.look_again(images, evidence, runtime)
     return evidence, tf.nn.softmax(model.combine(evidence))
 
 

@@ -10,7 +10,7 @@ from keras import metrics as M
 from keras import ops
 
 from keras_glimpse import _compat
-from keras_glimpse.labels import label_shares
+from keras_glimpse.ops.labels import label_shares
 
 # What Keras computes itself, by its class or function; all else is the user's own.
 OF_KERAS = {found for module in (M, L) for found in vars(module).values() if isinstance(found, type | FunctionType)}

@@ -7,8 +7,8 @@ from math import ceil, floor
 import keras
 import tensorflow as tf
 
-from keras_glimpse.acceleration import scope_of
-from keras_glimpse.stage import FINE_TUNE, Stage, all_stages
+from keras_glimpse.training.replicas import scope_of
+from keras_glimpse.training.stages import FINE_TUNE, Stage, all_stages
 
 
 def paper_sgd(steps: int | None = None, learning_rate: float = 0.05) -> keras.optimizers.Optimizer:

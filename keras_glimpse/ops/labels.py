@@ -27,13 +27,3 @@ def label_shares(labels: tf.Tensor, num_classes: int) -> tf.Tensor:
 def are_shares(shape, num_classes: int) -> bool:
     """Whether labels of this shape are shares of classes, and not class numbers."""
     return len(shape) == 2 and shape[-1] == num_classes
-
-
-def wrong_classes(shares: tf.Tensor) -> tf.Tensor:
-    """Which classes a label rules out, `[batch, num_classes]`, bool: the "incorrect" ones of eq. 15.
-
-    Those with less than an even share, 1 / C, and never the largest. So label smoothing changes nothing, and of two images
-    that MixUp has mixed both are right. At least one class is right, and unless all shares are even, one is wrong.
-    """
-    largest = ops.equal(shares, ops.max(shares, axis=-1, keepdims=True))
-    return ops.logical_and(shares < 1.0 / shares.shape[-1], ops.logical_not(largest))

@@ -7,11 +7,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_glimpse.checks import check_integers, check_numbers, integers
-from keras_glimpse.digits import Digits as Digits
-from keras_glimpse.digits import check_digits
-from keras_glimpse.digits import embedded_digits as embedded_digits
-from keras_glimpse.digits import mnist_digits as mnist_digits
+from keras_glimpse._validation.arguments import check_integers, check_numbers, integers
+from keras_glimpse.data.digits import Digits, check_digits, mnist_digits
 
 CHUNK, CHUNK_BYTES = 1600, 2**23  # images that are read at once, in whole batches, and at most so many bytes
 

@@ -1,8 +1,16 @@
 """`fit` and `evaluate` on several replicas, of one host or of several (`tf.distribute`)."""
 
+import contextlib
+
 import tensorflow as tf
 
 Sharding = tf.data.experimental.AutoShardPolicy
+
+
+def scope_of(model):
+    """The scope of the strategy that the model was built under, wherever we are now."""
+    strategy = model.distribute_strategy
+    return contextlib.nullcontext() if strategy is tf.distribute.get_strategy() else strategy.scope()
 
 
 def shared_by_hosts(dataset: tf.data.Dataset) -> tf.data.Dataset:

@@ -6,9 +6,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_glimpse.checks import check_images, check_integers, check_labels, check_looks, check_threshold
-from keras_glimpse.labels import label_shares
-from keras_glimpse.macs import known_stage_macs
+from keras_glimpse._validation.arguments import check_built_classifier, check_integers, check_threshold
+from keras_glimpse._validation.images import check_images
+from keras_glimpse._validation.labels import check_labels
+from keras_glimpse.cascade.macs import known_stage_macs
+from keras_glimpse.ops.labels import label_shares
 
 THRESHOLDS = 1 - np.logspace(-0.05, -6, 120)  # 0.1 to 1 - 1e-6, denser where more depends on it.
 
@@ -82,7 +84,7 @@ def cascade_curve(model, images, labels=None, thresholds=THRESHOLDS, batch_size:
     >>> model_threshold = curve.cheapest()
     """
     check_integers(1, batch_size=batch_size)
-    check_looks("cascade_curve", model)
+    check_built_classifier("cascade_curve", model)
     for threshold in thresholds:
         check_threshold(threshold)
     if not isinstance(images, tf.data.Dataset):
@@ -90,7 +92,7 @@ def cascade_curve(model, images, labels=None, thresholds=THRESHOLDS, batch_size:
         if np.shape(labels)[:1] != images.shape[:1]:
             raise ValueError(f"Expected images and as many labels; got {len(images)} and {np.shape(labels)}.")
         images = tf.data.Dataset.from_tensor_slices((images, labels)).batch(batch_size)
-    looks = [_look(model, *keras.utils.unpack_x_y_sample_weight(batch)) for batch in images]
+    looks = [_look_at_all(model, *keras.utils.unpack_x_y_sample_weight(batch)) for batch in images]
     if not looks:
         raise ValueError("Expected at least one batch of images; got an empty dataset.")
     probabilities, labels = (np.concatenate(parts) for parts in zip(*looks))
@@ -102,7 +104,7 @@ def cascade_curve(model, images, labels=None, thresholds=THRESHOLDS, batch_size:
     return CascadeCurve(np.asarray(thresholds), errors, macs, wrong[:, -1].mean())
 
 
-def _look(model, images, labels, sample_weight):
+def _look_at_all(model, images, labels, sample_weight):
     """Probabilities after each glimpse, and class numbers."""
     if labels is None:
         raise ValueError("Expected batches of (images, labels); got images alone.")

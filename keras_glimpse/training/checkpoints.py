@@ -1,5 +1,6 @@
 """A training that was stopped goes on: after every epoch, all that the next ones depend on is kept in a file."""
 
+import hashlib
 import io
 import json
 import os
@@ -13,11 +14,10 @@ import numpy as np
 import tensorflow as tf
 
 from keras_glimpse._compat import keras_random_state
-from keras_glimpse.acceleration import scope_of
-from keras_glimpse.integrity import sha256
+from keras_glimpse.training.replicas import scope_of
 
 INFINITE = tf.data.INFINITE_CARDINALITY
-KEPT = 2  # The last one, and the one before it in case that the last is torn.
+KEPT = 2  # The last one, and the one before it in case that the last is corrupt.
 
 
 class Checkpoints(keras.callbacks.Callback):
@@ -58,33 +58,33 @@ class Checkpoints(keras.callbacks.Callback):
         self.epochs = 0
 
     def restore(self, model: keras.Model) -> int:
-        """Takes a built and compiled model to where the last whole checkpoint was made.
+        """Takes a built and compiled model to where the last intact checkpoint was made.
 
         Returns:
             The `initial_epoch` for `fit`: 0 if there is no checkpoint; later than any if a callback had ended the training.
 
         Raises:
-            ValueError: no checkpoint is whole, or it is one of another model.
+            ValueError: all checkpoints are corrupt, or the last is one of another model.
 
         Warns:
-            UserWarning: a checkpoint is torn, and the one before it is used.
+            UserWarning: a checkpoint is corrupt, and the one before it is used.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         keras_random_state()  # It is made when it is first used, from Python's generator: here, whether or not a file follows.
         with scope_of(model):
             model.optimizer.build(model.trainable_variables)
-        return self._take(model, *self._last_whole()) if self._paths() else 0
+        return self._take(model, *self._last_intact()) if self._paths() else 0
 
     def _paths(self):
         return sorted(self.folder.glob("checkpoint-*.npz"))
 
-    def _last_whole(self):
+    def _last_intact(self):
         for path in reversed(self._paths()):
             content = path.read_bytes()
             if _digest(content) == path.stem.split("-")[-1]:
                 return path, content
-            warnings.warn(f"Not whole, and passed over: {path}", stacklevel=3)
-        raise ValueError(f"Not one checkpoint in {self.folder} is whole. Move them away to train from the start.")
+            warnings.warn(f"Corrupt checkpoint, passed over: {path}", stacklevel=3)
+        raise ValueError(f"All checkpoints in {self.folder} are corrupt. Move them away to train from the start.")
 
     def _take(self, model, path, content):
         with np.load(io.BytesIO(content), allow_pickle=False) as found:
@@ -132,7 +132,7 @@ class Checkpoints(keras.callbacks.Callback):
             path.unlink()
 
     def _write(self, path, content):
-        """Under the final name there is the whole file, or none, whenever the process ends."""
+        """An atomic write: under the final name there is the whole file, or none, whenever the process ends."""
         scratch = self.folder / "unfinished"
         try:
             with scratch.open("wb") as file:
@@ -141,7 +141,7 @@ class Checkpoints(keras.callbacks.Callback):
                 os.fsync(file.fileno())
         except OSError as error:
             scratch.unlink(missing_ok=True)
-            why = f"{error.strerror}. The checkpoint after epoch {self.epochs} was not written; those before it are whole"
+            why = f"{error.strerror}. The checkpoint after epoch {self.epochs} was not written; those before it are intact"
             raise OSError(error.errno, why, str(path)) from error
         os.replace(scratch, path)
 
@@ -198,4 +198,4 @@ def _variables(model):
 
 
 def _digest(content):
-    return sha256(content)[:16]
+    return hashlib.sha256(content).hexdigest()[:16]

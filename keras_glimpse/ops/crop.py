@@ -9,20 +9,21 @@ import numpy as np
 import tensorflow as tf
 
 from keras_glimpse._compat import is_compiled_by_xla
-from keras_glimpse.geometry import extent
-from keras_glimpse.portable import is_portable
+from keras_glimpse.ops.geometry import extent
+from keras_glimpse.ops.runtime import ANY, is_portable
 
 FEW_COLUMNS = 4  # An image of at most so many times the columns of a window is cropped sooner by a matrix than by gathering.
 FAR = 1e9  # Pixels
 
 
-def crop_window(image: tf.Tensor, location: tf.Tensor, size: int) -> tf.Tensor:
+def crop_window(image: tf.Tensor, location: tf.Tensor, size: int, runtime: str = ANY) -> tf.Tensor:
     """The `size` x `size` window centred at each location, bilinearly interpolated, 0 outside the image.
 
     Args:
         image: `[batch, height, width, channels]`, any real dtype, in whatever units.
         location: `[batch, 2]`, float32, `(y, x)` in [0, 1].
         size: side of the window in pixels.
+        runtime: what will run the operations (see `ops.runtime`).
 
     Returns:
         `[batch, size, size, channels]`, float32, in the units of `image`. No gradient reaches `location`. A window at a place
@@ -37,13 +38,13 @@ def crop_window(image: tf.Tensor, location: tf.Tensor, size: int) -> tf.Tensor:
     """
     location = tf.stop_gradient(tf.cast(location, tf.float32))
     start = location * extent(image.shape) - (size - 1) / 2
-    portable = is_portable()
+    portable = is_portable(runtime)
     by_op = not portable and not is_compiled_by_xla()
     if not by_op and image.shape[0] == 1 and not _is_small(image, size):
         image, start = _surroundings(image, start, size)
     if portable and _is_small(image, size):
         return _crop_by_matrices(image, start, size)
-    start = tf.where(tf.abs(start) < FAR, start, FAR)  # There is nothing to read at a place that is not a number.
+    start = tf.where(tf.abs(start) < FAR, start, FAR)  # NaN compares false: nothing is read there.
     return (_crop_by_op if by_op else _crop_by_gather)(image, start, size)
 
 
@@ -66,7 +67,7 @@ def _surroundings(image, start, size):
     most = np.maximum(np.asarray(image.shape[1:3]) - (size + 1), 0).astype(np.float32)
     corner = tf.floor(tf.clip_by_value(start, 0.0, most))
     begin = tf.cast(tf.reshape(tf.pad(corner, [[0, 0], [1, 1]]), [4]), tf.int32)
-    begin = tf.clip_by_value(begin, 0, np.pad(most.astype(np.int32), 1))  # What is not a number has become some integer.
+    begin = tf.clip_by_value(begin, 0, np.pad(most.astype(np.int32), 1))  # Casting NaN is undefined: stay in bounds.
     rows, columns = (min(size + 1, side) for side in image.shape[1:3])
     return tf.slice(image, begin, [1, rows, columns, image.shape[3]]), start - corner
 

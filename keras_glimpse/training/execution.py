@@ -39,6 +39,22 @@ def watches_steps(callbacks, phase: str) -> bool:
     return any(_watches(callback, HOOKS[phase]) for callback in callbacks)
 
 
+def plan(phase: str, callbacks, steps: int | None, steps_per_execution: int | str) -> dict:
+    """How the steps of a phase are to be called: arguments of `StepFunction.begin`.
+
+    Args:
+        phase: "train" or "test".
+        callbacks: as in `watches_steps`.
+        steps: of an epoch; None if it has all that there are.
+        steps_per_execution: of `compile`.
+    """
+    if steps_per_execution != "auto":
+        return {"per_call": steps_per_execution, "counted": steps_per_execution}
+    most = keras.config.max_steps_per_epoch()
+    steps = min(steps, most) if steps and most else steps or most or None
+    return {"steps": steps, "per_call": 1 if watches_steps(callbacks, phase) else STEPS_PER_CALL}
+
+
 def _watches(callback, hooks):
     if type(callback) in FREQUENCY:
         tracing = isinstance(callback, keras.callbacks.TensorBoard) and callback.profile_batch

@@ -1,23 +1,32 @@
-"""The Keras side of training: choosing a stage in `compile`, then `fit` and `evaluate` as everywhere in Keras."""
+"""Keras's hooks of training: what `compile`, `fit`, `evaluate` and `predict` of a `GlimpseClassifier` do."""
 
 import numbers
 import os
 import warnings
+from functools import partial
 from inspect import signature
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_glimpse import _compat, acceleration, execution, replicas, training
-from keras_glimpse.checkpoints import Checkpoints, after_epochs, check_resumable
-from keras_glimpse.checks import check_images, checked_input, named_batches
-from keras_glimpse.measures import Measures
-from keras_glimpse.metrics import UserMetrics
-from keras_glimpse.portable import run_by_tensorflow
-from keras_glimpse.stage import Stage
-from keras_glimpse.tracing import Functions
+from keras_glimpse import _compat
+from keras_glimpse._validation.arguments import check_numbers, check_one_of, check_search_size, check_search_stride
+from keras_glimpse._validation.data import checked_input, named_batches
+from keras_glimpse._validation.images import PixelRange, check_images
+from keras_glimpse.attributes import Setting
+from keras_glimpse.networks import GlimpseNetworks
+from keras_glimpse.ops.runtime import TENSORFLOW, runtime_argument
+from keras_glimpse.training import execution, replicas
+from keras_glimpse.training.checkpoints import Checkpoints, after_epochs, check_resumable
+from keras_glimpse.training.measures import Measures
+from keras_glimpse.training.metrics import UserMetrics
+from keras_glimpse.training.objective import Objective
+from keras_glimpse.training.stages import Stage
+from keras_glimpse.training.step import testing_measures, testing_step, training_measures, training_step
+from keras_glimpse.training.xla import chooses_xla
 
 NOT_CALLED = {  # Methods of Keras that its own training calls, and this one does not.
     "compute_loss": "the loss is that of eqs. 16 to 18; losses of networks (`add_loss`, regularizers) are added to it",
@@ -26,28 +35,45 @@ NOT_CALLED = {  # Methods of Keras that its own training calls, and this one doe
 }
 
 
-def _present(data):
-    """A batch without what Keras has for parts that a generator gave as None."""
-    return keras.tree.map_structure(lambda part: None if isinstance(part, tf.experimental.Optional) else part, data)
+class Trainer(GlimpseNetworks):
+    """Networks that are trained one stage after another (section 2.2).
 
+    Args:
+        search_size, search_stride: the grid of candidate places.
+        location_weight, diversity_weight, diversity_variance, contrastive: see `Objective`.
+        **kwargs: of `GlimpseNetworks`.
+    """
 
-class UpToDate(keras.callbacks.Callback):
-    """Has the step traced anew when a callback before this one has set an attribute of the model between two epochs."""
+    search_size, search_stride = Setting(check_search_size), Setting(check_search_stride)
+    location_weight, diversity_weight = Setting(check_numbers), Setting(check_numbers)
+    diversity_variance = Setting(partial(check_numbers, above=0.0))
+    contrastive = Setting(partial(check_one_of, (False, True)))
 
-    def on_epoch_begin(self, epoch, logs=None):
-        self.model.make_train_function()
-
-
-class GlimpseTrainer(keras.Model):
-    """What `GlimpseClassifier` adds to `keras.Model` for training one stage after another (section 2.2)."""
-
-    def __init__(self, **kwargs):
+    def __init__(
+        self,
+        *,
+        search_size: int,
+        search_stride: int | float,
+        location_weight: float,
+        diversity_weight: float,
+        diversity_variance: float,
+        contrastive: bool,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
+        self.search_size = search_size
+        self.search_stride = search_stride
+        self.location_weight = location_weight
+        self.diversity_weight = diversity_weight
+        self.diversity_variance = diversity_variance
+        self.contrastive = contrastive
         self._stage = None
-        self._choices = {}
+        self._trained = ()
+        self._choices = {}  # Arguments of `compile`
         self._xla = "auto"
-        self._functions = Functions(self)
-        self._plans = {}  # of the phases "train" and "test": arguments of `StepFunction.begin`
+        self._plans = {}  # Of the phases "train" and "test": see `execution.plan`
+
+    # ---- What is trained ----
 
     def compile(
         self,
@@ -89,9 +115,10 @@ class GlimpseTrainer(keras.Model):
                 all before it frozen; or "fine_tune" for the last glimpse network at the predicted places (section 2.2.2).
                 After `fit`, the model answers with the glimpses up to the one that was trained (`active_glimpses`);
                 `fit_greedy` trains them all.
-            jit_compile: as in Keras; "auto" is what is fastest of what works (see `acceleration.chooses_xla`).
-            steps_per_execution: as in Keras; "auto" runs many steps a call where nothing can tell the difference (see
-                `execution`): all counts are exact, and callbacks that look at single batches see every one.
+            jit_compile: as in Keras; "auto" is what is fastest of what works: XLA, but not for convolutions on a CPU, for
+                several replicas, or for layers and operations that it cannot compile.
+            steps_per_execution: as in Keras; "auto" runs many steps a call where nothing can tell the difference: all counts
+                are exact, and callbacks that look at single batches see every one.
             **kwargs: as in Keras: `metrics`, `weighted_metrics`, `run_eagerly`, ...
 
         Raises:
@@ -107,7 +134,7 @@ class GlimpseTrainer(keras.Model):
         before, self._stage = self._stage, Stage.parse(stage, self.num_glimpses)
         try:
             self._check_optimizer(optimizer)
-            with acceleration.scope_of(self):
+            with replicas.scope_of(self):
                 trackers = self._trackers(kwargs.get("metrics"), kwargs.get("weighted_metrics"))
         except ValueError:
             self._stage = before
@@ -116,15 +143,15 @@ class GlimpseTrainer(keras.Model):
         self._choices = {"stage": stage, "jit_compile": jit_compile, "steps_per_execution": steps_per_execution}
         steps = 1 if steps_per_execution == "auto" else steps_per_execution
         self._xla = False  # Not to be resolved before all is set.
-        with acceleration.scope_of(self):
+        with replicas.scope_of(self):
             super().compile(optimizer, jit_compile=None, steps_per_execution=steps, **kwargs)
         _compat.track(self, *trackers)
         self._functions.clear()
         self._xla = "auto" if jit_compile == "auto" else self._without_unable_layers(jit_compile)
 
     def _trackers(self, metrics, weighted_metrics):
-        tested = training.test_measures(self.num_glimpses)
-        names = dict.fromkeys([*training.train_measures(self.stage, contrastive=True), *tested])
+        tested = testing_measures(self.num_glimpses)
+        names = dict.fromkeys([*training_measures(self.stage, contrastive=True), *tested])
         if metrics is weighted_metrics is None:
             return Measures(names), None  # Keras would keep the metrics of the last `compile`.
         return Measures(names), UserMetrics(metrics, weighted_metrics, self.num_classes, names)
@@ -143,29 +170,28 @@ class GlimpseTrainer(keras.Model):
                 "changes the variables (`enable_lora`, `trainable`)."
             )
 
+    def get_compile_config(self):
+        return super().get_compile_config() | self._choices
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built and self.optimizer:
+            self.optimizer.build(self.trainable_variables)
+
     @property
     def stage(self) -> Stage | None:
         """What `compile` chose to train; None before."""
         return self._stage
 
     @property
-    def jit_compile(self) -> bool:
-        """Whether XLA compiles the model. "auto" is resolved when the model is built, and again when it has changed."""
-        if self._xla == "auto":
-            return self.built and self._functions.get("xla", lambda: acceleration.chooses_xla(self))
-        return self._xla
+    def objective(self) -> Objective:
+        """The numbers of the loss, as they are now."""
+        return Objective(self.location_weight, self.diversity_weight, self.diversity_variance, self.contrastive)
 
-    @jit_compile.setter
-    def jit_compile(self, value):
-        self._xla = "auto" if value is None else self._without_unable_layers(value)
-
-    def _without_unable_layers(self, jit_compile):
-        if jit_compile and self.distribute_strategy.num_replicas_in_sync > 1:
-            raise ValueError("jit_compile=True needs a single replica: XLA cannot compile a step that sums over several.")
-        if jit_compile and not all(layer.supports_jit for layer in _compat.all_layers(self)):
-            warnings.warn("A layer of the model does not support `jit_compile=True`. Proceeding without.", stacklevel=3)
-            return False
-        return bool(jit_compile)
+    @property
+    def trained_glimpses(self) -> tuple[int, ...]:
+        """Numbers of the glimpses that some stage has trained, 1, 2, ...; kept in the file of the model's weights."""
+        return self._trained
 
     @property
     def trained_layers(self) -> list[keras.Layer]:
@@ -188,28 +214,31 @@ class GlimpseTrainer(keras.Model):
 
     trainable_weights, non_trainable_weights = trainable_variables, non_trainable_variables
 
-    # ---- Measures ----
+    def add_loss(self, loss):
+        raise ValueError(
+            "add_loss is no part of eqs. 16 to 18: call it on a layer of one of its networks, and it is added to the loss."
+        )
 
-    def reset_metrics(self):
-        super().reset_metrics()
-        for tracker in filter(None, _compat.trackers(self)):  # Whatever a subclass says that `metrics` are.
-            tracker.reset_state()
+    @property
+    def jit_compile(self) -> bool:
+        """Whether XLA compiles the model. "auto" is resolved when the model is built, and again when it has changed."""
+        if self._xla == "auto":
+            return self.built and self.cached("xla", lambda: chooses_xla(self))
+        return self._xla
 
-    @run_by_tensorflow()
-    def _train(self, data):
-        data = _present(data)
-        self._measure(data, *training.train_step(self, data))
+    @jit_compile.setter
+    def jit_compile(self, value):
+        self._xla = "auto" if value is None else self._without_unable_layers(value)
 
-    @run_by_tensorflow()
-    def _test(self, data):
-        data = _present(data)
-        self._measure(data, *training.test_step(self, data))
+    def _without_unable_layers(self, jit_compile):
+        if jit_compile and self.distribute_strategy.num_replicas_in_sync > 1:
+            raise ValueError("jit_compile=True needs a single replica: XLA cannot compile a step that sums over several.")
+        if jit_compile and not all(layer.supports_jit for layer in _compat.all_layers(self)):
+            warnings.warn("A layer of the model does not support `jit_compile=True`. Proceeding without.", stacklevel=3)
+            return False
+        return bool(jit_compile)
 
-    def _train_results(self):
-        return self._results(training.train_measures(self.stage, self.contrastive))
-
-    def _test_results(self):
-        return self._results(training.test_measures(self.active_glimpses))
+    # ---- One step, and its measures ----
 
     def train_step(self, data) -> dict[str, tf.Tensor]:
         """One step of training on a batch (section 2.2), and the measures since they were last reset."""
@@ -221,10 +250,18 @@ class GlimpseTrainer(keras.Model):
         self._test(data)
         return self._test_results()
 
-    @run_by_tensorflow()
     def predict_step(self, data) -> tf.Tensor:
         """As Keras's: the logits of a batch."""
-        return super().predict_step(data)
+        images, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        return self(images, training=False, **runtime_argument(self, TENSORFLOW))
+
+    def _train(self, data):
+        data = _without_absent_parts(data)
+        self._measure(data, *training_step(self, data))
+
+    def _test(self, data):
+        data = _without_absent_parts(data)
+        self._measure(data, *testing_step(self, data))
 
     def _measure(self, data, measured, logits):
         images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
@@ -232,6 +269,12 @@ class GlimpseTrainer(keras.Model):
         measures.update_state({name: ops.sum(values) for name, values in measured.items()}, ops.shape(images)[0])
         if metrics is not None:
             metrics.update_state(labels, logits, sample_weight=weights)
+
+    def _train_results(self):
+        return self._results(training_measures(self.stage, self.contrastive))
+
+    def _test_results(self):
+        return self._results(testing_measures(self.active_glimpses))
 
     def _results(self, names=None):
         measures, metrics = _compat.trackers(self)
@@ -241,21 +284,12 @@ class GlimpseTrainer(keras.Model):
         """What Keras shows at the end of an epoch: over all replicas, where a step's results are of one."""
         return self._results() if self.compiled else {}
 
-    # ---- Compiled functions: Keras asks for them before it runs any of them ----
+    def reset_metrics(self):
+        super().reset_metrics()
+        for tracker in filter(None, _compat.trackers(self)):  # Whatever a subclass says that `metrics` are.
+            tracker.reset_state()
 
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        _, metrics = _compat.trackers(self)
-        labels = _compat.labels_of(iterator, data_batch)
-        if metrics is not None and not metrics.built and labels is not None:
-            with acceleration.scope_of(self):
-                metrics.build(labels, keras.KerasTensor((None, self.num_classes)))
-            replicas.check_shared(self.distribute_strategy, metrics.metrics)
-        if self._distribute_strategy is None or not self.built:
-            super()._maybe_symbolic_build(iterator, data_batch)
-            return
-        # Keras would read a batch to learn its shape, and average it over the hosts, which fails (keras#20585).
-        with acceleration.scope_of(self):
-            self.optimizer.build(self.trainable_variables)
+    # ---- Compiled functions: Keras asks for them before it runs any of them ----
 
     def make_train_function(self, force=False):
         self.train_function = self._made("train", self._train, self._train_results, super().make_train_function)
@@ -265,47 +299,49 @@ class GlimpseTrainer(keras.Model):
 
     def make_predict_function(self, force=False):
         def by_keras():
-            super(GlimpseTrainer, self).make_predict_function(force=True)
+            super(Trainer, self).make_predict_function(force=True)
             return self.predict_function
 
         ours = lambda: execution.predict_function(self.predict_step, self.jit_compile)  # noqa: E731
         make = ours if self._runs_on_one_device_in_graphs() else by_keras
-        self.predict_function = self._functions.get("predict", make)
+        self.predict_function = self.cached("predict", make)
 
     def _runs_on_one_device_in_graphs(self):
         return self.distribute_strategy.num_replicas_in_sync == 1 and not (self.compiled and self.run_eagerly)
 
     def _made(self, phase, step, results, by_keras):
         def make():
-            if getattr(type(self), f"{phase}_step") is not getattr(GlimpseTrainer, f"{phase}_step"):
+            if getattr(type(self), f"{phase}_step") is not getattr(Trainer, f"{phase}_step"):
                 by_keras(force=True)  # A subclass has a step of its own.
                 return getattr(self, f"{phase}_function")
             compiled = {"jit_compile": self.jit_compile, "eager": self.run_eagerly}
             return execution.step_function(self.distribute_strategy, step, results, **compiled)
 
-        function = self._functions.get(phase, make)
+        function = self.cached(phase, make)
         if isinstance(function, execution.StepFunction):
             function.begin(**self._plans.get(phase, {}))
         return function
 
-    def _plan(self, phase, callbacks, steps):
-        """How the steps of a phase are to be called, if an epoch has so many; None if it has all that there are."""
-        most = keras.config.max_steps_per_epoch()
-        steps = min(steps, most) if steps and most else steps or most or None
-        if self._choices["steps_per_execution"] != "auto":
-            count = self.steps_per_execution
-            self._plans[phase] = {"per_call": count, "counted": count}
-        else:
-            watched = execution.watches_steps(callbacks, phase)
-            self._plans[phase] = {"steps": steps, "per_call": 1 if watched else execution.STEPS_PER_CALL}
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        _, metrics = _compat.trackers(self)
+        labels = _compat.labels_of(iterator, data_batch)
+        if metrics is not None and not metrics.built and labels is not None:
+            with replicas.scope_of(self):
+                metrics.build(labels, keras.KerasTensor((None, self.num_classes)))
+            replicas.check_shared(self.distribute_strategy, metrics.metrics)
+        if self._distribute_strategy is None or not self.built:
+            super()._maybe_symbolic_build(iterator, data_batch)
+            return
+        # Keras would read a batch to learn its shape, and average it over the hosts, which fails (keras#20585).
+        with replicas.scope_of(self):
+            self.optimizer.build(self.trainable_variables)
 
-    # ---- Keras's own entrances, with checked data ----
+    # ---- Keras's own methods, with checked data ----
 
     def fit(self, *args, checkpoint: str | os.PathLike | None = None, **kwargs) -> keras.callbacks.History:
-        """As `keras.Model.fit`; images, labels and sample weights are checked first, or while they are read (see `checks`).
+        """As `keras.Model.fit`; images, labels and sample weights are checked first, or while they are read.
 
-        Labels are class numbers `[n]` or `[n, 1]`, one-hot `[n, num_classes]`, or soft as after label smoothing and MixUp
-        (see `label_shares`).
+        Labels are class numbers `[n]` or `[n, 1]`, one-hot `[n, num_classes]`, or soft as after label smoothing and MixUp.
 
         Args:
             *args, **kwargs: as in Keras.
@@ -317,20 +353,13 @@ class GlimpseTrainer(keras.Model):
             ValueError, TypeError: data that are not as expected; a stage with nothing to train; a `checkpoint` for arrays
                 whose epochs, by `steps_per_epoch`, are not those of the data.
         """
-        given = signature(super().fit).bind(*args, **kwargs)
-        given.apply_defaults()
-        given = given.arguments
+        given = _arguments(super().fit, args, kwargs)
         self._check_compiled("fit")
         x, y, image = self._checked(given["x"], given["y"], "the training data", given["sample_weight"])
         self._build_for(image)
         if y is not None and given["shuffle"]:
             replicas.check_same_seed(self.distribute_strategy)
-        held_out = given["validation_data"]
-        if isinstance(held_out, tuple | list) and len(held_out) > 1:
-            images, labels, _ = self._checked(*held_out[:2], "the validation data", *held_out[2:])
-            given["validation_data"] = (images, labels, *held_out[2:])
-        elif held_out is not None:
-            given["validation_data"], _, _ = self._checked(held_out, None, "the validation data")
+        given["validation_data"] = self._checked_validation(given["validation_data"])
         if y is None and not isinstance(x, keras.utils.PyDataset):
             given["shuffle"] = False  # Keras warns that it cannot shuffle such data, asked to or not.
         saved = None
@@ -341,17 +370,34 @@ class GlimpseTrainer(keras.Model):
                 self._begin_training(image)
             self._plan("train", given["callbacks"], given["steps_per_epoch"])
             if not isinstance(given["callbacks"], keras.callbacks.CallbackList):
-                given["callbacks"] = [*keras.tree.flatten(given["callbacks"] or []), UpToDate()]
+                given["callbacks"] = [*keras.tree.flatten(given["callbacks"] or []), RetraceAfterChange()]
             history = super().fit(**given | {"x": x, "y": y})
         if saved:
             history.history, history.epoch = saved.history, list(range(saved.epochs))
         return history
 
+    def _checked_validation(self, data):
+        if isinstance(data, tuple | list) and len(data) > 1:
+            images, labels, _ = self._checked(*data[:2], "the validation data", *data[2:])
+            return (images, labels, *data[2:])
+        return None if data is None else self._checked(data, None, "the validation data")[0]
+
     def _begin_training(self, image):
+        """Checks that there is something to train, and notes that it is trained on images of this shape and dtype."""
         if not self.trainable_variables:
             raise ValueError(f"There is nothing to train in stage {self._choices['stage']!r}: all its layers are frozen.")
         self._check_optimizer(self.optimizer)
-        self._note_training(self.stage.glimpse + 1, image)
+        self._active = self.stage.glimpse + 1
+        self._trained = tuple(sorted({*self._trained, self._active}))
+        if image is None or not image.dtype.is_unsigned:
+            return
+        if self.preprocess is None:
+            self._pixels.largest = 1.0
+        elif np.max(self.prepare(tf.fill((1, *self.image_shape), 255.0))) > PixelRange.PLAUSIBLE:
+            warnings.warn(
+                "The networks are given bytes as floats from 0 to 255, since `preprocess` does not scale them: add Rescaling.",
+                stacklevel=2,
+            )
 
     def _resume(self, x, checkpoint, given):
         """Restores what was saved of this stage; returns the data that come next, and what will save the rest."""
@@ -365,9 +411,8 @@ class GlimpseTrainer(keras.Model):
     def evaluate(self, *args, **kwargs):
         """As `keras.Model.evaluate`, of what the model answers; images and labels are checked as in `fit`."""
         in_fit = kwargs.pop("_use_cached_eval_dataset", False)  # `fit` calls this too, with what it has checked.
-        given = signature(super().evaluate).bind(*args, **kwargs)
-        given.apply_defaults()
-        given = given.arguments | given.arguments.pop("kwargs", {})
+        given = _arguments(super().evaluate, args, kwargs)
+        given |= given.pop("kwargs", {})
         self._check_compiled("evaluate")
         if in_fit:
             given["_use_cached_eval_dataset"] = True
@@ -411,13 +456,22 @@ class GlimpseTrainer(keras.Model):
         self._build_for(image)
         return super().test_on_batch(x, y, sample_weight, return_dict)
 
+    def predict_on_batch(self, x):
+        """As `keras.Model.predict_on_batch`; the array is checked first."""
+        check_images(x, self.image_shape, at_least=1)
+        self.see_pixels(x)
+        return super().predict_on_batch(x)
+
+    def _plan(self, phase, callbacks, steps):
+        self._plans[phase] = execution.plan(phase, callbacks, steps, self._choices["steps_per_execution"])
+
     def _check_compiled(self, method):
         if not self.compiled:
             raise ValueError(f"{method} needs a compiled model: call compile(optimizer, stage=...) before.")
 
     def _build_for(self, image):
         if not self.built and image is not None:
-            with acceleration.scope_of(self):
+            with replicas.scope_of(self):
                 self.build((None, *image.shape))
 
     def _checked(self, x, y, name, sample_weight=None, in_memory=False):
@@ -426,10 +480,21 @@ class GlimpseTrainer(keras.Model):
             return (replicas.shared_by_hosts(data[0]), *data[1:])
         return data
 
-    def get_compile_config(self):
-        return super().get_compile_config() | self._choices
 
-    def compile_from_config(self, config):
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        if self.built and self.optimizer:
-            self.optimizer.build(self.trainable_variables)
+class RetraceAfterChange(keras.callbacks.Callback):
+    """Has the step traced anew when a callback before this one has set an attribute of the model between two epochs."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.model.make_train_function()
+
+
+def _arguments(method, args, kwargs):
+    """The arguments of a call by name, with defaults."""
+    given = signature(method).bind(*args, **kwargs)
+    given.apply_defaults()
+    return given.arguments
+
+
+def _without_absent_parts(data):
+    """A batch without what Keras has for parts that a generator gave as None."""
+    return keras.tree.map_structure(lambda part: None if isinstance(part, tf.experimental.Optional) else part, data)

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_glimpse.checks import check_looks
+from keras_glimpse._validation.arguments import check_built_classifier
 
 
 class Uncountable(ValueError):
@@ -62,7 +62,7 @@ def stage_macs(model) -> np.ndarray:
     >>> stage_macs(model)
     array([ 77000, 227020, 377040])
     """
-    check_looks("stage_macs", model)
+    check_built_classifier("stage_macs", model)
     images = _one((None, *model.image_shape))
     prepared = _trace(model.prepare, images)
     specs = [_specs(prepared)]

@@ -1,4 +1,4 @@
-"""Whether a model's file is whole, found out before anything is loaded from it."""
+"""Whether a model's file is corrupt, found out before anything is loaded from it."""
 
 import hashlib
 import io
@@ -21,7 +21,7 @@ SIZES = ("num_classes", "num_glimpses", "hidden_units", "units", "filters", "lor
 
 
 def check_file(path: str | os.PathLike) -> None:
-    """Raises unless a model's file is whole; nothing in it is run.
+    """Raises if a model's file is corrupt; nothing in it is run.
 
     What loads models need not notice, or not say what is wrong: LiteRT takes damaged weights for weights and can crash on a
     damaged graph, TensorFlow and Keras raise errors of all types. Checked are
@@ -56,7 +56,7 @@ def check_file(path: str | os.PathLike) -> None:
     try:
         check(path)
     except Exception as error:  # Parsers raise whatever they stumble on.
-        raise ValueError(f"{path} is not whole: {error or type(error).__name__}") from error
+        raise ValueError(f"{path} is corrupt: {error or type(error).__name__}") from error
 
 
 def files_in(folder: Path) -> list[str]:
@@ -126,7 +126,7 @@ def _check_litert(path):
     except (KeyError, zipfile.BadZipFile) as error:
         raise ValueError(f"it does not end with the {MARK} that export_litert puts there: {error}") from error
     if sha256(path.read_bytes()[: about["bytes"]]) != about["sha256"]:
-        raise ValueError("it has not the content that was written.")
+        raise ValueError("it does not match its recorded checksum.")
 
 
 def _check_saved_model(path):
@@ -140,7 +140,7 @@ def _check_saved_model(path):
         if not (path / name).is_file():
             raise ValueError(f"{name} is missing.")
         if sha256((path / name).read_bytes()) != expected:
-            raise ValueError(f"{name} has not the content that was written.")
+            raise ValueError(f"{name} does not match its recorded checksum.")
     added = [name for name in files_in(path) if name not in written and not name.startswith(f"{ASSETS}/")]
     if added:
         raise ValueError(f"{added[0]} was not written by export_saved_model.")

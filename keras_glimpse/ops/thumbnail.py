@@ -5,7 +5,7 @@ from math import gcd
 import numpy as np
 import tensorflow as tf
 
-from keras_glimpse.portable import is_portable
+from keras_glimpse.ops.runtime import ANY, is_portable
 
 METHODS = ("area", "strided", "bilinear")
 LONG_SUM = 1000  # A running sum of more float32 numbers than this loses a digit.
@@ -18,7 +18,7 @@ def to_unit_range(values: tf.Tensor, image_dtype) -> tf.Tensor:
     return values / float(dtype.max) if dtype.is_unsigned else values
 
 
-def downsample(image: tf.Tensor, size: tuple[int, int], method: str = "area") -> tf.Tensor:
+def downsample(image: tf.Tensor, size: tuple[int, int], method: str = "area", runtime: str = ANY) -> tf.Tensor:
     """Shrinks images to `size`.
 
     Args:
@@ -27,6 +27,7 @@ def downsample(image: tf.Tensor, size: tuple[int, int], method: str = "area") ->
         method: "area" averages all the pixels under each thumbnail pixel, sharing those on an edge by overlap;
             "strided" takes the pixel at its centre; "bilinear" interpolates at its centre. The last two read a number
             of pixels that does not grow with the image, and alias.
+        runtime: what will run the operations (see `ops.runtime`).
 
     Returns:
         `[batch, rows, columns, channels]`, float32.
@@ -38,7 +39,7 @@ def downsample(image: tf.Tensor, size: tuple[int, int], method: str = "area") ->
     """
     height, width = image.shape[1:3]
     if method == "area":
-        return to_unit_range(_average(image, size), image.dtype)
+        return to_unit_range(_average(image, size, runtime), image.dtype)
     rows, columns = (_centres(*sides) for sides in zip((height, width), size))
     if method == "strided":
         return to_unit_range(_pixels(image, np.floor(rows + 0.5), np.floor(columns + 0.5)), image.dtype)
@@ -50,14 +51,14 @@ def _centres(side, parts):
     return (np.arange(parts) + 0.5) * side / parts - 0.5
 
 
-def block_mean(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
+def block_mean(image: tf.Tensor, size: tuple[int, int], runtime: str = ANY) -> tf.Tensor:
     """The mean of each of `size` equal blocks of pixels, float32, in the units of the image.
 
     XLA is several times as fast at these sums as at average pooling, on a CPU; other runtimes pool faster.
     """
     height, width, channels = image.shape[1:]
     tall, wide = height // size[0], width // size[1]
-    if is_portable():
+    if is_portable(runtime):
         pixels = tf.cast(image, tf.float32)
         for window in [(1, wide), (tall, 1)] if tall * wide > LONG_SUM else [(tall, wide)]:
             pixels = tf.nn.avg_pool2d(pixels, window, window, "VALID")
@@ -67,10 +68,10 @@ def block_mean(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     return total / (tall * wide)
 
 
-def _average(image, size):
+def _average(image, size, runtime):
     height, width = image.shape[1:3]
     if height % size[0] == 0 and width % size[1] == 0:
-        return block_mean(image, size)
+        return block_mean(image, size, runtime)
     # Where edges of thumbnail pixels meet edges of pixels, the sums fall into groups, and the matrix is as much smaller.
     groups = gcd(height, size[0])
     rows, columns = _overlap(height // groups, size[0] // groups), _overlap(width, size[1])

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import keras
 
-from keras_glimpse.checks import check_integers, check_looks, check_search_size
+from keras_glimpse._validation.arguments import check_built_classifier, check_integers, check_search_size
 
 
 class SearchSchedule(keras.callbacks.Callback):
@@ -44,7 +44,7 @@ class SearchSchedule(keras.callbacks.Callback):
         self.sizes = dict(sizes)
 
     def on_train_begin(self, logs=None):
-        check_looks("SearchSchedule", self.model)
+        check_built_classifier("SearchSchedule", self.model)
 
     def on_epoch_begin(self, epoch, logs=None):
         size = self.sizes[max(start for start in self.sizes if start <= epoch)]

@@ -1,6 +1,5 @@
 """Whether XLA compiles a model, if nobody has said: what is fastest of what works, decided here and only here."""
 
-import contextlib
 import logging
 from functools import partial
 
@@ -12,12 +11,6 @@ log = logging.getLogger("keras_glimpse")
 
 # On a CPU, XLA's convolutions are slower than TensorFlow's own: recipes/compilation.py.
 CONVOLUTIONS = {"Conv2D", "Conv3D", "DepthwiseConv2dNative", "Conv2DBackpropInput", "Conv3DBackpropInputV2"}
-
-
-def scope_of(model):
-    """The scope of the strategy that the model was built under, wherever we are now."""
-    strategy = model.distribute_strategy
-    return contextlib.nullcontext() if strategy is tf.distribute.get_strategy() else strategy.scope()
 
 
 def chooses_xla(model) -> bool:

@@ -1,0 +1,131 @@
+"""The objective of training, whole: eqs. 9 to 12 and 15 to 18.
+
+One step alternates between two (section 2.2). With the weights fixed, it chooses among the candidates around the predicted
+location l the best place z* and the most offending one z- (`choose_places`). With the places fixed, it follows the gradient of
+
+    L = E0 + En(z*) + En(z-) + lambda/2 |l - z*|^2 + gamma sum_j exp(-|z* - l_j|^2 / (2 sigma^2))       (`loss_terms`)
+
+    low_res_loss    E0       eq. 10, of the low-resolution network        stage 1 only: eq. 16
+    best_loss       En(z*)   eq. 10, after n glimpses, the last at z*     every stage: eqs. 16 and 17
+    offending_loss  En(z-)   the same, the last at z-                     unless contrastive=False
+    location_loss   the last two terms, eq. 9 and eq. 18                  gamma from stage 2 on: eq. 18
+
+Fine-tuning has `best_loss` alone, at the predicted place: lambda is infinite (section 2.2.2).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+
+class Objective(NamedTuple):
+    """The numbers of the objective.
+
+    Attributes:
+        location_weight: lambda of eq. 9.
+        diversity_weight: gamma of eq. 18.
+        diversity_variance: sigma^2 of eq. 18, in squared units of the image's longer side.
+        contrastive: whether there is a z- (eqs. 15 and 16).
+    """
+
+    location_weight: float
+    diversity_weight: float
+    diversity_variance: float
+    contrastive: bool
+
+    def place_penalty(self, predicted: tf.Tensor, places: tf.Tensor, previous: list, sides: np.ndarray) -> tf.Tensor:
+        """The terms of the loss that depend on the place alone, `[batch, candidates]` (eqs. 9 and 18).
+
+        Args:
+            predicted: `[batch, 2]`, l, the location that the location head gave.
+            places: `[batch, candidates, 2]`, z.
+            previous: l_j, `[batch, 2]` each, the locations of the glimpses before this one.
+            sides: `[2]`, the sides of the image, the longer one being 1: distances are alike in both directions.
+        """
+        penalty = 0.5 * self.location_weight * _squared_distance(places, predicted, sides)
+        if previous and self.diversity_weight:
+            squared = ops.stack([_squared_distance(places, each, sides) for each in previous], axis=-1)
+            penalty += self.diversity_weight * ops.sum(ops.exp(-0.5 * squared / self.diversity_variance), axis=-1)
+        return penalty
+
+    def choose_places(self, logits: tf.Tensor, shares: tf.Tensor, penalty: tf.Tensor, low_res=None) -> tf.Tensor:
+        """The E step: z* and, if `contrastive`, z-, as numbers of candidates, `[batch, 1 or 2]`, int32.
+
+        z* (eqs. 11 and 12) has the lowest loss for the label. z- (eq. 15) has the lowest loss for any class that the label
+        rules out: there the network is most confident of something wrong. (It is z* if no class is ruled out.) Of equal
+        candidates the first is taken.
+
+        Args:
+            logits: `[batch, candidates, num_classes]`, the class logits if that place were looked at.
+            shares: `[batch, num_classes]`, the labels (see `label_shares`).
+            penalty: `[batch, candidates]`, of `place_penalty`; infinite where there is no candidate.
+            low_res: in the first stage, the logits of the low-resolution network: E0 depends on the class, not on the place.
+
+        Example:
+        >>> objective = Objective(10.0, 0.01, 0.002, contrastive=True)
+        >>> logits = ops.array([[[4.0, 0.0], [0.0, 4.0], [1.0, 1.0]]])  # three places, two classes
+        >>> objective.choose_places(logits, ops.array([[1.0, 0.0]]), penalty=ops.zeros((1, 3))).numpy()
+        array([[0, 1]], dtype=int32)
+        """
+        penalty = penalty[..., None]
+        if low_res is not None:
+            penalty -= ops.log_softmax(low_res, axis=-1)[:, None]
+        loss = penalty - ops.log_softmax(logits, axis=-1)
+        shares = shares[:, None, :]
+        for_label = ops.sum(ops.where(shares > 0, shares * loss, 0.0), axis=-1)  # 0 * inf is NaN.
+        best = ops.argmin(for_label, axis=-1)
+        if not self.contrastive:
+            return best[:, None]
+        wrong = wrong_classes(shares)
+        for_others = ops.min(ops.where(wrong, loss, float("inf")), axis=-1)
+        offending = ops.where(ops.any(wrong, axis=(1, 2)), ops.argmin(for_others, axis=-1), best)
+        return ops.stack([best, offending], axis=1)
+
+    def loss_terms(self, logits: tf.Tensor, shares: tf.Tensor, penalty=None, low_res=None) -> dict[str, tf.Tensor]:
+        """The terms of the loss, by name, each `[batch]`; `loss` is their sum.
+
+        Args:
+            logits: `[batch, 1 or 2, num_classes]`, after the glimpse at z* (or at the predicted place) and that at z-.
+            shares: `[batch, num_classes]`, the labels.
+            penalty: `[batch]`, of `place_penalty` at z*; None in fine-tuning.
+            low_res: in the first stage, the logits of the low-resolution network.
+        """
+        errors = cross_entropy(logits, shares[:, None])
+        terms = {"best_loss": errors[:, 0]}
+        if low_res is not None:
+            terms["low_res_loss"] = cross_entropy(low_res, shares)
+        if penalty is not None:
+            terms["location_loss"] = penalty
+        if logits.shape[1] == 2:
+            terms["offending_loss"] = errors[:, 1]
+        return {"loss": sum(terms.values())} | terms
+
+
+def cross_entropy(logits: tf.Tensor, shares: tf.Tensor) -> tf.Tensor:
+    """E of eq. 10, -sum_c q_c log softmax(logits)_c, in nats: with a class number y, -log softmax(logits)_y.
+
+    Args:
+        logits: `[..., num_classes]`.
+        shares: q, in a shape that broadcasts to that of the logits (see `label_shares`).
+
+    Example:
+    >>> cross_entropy(ops.zeros((1, 4)), ops.array([[0.0, 0.0, 1.0, 0.0]])).numpy()  # log 4
+    array([1.3862944], dtype=float32)
+    """
+    return -ops.sum(shares * ops.log_softmax(logits, axis=-1), axis=-1)
+
+
+def wrong_classes(shares: tf.Tensor) -> tf.Tensor:
+    """Which classes a label rules out, in the shape of `shares`, bool: the "incorrect" ones of eq. 15.
+
+    Those with less than an even share, 1 / C, and never the largest. So label smoothing changes nothing, and of two images
+    that MixUp has mixed both are right. At least one class is right, and unless all shares are even, one is wrong.
+    """
+    largest = ops.equal(shares, ops.max(shares, axis=-1, keepdims=True))
+    return ops.logical_and(shares < 1.0 / shares.shape[-1], ops.logical_not(largest))
+
+
+def _squared_distance(places, location, sides):
+    return ops.sum(ops.square((places - location[:, None]) * sides), axis=-1)
