@@ -108,6 +108,26 @@ def labels_of(iterator, batch) -> keras.KerasTensor | None:
     return keras.KerasTensor(tuple(labels.shape), keras.backend.standardize_dtype(labels.dtype))
 
 
+class BuildsBeforeTraining:
+    """A model that builds its metrics and optimizer itself before the first step of `fit`, `evaluate` and `train_on_batch`.
+
+    Keras calls `_maybe_symbolic_build` for this. With a distribution strategy it would read a batch to learn its shape, and
+    average that over the hosts, which fails (keras#20585).
+    """
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        self.build_metrics(labels_of(iterator, data_batch))
+        if self._distribute_strategy is None or not self.built:
+            super()._maybe_symbolic_build(iterator, data_batch)
+        else:
+            self.build_optimizer()
+
+
+def pop_arguments_of_fit(arguments: dict) -> dict:
+    """Takes out of the arguments of `evaluate` those that only `fit` passes, when it calls it for the validation data."""
+    return {name: arguments.pop(name) for name in ("_use_cached_eval_dataset",) if name in arguments}
+
+
 # ---- SavedModels and LiteRT ----
 
 

@@ -37,7 +37,7 @@ def combine(evidence: Evidence, averaging: str) -> tf.Tensor:
 
 
 def class_evidence(evidence: Evidence, location_input: str, averaging: str) -> tf.Tensor:
-    """What the location head is told of the class (eqs. 3 and 8): o^L + sum_j o^{H_j}, a sum and not a mean.
+    """The class evidence that a location head gets (eqs. 3 and 8): o^L + sum_j o^{H_j}, a sum and not a mean.
 
     As printed, eq. 8 has the location of glimpse n depend on glimpse n itself; we sum over the glimpses before it, which
     agrees with eq. 3. "probabilities" has y^L and y^{H_j} (eqs. 2 and 6) in place of the logits (end of section 2.1).

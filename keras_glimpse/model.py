@@ -59,7 +59,7 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
             network at its own glimpse only: no gradient comes from earlier ones, as in section 2.2.1. But it is the same
             network, so that what it says there changes too, and with it where later glimpses look.
         averaging: "paper" (eq. 6) or "uniform".
-        location_input: "logits" (eq. 8) or "probabilities": what location heads are told of the class.
+        location_input: "logits" (eq. 8) or "probabilities": the class evidence that location heads get.
         gated_location: gate the features of the location heads by the class evidence (section 2.2.3).
         gated_glimpse: gate the features of the glimpse networks by the location (section 2.2.3).
         downsample: "area", "strided" or "bilinear" thumbnails.

@@ -166,7 +166,7 @@ class GlimpseNetworks(keras.Model):
         return self.look_at_all(images, training, runtime)["logits"][:, -1]
 
     def look(self, images) -> dict[str, tf.Tensor]:
-        """Looks at images and tells what was seen where.
+        """Looks at images, and returns where it looked and what it concluded.
 
         Args:
             images: `[batch, height, width, channels]`; all at once, so not more than fit in memory several times over.

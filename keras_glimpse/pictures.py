@@ -15,14 +15,14 @@ def draw_glimpses(model, images, labels=None, path: str | os.PathLike | None = N
     """One row an image, as figure 5 of the paper: the image, its thumbnail, and each glimpse.
 
     On the image, a solid frame shows where each glimpse looked at full resolution, dashed ones its coarser surroundings.
-    The title of the thumbnail is what the low-resolution network says, that of a glimpse what is known after it; green is
-    right and red is wrong, where labels are given.
+    Titles are the predictions, of the low-resolution network and after each glimpse: green if correct, red if wrong, where
+    labels are given.
 
     Args:
         model: a trained `GlimpseClassifier`.
         images: `[n, height, width, 1 or 3]`; a dozen fit on a page.
         labels: `[n]`, integers, or None.
-        path: file to write, its format told by its ending; None to write none.
+        path: file to write, in the format of its suffix; None to write none.
         class_names: what to call the classes; by default their numbers.
 
     Returns:
@@ -72,9 +72,9 @@ def _name(label, class_names):
 
 
 def _title(what, probabilities, label, class_names):
-    guess = int(probabilities.argmax())
-    colour = "black" if label is None else "tab:green" if guess == label else "tab:red"
-    return f"{what}: {_name(guess, class_names)} ({probabilities[guess]:.0%})", colour
+    predicted = int(probabilities.argmax())
+    colour = "black" if label is None else "tab:green" if predicted == label else "tab:red"
+    return f"{what}: {_name(predicted, class_names)} ({probabilities[predicted]:.0%})", colour
 
 
 def _show(axes, pixels, title, colour="black"):

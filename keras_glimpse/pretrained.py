@@ -27,7 +27,7 @@ def load_pretrained(name: str) -> keras.Model:
         images of unsigned bytes, or floats in [0, 1].
 
     Raises:
-        ValueError: there is no such model; the message names those there are. Or its file is damaged.
+        ValueError: there is no such model; the message names those there are. Or its file is corrupt.
     """
     found = sorted(path.parent.name for path in pretrained_folder().glob("*/model.keras"))
     if name not in found:

@@ -21,8 +21,8 @@ NOT_MODES = {
 def layers_to_quantize(model, mode: str, filters) -> list[keras.Layer]:
     """The layers that `quantize` is to change, each once; or an error, before any of them is changed.
 
-    Location heads are not among them. Keras has checked that the model is built and that `mode` goes with `config`. What has
-    weights, but no quantized form in Keras, is told in a warning.
+    Location heads are not among them. Keras has checked that the model is built and that `mode` goes with `config`. Layers
+    that have weights, but no quantized form in Keras, get a warning.
     """
     if mode not in MODES:
         why = f" ({NOT_MODES[mode]})" if mode in NOT_MODES else ""
@@ -58,7 +58,7 @@ def _matches(filters) -> Callable[[keras.Layer], bool]:
 
 @contextlib.contextmanager
 def float_products(model) -> Iterator[None]:
-    """Within this context, int8 layers multiply their 8-bit numbers as floats: the same numbers, by what every runtime has."""
+    """Within this context, int8 layers multiply their 8-bit integers as floats: the same numbers, by portable operations."""
     quantizers = {layer: layer.inputs_quantizer for layer in all_layers(model) if _quantizes_inputs(layer)}
     try:
         for layer, quantizer in quantizers.items():
@@ -74,7 +74,7 @@ def _quantizes_inputs(layer):
 
 
 class _ToFloats:
-    """A quantizer whose whole numbers are floats."""
+    """A quantizer whose integers are floats."""
 
     def __init__(self, quantizer):
         self.quantizer = quantizer

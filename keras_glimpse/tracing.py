@@ -1,4 +1,4 @@
-"""Compiled functions that never answer from an old graph."""
+"""Compiled functions, traced again when something that their graphs hold has changed."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ class Functions:
     """The compiled functions of a model: each is made once, and anew when something that graphs hold has changed.
 
     A graph holds whatever was no tensor when it was traced: attributes, layers, dtype policies, and which variables there
-    are. Values of variables are read when it runs. So weights may be loaded or trained, and no graph is old.
+    are. Values of variables are read when it runs. So weights may be loaded or trained without a new trace.
     """
 
     def __init__(self, model):

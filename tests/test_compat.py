@@ -1,12 +1,16 @@
 """Each private name of Keras and TensorFlow that we touch does what `_compat.py` says."""
 
 import ast
+import importlib.metadata
 import pathlib
+import tomllib
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 import keras_glimpse
 from keras_glimpse import _compat
@@ -71,6 +75,56 @@ def test_deterministic_ops():
     assert _compat.deterministic_ops() is False
 
 
+def test_keras_asks_for_metrics_and_optimizer_before_the_first_step():
+    class Model(_compat.BuildsBeforeTraining, keras.Sequential):
+        def build_metrics(self, labels):
+            self.asked_for = labels.shape
+
+    model = Model([keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0)
+    assert model.asked_for == (None, 1)
+
+
+def test_fit_says_that_it_calls_evaluate():
+    class Model(keras.Sequential):
+        def evaluate(self, *args, **kwargs):
+            self.of_fit = _compat.pop_arguments_of_fit(dict(kwargs))
+            return super().evaluate(*args, **kwargs)
+
+    data = np.ones((4, 2)), np.ones((4, 1))
+    model = Model([keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    model.fit(*data, validation_data=data, verbose=0)
+    assert model.of_fit
+    model.evaluate(*data, verbose=0)
+    assert not model.of_fit
+
+
+def bounds():
+    """Name, version and specifier of each dependency that has private names in `_compat.py`."""
+    project = tomllib.loads((pathlib.Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    for requirement in map(Requirement, [*project["dependencies"], *extras["tensorflow"], *extras["gpu"]]):
+        if requirement.name in ("keras", "tensorflow"):
+            yield requirement.name, requirement.specifier
+
+
+def test_versions_have_bounds_and_this_one_is_within():
+    """A new minor version may change private names: the bound is raised when these tests pass with it."""
+    found = dict(bounds())
+    assert found.keys() == {"keras", "tensorflow"}
+    for name, specifier in bounds():
+        installed = Version(importlib.metadata.version(name))
+        assert installed in specifier
+        assert Version(f"{installed.major}.{installed.minor + 1}") not in specifier
+
+
+PRIVATE = {name for kind in (keras.Model, keras.Layer, keras.callbacks.Callback, keras.metrics.Metric) for name in dir(kind)}
+PRIVATE |= {*vars(keras.Sequential([keras.layers.Dense(1)])), *vars(keras.optimizers.SGD())}
+PRIVATE = {name for name in PRIVATE if name.startswith("_") and not name.endswith("__")}
+
+
 def private_names(path):
     """Attributes with one underscore, but those of the file itself; and imports of modules that are not public."""
     tree = ast.parse(path.read_text())
@@ -80,6 +134,11 @@ def private_names(path):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr" and isinstance(node.args[1], ast.Constant):
             name = node.args[1].value
         is_private = name.startswith("_") and not name.endswith("__") and name not in ours
+        if (getattr(node, "value", None) in PRIVATE and isinstance(node, ast.Constant)) or name in PRIVATE:
+            yield f"{path.name}: {ast.unparse(node)}"
+        for method in node.body if isinstance(node, ast.ClassDef) else ():
+            if getattr(method, "name", None) in PRIVATE:
+                yield f"{path.name}: {node.name}.{method.name}"
         if is_private and not ast.unparse(node).startswith(("self.", "cls.")):
             yield f"{path.name}: {ast.unparse(node)}"
         if isinstance(node, ast.ImportFrom) and node.module and {"src", "python"} & {*node.module.split(".")}:

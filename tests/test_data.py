@@ -160,10 +160,10 @@ def test_damaged_mnist(tmp_path, monkeypatch, rng):
         ({"y_test": np.array([0, 1, {}])}, "allow_pickle"),
     ):
         np.savez(path, **whole | change)
-        with pytest.raises(ValueError, match=f"MNIST in .*mnist.npz is damaged; remove it.*{message}"):
+        with pytest.raises(ValueError, match=f"MNIST in .*mnist.npz is corrupt; remove it.*{message}"):
             data.mnist_digits(tmp_path)
     path.unlink()
     (tmp_path / "mnist" / "3.0.1").mkdir(parents=True)
     (tmp_path / "mnist" / "3.0.1" / "dataset_info.json").write_text("{")
-    with pytest.raises(ValueError, match="MNIST in .*mnist is damaged; remove it"):
+    with pytest.raises(ValueError, match="MNIST in .*mnist is corrupt; remove it"):
         data.mnist_digits(tmp_path)

@@ -32,7 +32,7 @@ def mnist_digits(data_dir: str | os.PathLike | None = None, download: bool = Fal
 
     Raises:
         FileNotFoundError: it is in neither place, and `download` is False.
-        ValueError: what was found is damaged, or not MNIST.
+        ValueError: what was found is corrupt, or not MNIST.
         ConnectionError: `download`, and the server cannot be reached. (TFDS by itself would try for three minutes.)
     """
     cached = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "datasets" / "mnist.npz"
@@ -46,12 +46,12 @@ def mnist_digits(data_dir: str | os.PathLike | None = None, download: bool = Fal
 
 
 @contextlib.contextmanager
-def _whole(path):
-    """Turns whatever is raised of damaged files into one error that names them."""
+def _clear_errors(path):
+    """Turns whatever is raised of corrupt files into one error that names them."""
     try:
         yield
     except Exception as error:
-        raise ValueError(f"MNIST in {path} is damaged; remove it and fetch it again. {error}") from error
+        raise ValueError(f"MNIST in {path} is corrupt; remove it and fetch it again. {error}") from error
 
 
 def check_digits(digits: Digits) -> Digits:
@@ -76,7 +76,7 @@ def _checked_mnist(digits):
 def _load_cached(path):
     if not path.exists():
         return None
-    with _whole(path), np.load(path) as file:
+    with _clear_errors(path), np.load(path) as file:
         images, labels = ([file[f"{kind}_{part}"] for part in ("train", "test")] for kind in "xy")
         return _checked_mnist(Digits(images[0][..., None], labels[0], images[1][..., None], labels[1]))
 
@@ -102,13 +102,13 @@ def _load_tfds(data_dir, download):
             raise ImportError("Downloading MNIST needs tensorflow-datasets: pip install 'keras-glimpse[data]'.") from error
         return None
     folder = _tfds_dir(data_dir)
-    with _whole(folder / "mnist"):
+    with _clear_errors(folder / "mnist"):
         builder = tfds.builder("mnist", data_dir=folder)
     if download:
         builder.download_and_prepare()
     elif not (Path(builder.data_dir) / "dataset_info.json").exists():
         return None
-    with _whole(builder.data_dir):
+    with _clear_errors(builder.data_dir):
         if builder.info.splits.total_num_examples > 70_000:  # TensorFlow would take memory for them, and stop the process.
             raise ValueError(f"Expected 70,000 digits; got {builder.info.splits.total_num_examples:,}.")
         arrays = builder.as_dataset(split=["train", "test"], batch_size=-1)

@@ -26,7 +26,7 @@ def complete_file(path: str | os.PathLike) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def complete_folder(path: str | os.PathLike, about: dict) -> Iterator[Path]:
-    """A scratch folder to fill, which takes the place of `path` if nothing was raised; `about` is told in its `MARK`.
+    """A scratch folder to fill, which takes the place of `path` if nothing was raised; `about` is written to its `MARK`.
 
     Only a folder is replaced that is empty, or has nothing but what an earlier call put there.
     """

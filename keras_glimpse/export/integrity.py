@@ -23,8 +23,8 @@ SIZES = ("num_classes", "num_glimpses", "hidden_units", "units", "filters", "lor
 def check_file(path: str | os.PathLike) -> None:
     """Raises if a model's file is corrupt; nothing in it is run.
 
-    What loads models need not notice, or not say what is wrong: LiteRT takes damaged weights for weights and can crash on a
-    damaged graph, TensorFlow and Keras raise errors of all types. Checked are
+    What loads models need not notice, or not say what is wrong: LiteRT takes corrupt weights for weights and can crash on a
+    corrupt graph, TensorFlow and Keras raise errors of all types. Checked are
 
     - of a `.keras` file: that its parts are all there, each with its checksum, and that the weights can be read and are
       not fewer than the configuration speaks of;
@@ -37,7 +37,7 @@ def check_file(path: str | os.PathLike) -> None:
 
     Raises:
         FileNotFoundError: there is nothing at `path`.
-        ValueError: the file is damaged or has no checksums; the message says which part, and how.
+        ValueError: the file is corrupt or has no checksums; the message says which part, and how.
 
     Example:
     >>> import tempfile
@@ -75,9 +75,9 @@ def _check_keras(path):
             raise ValueError(f"expected {', '.join(PARTS)} in it, each once; got {', '.join(names) or 'nothing'}.")
         if sum(part.file_size for part in file.infolist()) > MOST_PACKED * path.stat().st_size:
             raise ValueError("unpacked, it would be far larger than it is.")
-        damaged = file.testzip()
-        if damaged:
-            raise ValueError(f"the checksum of {damaged} is wrong.")
+        corrupt = file.testzip()
+        if corrupt:
+            raise ValueError(f"the checksum of {corrupt} is wrong.")
         config = json.loads(file.read("config.json"))
         numbers = _count_weights(file.read("model.weights.h5"))
     if not isinstance(config, dict) or not {"class_name", "config"} <= config.keys():

@@ -68,11 +68,11 @@ def export_onnx(model, path: str | os.PathLike, threshold: float | None = None) 
         answer = Answer(model, threshold)
         answer(tf.zeros((1, *model.image_shape)))
         answer.export(str(scratch), format="onnx", input_signature=signature, verbose=False)
-        _check_whole(scratch)
+        _check_valid(scratch)
 
 
-def _check_whole(path):
-    """What tf2onnx cannot convert it logs, and writes a file without it."""
+def _check_valid(path):
+    """Raises for what tf2onnx could not convert: it only logs that, and writes an invalid file."""
     import onnx  # Which tf2onnx brings.
 
     try:

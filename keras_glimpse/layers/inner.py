@@ -1,4 +1,4 @@
-"""What was done to the layers inside a layer: told by its config, and done again to what is made from that."""
+"""Sublayers that were changed after construction (quantized, frozen, LoRA) survive saving and cloning."""
 
 OPTIONS = {  # of dense layers, as they are unless somebody changed them
     "trainable": True,
@@ -15,13 +15,13 @@ OPTIONS = {  # of dense layers, as they are unless somebody changed them
 
 
 class KeepsInner:
-    """A Keras layer that makes layers inside itself, and keeps what is done to them when it is saved or cloned.
+    """A Keras layer that makes its sublayers itself, and saves and clones them as they are now.
 
-    `quantize`, `enable_lora`, a dtype policy, `trainable` and regularizers change a layer for good, but a config of a few
-    numbers does not know of it. Here it has one more entry, `inner`, for layers that were changed; without, it is as before.
+    `quantize`, `enable_lora`, a dtype policy, `trainable` and regularizers change a sublayer, which the layer's own
+    config does not record. Here the config gets one more entry, `inner`, if any sublayer was changed.
     """
 
-    inner = ()  # The names of the attributes that are such layers, or lists of them, or None.
+    inner = ()  # Names of the attributes that are such sublayers, lists of them, or None.
 
     def _inner_layers(self, name):
         layers = getattr(self, name)
@@ -43,7 +43,7 @@ class KeepsInner:
         return layer
 
     def change_inner(self, inner: dict[str, list[dict]]) -> None:
-        """Does to the inner layers, which are not built yet, what `inner` of a config tells."""
+        """Applies the entry `inner` of a config to the sublayers, which are not built yet."""
         for name in self.inner:
             for layer, changes in zip(self._inner_layers(name), inner.get(name, [])):
                 changed = type(layer).from_config(layer.get_config() | changes)

@@ -1,4 +1,4 @@
-"""The metrics that `compile` was given: what each is told of the labels and of the logits."""
+"""The metrics that `compile` was given: the form of labels and predictions that each of them expects."""
 
 from collections import Counter
 from types import FunctionType
@@ -59,7 +59,7 @@ class UserMetrics(_compat.CompileMetrics):
             raise ValueError(f"The model itself shows {', '.join(clash)}: give the metric of that name another `name`.")
 
     def build(self, labels, logits):
-        """Makes all variables, before any step is traced, and tells what cannot work.
+        """Creates all variables before any step is traced, and raises for metrics that cannot work.
 
         Raises:
             ValueError: a metric that cannot be used with such labels and logits.
@@ -80,7 +80,7 @@ class UserMetrics(_compat.CompileMetrics):
 
 
 def arguments_of(metric, labels, logits):
-    """The `(y_true, y_pred)` of a metric; the rule is told in `GlimpseClassifier.compile`."""
+    """The `(y_true, y_pred)` of a metric; `GlimpseClassifier.compile` documents the rule."""
     source = _compat.averaged(metric) if isinstance(metric, M.MeanMetricWrapper) else None
     kinds = (*type(metric).__mro__, source, *type(source).__mro__)
     kind = next((kind for kind in kinds if kind in OF_KERAS), None)

@@ -75,7 +75,7 @@ def testing_step(model, data) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
 
 
 def training_measures(stage, contrastive: bool) -> list[str]:
-    """What `training_step` measures in a stage. What the names mean is told in `GlimpseClassifier.compile`."""
+    """What `training_step` measures in a stage. `GlimpseClassifier.compile` documents the names."""
     parts = ["low_res_loss"] * stage.trains_low_res + ["best_loss"]
     if stage.searches:
         parts += ["offending_loss"] * contrastive + ["location_loss"]

@@ -35,7 +35,7 @@ NOT_CALLED = {  # Methods of Keras that its own training calls, and this one doe
 }
 
 
-class Trainer(GlimpseNetworks):
+class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
     """Networks that are trained one stage after another (section 2.2).
 
     Args:
@@ -176,7 +176,7 @@ class Trainer(GlimpseNetworks):
     def compile_from_config(self, config):
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.built and self.optimizer:
-            self.optimizer.build(self.trainable_variables)
+            self.build_optimizer()
 
     @property
     def stage(self) -> Stage | None:
@@ -322,17 +322,16 @@ class Trainer(GlimpseNetworks):
             function.begin(**self._plans.get(phase, {}))
         return function
 
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+    def build_metrics(self, labels: keras.KerasTensor | None) -> None:
+        """Creates the variables of the user's metrics for such labels, before any step is traced."""
         _, metrics = _compat.trackers(self)
-        labels = _compat.labels_of(iterator, data_batch)
         if metrics is not None and not metrics.built and labels is not None:
             with replicas.scope_of(self):
                 metrics.build(labels, keras.KerasTensor((None, self.num_classes)))
             replicas.check_shared(self.distribute_strategy, metrics.metrics)
-        if self._distribute_strategy is None or not self.built:
-            super()._maybe_symbolic_build(iterator, data_batch)
-            return
-        # Keras would read a batch to learn its shape, and average it over the hosts, which fails (keras#20585).
+
+    def build_optimizer(self) -> None:
+        """Creates the variables of the optimizer for those that the stage trains."""
         with replicas.scope_of(self):
             self.optimizer.build(self.trainable_variables)
 
@@ -410,19 +409,17 @@ class Trainer(GlimpseNetworks):
 
     def evaluate(self, *args, **kwargs):
         """As `keras.Model.evaluate`, of what the model answers; images and labels are checked as in `fit`."""
-        in_fit = kwargs.pop("_use_cached_eval_dataset", False)  # `fit` calls this too, with what it has checked.
+        of_fit = _compat.pop_arguments_of_fit(kwargs)  # Which calls this with what it has checked.
         given = _arguments(super().evaluate, args, kwargs)
         given |= given.pop("kwargs", {})
         self._check_compiled("evaluate")
-        if in_fit:
-            given["_use_cached_eval_dataset"] = True
-        else:
+        if not of_fit:
             x, y, image = self._checked(given["x"], given["y"], "the test data", given["sample_weight"])
             self._build_for(image)
             given |= {"x": x, "y": y}
         with named_batches():
             self._plan("test", given["callbacks"], given["steps"])
-            return super().evaluate(**given)
+            return super().evaluate(**given, **of_fit)
 
     def predict(self, x, batch_size=None, verbose="auto", steps=None, callbacks=None):
         """As `keras.Model.predict`: the logits of eq. 6; arrays are checked first."""
