@@ -123,12 +123,22 @@ class Paper:
 
     def loss(self, n, image, label, contrastive=True, **hyper):
         """The whole loss of eq. 16 (n = 0) or eqs. 17 and 18."""
-        location, best, offending, outputs, previous = self.search(n, image, label, **hyper)
-        plain = {"lam": 0.0, "gamma": 0.0, "variance": 1.0}
-        penalties = {key: hyper[key] for key in plain}
-        total = self.loss_at(n, image, label, best, outputs, location, previous, **penalties)
-        if contrastive:
-            total += self.loss_at(n, image, label, offending, outputs, location, previous, **plain)
+        _, best, offending, _, _ = self.search(n, image, label, **hyper)
+        return self.loss_with(n, image, label, best, offending if contrastive else None, **hyper)
+
+    def loss_with(self, n, image, label, best, offending, lam, gamma, variance, **search):
+        """The same for given places z* and z-, which are held fixed when the weights change."""
+        _, previous, outputs = self.look(image, n)
+        hidden, low = self.low_res(image)
+        location = self.location(n, hidden, low + sum(outputs))
+        total = self.loss_at(n, image, label, best, outputs, location, previous, lam, gamma, variance)
+        if offending is not None:
+            total += self.loss_at(n, image, label, offending, outputs, location, previous, 0.0, 0.0, 1.0)
         if n == 0:
             total += -np.log(softmax(self.low_res(image)[1])[label])
         return total
+
+    def trained_weights(self, n):
+        """The arrays that stage n + 1 trains, in the order of Keras's variables."""
+        nets = [self.low] * (n == 0) + [self.heads[n : n + 1], self.glimpses[n]]
+        return [array for net in nets for layer in net for array in layer]

@@ -1,88 +1,42 @@
-"""`fit`: the update against a plain one, what a stage freezes, and every way of running it."""
+"""`fit`: its gradient against the loss in NumPy, what a stage freezes, and every way of running it."""
 
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
+from oracle import Paper
 
 from keras_glimpse import GlimpseClassifier, data, fit_greedy, paper_sgd
 from keras_glimpse.training import execution
 
-
-def plain_step(model, images, labels, stage, velocity, learning_rate=0.05):
-    """One SGD step as the paper reads: nine crops, all networks, a tape around everything, momentum by hand."""
-    n = stage - 1
-    extent = np.array(images.shape[1:3], np.float32) - 1
-    sides = extent / extent.max()  # Distances in the loss are in units of the longer side.
-    offsets = [(dy, dx) for dy in (-2.0, 0.0, 2.0) for dx in (-2.0, 0.0, 2.0)]
-
-    def cross_entropy(logits):
-        return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-
-    def crop(location):
-        patches = []
-        for scale in model.crop.scales:
-            width = scale * model.crop.size
-            start = location * extent - (width - 1) / 2
-            boxes = tf.concat([start, start + (width - 1)], axis=1) / np.tile(extent, 2)
-            window = tf.image.crop_and_resize(images, boxes, tf.range(len(images)), [width, width])
-            patches.append(tf.nn.avg_pool2d(window, scale, scale, "VALID"))
-        return tf.concat(patches, axis=-1)
-
-    with tf.GradientTape() as tape:
-        hidden, low = model.low_res_net(images)
-        outputs, previous = [], []
-        for j in range(n):
-            previous.append(model.location_heads[j](hidden, low + sum(outputs)))
-            outputs.append(model.glimpse_nets[j](crop(previous[-1])))
-        location = model.location_heads[n](hidden, low + sum(outputs))
-        losses, errors, places = [], [], []
-        for offset in offsets:
-            place = tf.stop_gradient(location + offset / extent)
-            logits = low + (sum(outputs) + model.glimpse_nets[n](crop(place))) / (n + 1)
-            penalty = 5.0 * tf.reduce_sum(((location - place) * sides) ** 2, axis=-1)
-            for before in previous:
-                penalty += 0.01 * tf.exp(-0.5 * tf.reduce_sum(((place - before) * sides) ** 2, axis=-1) / 0.002)
-            outside = tf.reduce_any((place < 0) | (place > 1), axis=-1)
-            penalty = tf.where(outside, np.inf, penalty)
-            losses.append(penalty[:, None] - tf.nn.log_softmax(logits))
-            errors.append(cross_entropy(logits))
-            places.append(place)
-        losses = tf.stack(losses, axis=1).numpy()
-        correct = np.eye(losses.shape[-1], dtype=bool)[labels][:, None]
-        if n == 0:
-            losses = losses - tf.nn.log_softmax(low).numpy()[:, None]
-        best = np.where(correct, losses, np.inf).min(-1).argmin(-1)
-        offending = np.where(correct, np.inf, losses).min(-1).argmin(-1)
-        errors, places = tf.stack(errors, axis=1), tf.stack(places, axis=1)
-        chosen = tf.gather(places, best, axis=1, batch_dims=1)
-        loss = tf.gather(errors, best, axis=1, batch_dims=1) + tf.gather(errors, offending, axis=1, batch_dims=1)
-        loss += 5.0 * tf.reduce_sum(((location - chosen) * sides) ** 2, axis=-1)
-        if n == 0:
-            loss += cross_entropy(low)
-        loss = tf.reduce_mean(loss)
-    layers = [model.location_heads[n], model.glimpse_nets[n]] + [model.low_res_net] * (n == 0)
-    variables = [variable for layer in layers for variable in layer.trainable_variables]
-    gradients = tape.gradient(loss, [variable.value for variable in variables])
-    for variable, gradient in zip(variables, gradients):
-        velocity[variable.path] = 0.9 * velocity.get(variable.path, 0.0) - learning_rate * gradient
-        variable.assign_add(velocity[variable.path])
+HYPER = {"search_size": 3, "stride": 2, "lam": 10.0, "gamma": 0.01, "variance": 0.002}
 
 
 @pytest.mark.parametrize("stage", [1, 2])
 @pytest.mark.parametrize("jit_compile", [True, False])
-def test_fit_equals_the_plain_algorithm(make_model, batch, stage, jit_compile):
-    """The first eight steps, weights to 1e-6 of the plain ones."""
-    images, labels = batch
-    model, twin = make_model(), make_model()
-    twin.set_weights(model.get_weights())
-    model.compile(paper_sgd(), stage=stage, jit_compile=jit_compile)
-    model.fit(images, labels, batch_size=8, shuffle=False, verbose=0)
-    velocity = {}
-    for start in range(0, 64, 8):
-        plain_step(twin, images[start : start + 8], labels[start : start + 8], stage, velocity)
-    for ours, plain in zip(model.get_weights(), twin.get_weights()):
-        np.testing.assert_allclose(ours, plain, atol=1e-6)
+def test_fit_follows_the_gradient_of_the_objective(make_model, batch, rng, stage, jit_compile):
+    """A step of plain SGD, against differences of the loss in NumPy along random directions, the places held fixed."""
+    images, labels = batch[0][:8].astype(np.float64), batch[1][:8]
+    model = make_model(low_res_size=4)  # It divides the sides, as NumPy's thumbnail needs.
+    paper, n = Paper(model, low_res_size=4, patch_size=6, scales=(1, 2)), stage - 1
+    places = [paper.search(n, image, label, **HYPER)[1:3] for image, label in zip(images, labels)]
+    model.compile(keras.optimizers.SGD(1.0), stage=stage, jit_compile=jit_compile)
+    before = [variable.numpy() for variable in model.trainable_variables]
+    model.fit(*(part[:8] for part in batch), batch_size=8, verbose=0)
+    gradient = [w - variable.numpy() for w, variable in zip(before, model.trainable_variables)]
+
+    def loss(direction, length):
+        for array, step in zip(paper.trained_weights(n), direction, strict=True):
+            array += length * step
+        losses = [paper.loss_with(n, *each, *found, **HYPER) for *each, found in zip(images, labels, places)]
+        for array, step in zip(paper.trained_weights(n), direction):
+            array -= length * step
+        return np.mean(losses)
+
+    for _ in range(4):
+        direction = [rng.normal(size=array.shape) for array in gradient]
+        expected = (loss(direction, 1e-5) - loss(direction, -1e-5)) / 2e-5
+        along = sum((g * d).sum() for g, d in zip(gradient, direction))
+        assert abs(along) > 0.01 and along == pytest.approx(expected, rel=1e-3, abs=1e-4)
 
 
 QUIET = {"compile_args": {"jit_compile": False}, "verbose": 0}

@@ -1,0 +1,1 @@
+"""Early exit: prediction, its costs, and the curve of error against cost."""

@@ -26,7 +26,7 @@ from keras_glimpse.training.metrics import UserMetrics
 from keras_glimpse.training.objective import Objective
 from keras_glimpse.training.stages import Stage
 from keras_glimpse.training.step import testing_measures, testing_step, training_measures, training_step
-from keras_glimpse.training.xla import chooses_xla
+from keras_glimpse.training.xla import chooses_xla, is_supported
 
 NOT_CALLED = {  # Methods of Keras that its own training calls, and this one does not.
     "compute_loss": "the loss is that of eqs. 16 to 18; losses of networks (`add_loss`, regularizers) are added to it",
@@ -130,7 +130,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
             raise ValueError(f"GlimpseClassifier brings its own loss (eqs. 16 to 18); got loss={loss!r}.")
         self._check_methods()
         if jit_compile is True:
-            self._without_unable_layers(jit_compile)
+            is_supported(self)
         before, self._stage = self._stage, Stage.parse(stage, self.num_glimpses)
         try:
             self._check_optimizer(optimizer)
@@ -147,7 +147,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
             super().compile(optimizer, jit_compile=None, steps_per_execution=steps, **kwargs)
         _compat.track(self, *trackers)
         self._functions.clear()
-        self._xla = "auto" if jit_compile == "auto" else self._without_unable_layers(jit_compile)
+        self._xla = "auto" if jit_compile == "auto" else bool(jit_compile) and is_supported(self)
 
     def _trackers(self, metrics, weighted_metrics):
         tested = testing_measures(self.num_glimpses)
@@ -228,15 +228,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
 
     @jit_compile.setter
     def jit_compile(self, value):
-        self._xla = "auto" if value is None else self._without_unable_layers(value)
-
-    def _without_unable_layers(self, jit_compile):
-        if jit_compile and self.distribute_strategy.num_replicas_in_sync > 1:
-            raise ValueError("jit_compile=True needs a single replica: XLA cannot compile a step that sums over several.")
-        if jit_compile and not all(layer.supports_jit for layer in _compat.all_layers(self)):
-            warnings.warn("A layer of the model does not support `jit_compile=True`. Proceeding without.", stacklevel=3)
-            return False
-        return bool(jit_compile)
+        self._xla = "auto" if value is None else bool(value) and is_supported(self)
 
     # ---- One step, and its measures ----
 

@@ -1,6 +1,7 @@
 """Whether XLA compiles a model, if nobody has said: what is fastest of what works, decided here and only here."""
 
 import logging
+import warnings
 from functools import partial
 
 import tensorflow as tf
@@ -24,6 +25,20 @@ def chooses_xla(model) -> bool:
     reason = _against_xla(model)
     log.info("XLA %s", f"is off: {reason}." if reason else "compiles the model.")
     return reason is None
+
+
+def is_supported(model) -> bool:
+    """Whether XLA can compile the model at all: `jit_compile=True`. As Keras, warns if a layer rules it out.
+
+    Raises:
+        ValueError: there are several replicas.
+    """
+    if model.distribute_strategy.num_replicas_in_sync > 1:
+        raise ValueError("jit_compile=True needs a single replica: XLA cannot compile a step that sums over several.")
+    is_able = all(layer.supports_jit for layer in all_layers(model))
+    if not is_able:
+        warnings.warn("A layer of the model does not support `jit_compile=True`. Proceeding without.", stacklevel=4)
+    return is_able
 
 
 def _against_xla(model) -> str | None:
