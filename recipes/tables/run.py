@@ -19,8 +19,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is impor
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from arguments import at_least, folder_to_write, in_one_line, refuse
-from rich.console import Console
-from rich.table import Table as RichTable
 
 from tables import config, training
 
@@ -39,11 +37,9 @@ def main():
         with in_one_line():
             training.check(rows, args.smoke)
             folder_to_write(runs, "--runs")
-        found = []
         for row in rows:
             for seed in range(1 if args.smoke else args.seeds or row.seeds):
-                found.append(training.Run(row, seed, runs, args.smoke).result(table, results))
-    _show(table, found)
+                print(_line(training.Run(row, seed, runs, args.smoke).result(table, results)))
 
 
 def _parse_args():
@@ -67,22 +63,12 @@ def _parse_args():
     return args, table
 
 
-def _show(table, results):
-    view = RichTable(title=table.title)
-    for name in ("", "seed", "sweeps", "error %", "paper %", "target %", "MACs", "speed-up", "paper's"):
-        view.add_column(name, justify="right" if name else "left", no_wrap=True)
-    for result in results:
-        compare = table.rows[result["row"]].compare
-        figures = (
-            result["seed"],
-            result["sweeps"],
-            f"{result['error']:.2f}",
-            compare.get("paper", ""),
-            compare.get("target", ""),
-        )
-        figures += f"{result['macs']:,}", f"{result['speed_up']:.2f}", compare.get("paper_speed_up", "")
-        view.add_row(result["row"], *map(str, figures))
-    Console(width=max(Console().width, 120)).print(view)
+def _line(result):
+    """Error and cost of a result, with the paper's figures beside them."""
+    paper = f" (paper {result['paper_error']})" if result["paper_error"] else ""
+    cheaper = f" ({result['paper_speed_up']})" if result["paper_speed_up"] else ""
+    figures = f"{result['error']:6.2f} %{paper}, {result['macs']:,} MACs, speed-up {result['speed_up']:.2f}{cheaper}"
+    return f"{result['row']:28} seed {result['seed']}, {result['sweeps']:2} sweeps: {figures}"
 
 
 if __name__ == "__main__":

@@ -70,7 +70,6 @@ class Run:
         _write_json(results / "configs" / f"{result['protocol']}.json", self.row.config)
         _append(results / f"{table.name}.csv", result)
         _write_json(done, result)
-        print(f"{row.name}, seed {self.seed}: {result['error']:.2f} %")
         return result
 
     def _describe(self, table):
