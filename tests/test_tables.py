@@ -27,6 +27,7 @@ from tables import config, digits, distortion, figures, measure, networks, repor
 
 TABLES = {name: config.load(name) for name in config.NAMES}
 ROWS = {f"{table.name}/{name}": row for table in TABLES.values() for name, row in table.rows.items()}
+SLOW = pytest.mark.slow
 SHIPPED = sorted(path.parent.name for path in keras_glimpse.pretrained_folder().glob("*/model.keras"))
 
 
@@ -344,7 +345,7 @@ def test_smoke_of_one_row(call, capsys):
     assert kept() == before
 
 
-@pytest.mark.slow
+@SLOW
 @pytest.mark.parametrize("name", config.NAMES)
 def test_every_row_trains_and_is_tested(call, capsys, name):
     before = kept()
@@ -371,11 +372,7 @@ class Killed(Exception):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Keras's CSVLogger leaves its file open.
 @pytest.mark.parametrize(
     ("name", "smoke"),
-    [
-        ("dense", True),
-        ("2-glimpses", True),
-        *(pytest.param(name, False, marks=pytest.mark.slow) for name in ("dense", "best-2")),
-    ],
+    [("dense", True), *(pytest.param(*row, marks=SLOW) for row in (("2-glimpses", True), ("dense", False), ("best-2", False)))],
 )
 def test_an_interrupted_row_ends_as_if_it_were_not(tmp_path, monkeypatch, name, smoke):
     """To the bit: in smoke runs, which are eager, and in graphs. (XLA rounds otherwise when a callback sees single batches.)"""
@@ -486,6 +483,7 @@ def test_figures(call, monkeypatch, capsys):
     assert "Wrote figure2.png, figure3.png, figure4.png, figure5.png, cascade.png" in capsys.readouterr().out
 
 
+@SLOW
 @pytest.mark.parametrize("name", SHIPPED)
 def test_figures_of_every_shipped_model(call, monkeypatch, tmp_path, name):
     monkeypatch.setattr(figures, "mnist_digits", figures.smoke_digits)
