@@ -24,14 +24,14 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: what its C++ says is not for readers.
 
 import keras
-import networks
 import numpy as np
 import tensorflow as tf
 from arguments import at_least, in_one_line, refuse
 from rich.console import Console
 from rich.table import Table
-from row_data import mnist_digits
-from row_run import RESULTS, commit
+from tables import networks
+from tables.config import RESULTS, commit
+from tables.digits import mnist_digits
 
 import keras_glimpse
 from keras_glimpse import GlimpseClassifier, cascade_predict, count_macs, data, stage_macs

@@ -23,7 +23,7 @@ import tensorflow as tf
 from arguments import at_least
 from benchmark import in_turn, report
 from keras import ops
-from networks import conv_glimpse
+from tables.networks import conv_glimpse
 
 from keras_glimpse import GlimpseClassifier, LowResNet, paper_sgd
 

@@ -25,7 +25,7 @@ from arguments import folder_to_write, in_one_line, threshold
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from row_data import mnist_digits, splits_for
+from tables.digits import mnist_digits, splits_for
 from trained import HELP, load_of_digits
 
 import keras_glimpse

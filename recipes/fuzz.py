@@ -190,7 +190,7 @@ def write(results, odd, args):
         kind: {"cases": len(some)} | {outcome: sum(each.outcome == outcome for each in some) for outcome in OUTCOMES}
         for kind, some in results.items()
     }
-    from row_run import commit  # Here, since it imports TensorFlow.
+    from tables.config import commit
 
     about = {"seed": args.seed, "commit": commit(), "checked": not args.unchecked, "counts": counts, "anything else": odd}
     versions = {package: importlib.metadata.version(package) for package in PACKAGES}

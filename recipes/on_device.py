@@ -17,11 +17,11 @@ from pathlib import Path
 
 import benchmark
 import keras
-import networks
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from arguments import at_least, in_one_line
-from row_data import splits_for
+from tables import networks
+from tables.digits import splits_for
 from trained import HELP, load_of_digits
 
 import keras_glimpse

@@ -15,13 +15,11 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: what its C++ says is not for readers.
 
-import table1
-import table3
 from arguments import in_one_line
 from export import export_all, one_thread
-from row_data import mnist_digits
-from row_run import Run
-from rows import Row, Table
+from tables.config import Row, load
+from tables.digits import mnist_digits
+from tables.training import Run
 
 import keras_glimpse
 from keras_glimpse import data, pretrained_folder
@@ -35,32 +33,33 @@ class Pretrained:
     """A model to ship: the trained row, the row of its cascade, which has the threshold and the weights, and what it is."""
 
     name: str
-    table: Table
+    table: str
     row: Row
     cascade: Row
     about: str
 
 
+ROWS = {table: load(table).rows for table in ("table1", "table3")}
 MODELS = (
     Pretrained(
         "jittered-mnist",
-        table1.TABLE,
-        table1.TUNED,
-        table1.TUNED_CASCADE,
+        "table1",
+        ROWS["table1"]["fine-tuned"],
+        ROWS["table1"]["fine-tuned-cascade"],
         "A digit anywhere in a 48x48 image: the paper's model, two glimpses, trained one after the other and fine-tuned.",
     ),
     Pretrained(
         "jittered-mnist-best",
-        table1.TABLE,
-        table1.WIDE_2,
-        table1.WIDE_CASCADE,
+        "table1",
+        ROWS["table1"]["wide-2"],
+        ROWS["table1"]["wide-cascade"],
         "A digit anywhere in a 48x48 image, as well as we can at the cost of the paper's two glimpses: convolutional ones.",
     ),
     Pretrained(
         "mnist",
-        table3.TABLE,
-        table3.DISTORTED_2,
-        table3.DISTORTED_CASCADE,
+        "table3",
+        ROWS["table3"]["mnist-distorted-2"],
+        ROWS["table3"]["mnist-distorted-cascade"],
         "MNIST as it is, 28x28, as well as we can at the cost of the paper's model: two convolutional glimpses.",
     ),
 )
@@ -77,8 +76,8 @@ def main():
     for each in MODELS:
         if args.model and each.name not in args.model:
             continue
-        run, cascade = Run(each.row, 0, None, args.runs), Run(each.cascade, 0, None, args.runs)
-        results = [run.folder / f"{each.table.name}.json", cascade.folder / f"{each.table.name}.json"]
+        run, cascade = Run(each.row, 0, args.runs), Run(each.cascade, 0, args.runs)
+        results = [run.folder / f"{each.table}.json", cascade.folder / f"{each.table}.json"]
         missing = [path for path in (run.folder / "model.keras", *results) if not path.exists()]
         if missing:
             sys.exit(f"pretrained: {missing[0]} does not exist; train row {each.row.name!r} and run row {each.cascade.name!r}.")
@@ -131,7 +130,7 @@ def card(each, model, result, cascade, files) -> str:
 - **Input**: {height}x{width}x{channels}, unsigned bytes or floats in [0, 1]; white on black.
 - **Data**: MNIST, {spread}; tested on {len_test(height):,} images made of MNIST's own 10,000 test digits.
 - **Trained on**: {seen_in_training(each.row)}.
-- **Protocol**: row `{each.row.name}` of `recipes/{each.table.name}.py`, {protocol}.
+- **Protocol**: row `{each.row.name}` of `recipes/tables/{each.table}.toml`, {protocol}.
 - **Test error**: {", ".join(stages)} glimpses; {", ".join(f"{cost:,}" for cost in macs)} multiply-accumulates.
 - **Cascade at {details["threshold"]:.3g}**: {cascade_cost}; {"; ".join(exits)} glimpses.
 - **Limits**: digits in MNIST's style and size only. It was never shown anything that is not a digit and calls everything one,

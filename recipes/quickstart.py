@@ -20,7 +20,7 @@ import tensorflow as tf
 from arguments import at_least, folder_to_write, in_one_line, refuse, seed
 from rich.console import Console
 from rich.table import Table
-from row_data import mnist_digits
+from tables.digits import mnist_digits
 
 import keras_glimpse
 from keras_glimpse import data

@@ -25,9 +25,9 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from row_data import splits_for
-from row_run import commit
 from serve import Served, build, serve, signature
+from tables.config import commit
+from tables.digits import splits_for
 
 import keras_glimpse
 from keras_glimpse import data

@@ -20,8 +20,8 @@ from arguments import folder_to_write, in_one_line
 from multi_worker import check, folder, training_options
 from rich.console import Console
 from rich.table import Table
-from row_data import first_digits, mnist_digits, smoke_digits
-from row_run import Stopwatch
+from tables.digits import first_digits, mnist_digits, smoke_digits
+from tables.training import Stopwatch
 
 import keras_glimpse
 from keras_glimpse import data

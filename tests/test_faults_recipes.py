@@ -49,7 +49,7 @@ def refused(recipe, monkeypatch, capsys):
         if hasattr(found, "one_thread"):
             monkeypatch.setattr(found, "one_thread", lambda: None)  # TensorFlow runs already.
         with pytest.raises(SystemExit) as ended:
-            found.main(found.TABLE, found.__doc__) if hasattr(found, "TABLE") else found.main()
+            found.main()
         assert ended.value.code not in (0, None)
         said = capsys.readouterr()
         assert said.out == ""
@@ -64,7 +64,6 @@ def refused(recipe, monkeypatch, capsys):
 def test_the_recipes_that_take_a_model():
     """Those that the tests below know."""
     assert {name for name in SCRIPTS if '"--model"' in (RECIPES / f"{name}.py").read_text()} == {
-        "figures",
         "on_device",
         "pretrained",
     }
@@ -110,24 +109,13 @@ def test_an_enlarged_model_is_the_same(recipe, rng):
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_figures_of_every_shipped_model(recipe, monkeypatch, tmp_path, name):
-    figures = recipe("figures", "--model", name, "--out", tmp_path / "out")
-    monkeypatch.setattr(figures, "mnist_digits", figures.smoke_digits)
-    monkeypatch.setattr(figures, "DPI", 20)
-    figures.main()
-    assert {"figure2.png", "figure5.png", "cascade.png"} <= {path.name for path in (tmp_path / "out").iterdir()}
-
-
-@pytest.mark.parametrize("name", SHIPPED)
 def test_pretrained_makes_every_shipped_model(recipe, refused, monkeypatch, name):
     pretrained = recipe("pretrained")
-    monkeypatch.setattr(pretrained, "mnist_digits", recipe("row_data").smoke_digits)
+    monkeypatch.setattr(pretrained, "mnist_digits", recipe("tables.digits").smoke_digits)
     assert "does not exist; train row" in refused("pretrained", "--model", name, "--runs", "none")
 
 
-@pytest.mark.parametrize(
-    ("name", "options"), [("on_device", ["--model"]), ("figures", ["--model"]), ("export", []), ("demo", [])]
-)
+@pytest.mark.parametrize(("name", "options"), [("on_device", ["--model"]), ("export", []), ("demo", [])])
 def test_models_that_cannot_be_used(refused, tmp_path, name, options):
     (tmp_path / "some.tflite").write_bytes(b"")
     (tmp_path / "some.keras").write_bytes(b"")
@@ -184,7 +172,6 @@ def test_folders_that_cannot_be_written_to(refused, tmp_path, name, options):
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("table3", ["--runs", __file__], "table3: --runs must be a folder that can be written to; got"),
         ("on_device", ["--rounds", "0"], "argument --rounds: must be at least 1; got 0"),
         ("fuzz", ["--limit", "nan"], "argument --limit: must be finite and above 0; got nan"),
         ("fuzz", ["--limit", "0"], "argument --limit: must be finite and above 0; got 0"),
@@ -203,12 +190,6 @@ def test_folders_that_cannot_be_written_to(refused, tmp_path, name, options):
         ("benchmark", ["memory", "--rounds", "3"], "argument --rounds: memory is measured once"),
         ("fuzz", ["--only", "1", "--out", "x"], "argument --out: --only runs one case, and keeps nothing"),
         ("fuzz", ["--only", "1", "--cases", "2"], "argument --cases: --only runs one case"),
-        ("figures", ["--smoke", "--out", "x"], "argument --out: --smoke draws an untrained model"),
-        ("figures", ["--smoke", "--model", "mnist"], "argument --model: --smoke draws an untrained model"),
-        ("figures", ["--model", "mnist", "--runs", "x"], "argument --runs: --model draws no other"),
-        ("table1", ["--smoke", "--seeds", "2"], "argument --seeds: --smoke trains one seed"),
-        ("table2", ["--smoke", "--runs", "x"], "argument --runs: --smoke trains one seed"),
-        ("tuning", ["--list", "--sweeps", "3"], "argument --sweeps: --list trains nothing"),
     ],
 )
 def test_options_that_are_refused(refused, name, arguments, message):
@@ -234,19 +215,15 @@ def test_workers_get_what_is_theirs(recipe, given):
         ("benchmark", ["inference"]),
         ("benchmark", ["memory"]),
         ("export", ["mnist"]),
-        ("figures", ["--model", "mnist"]),
         ("on_device", []),
         ("pretrained", []),
         ("quickstart", ["--data", "mnist"]),
-        ("table1", ["--row", "dense"]),
-        ("tuning", []),
         ("worker", ["--data", "mnist"]),
     ],
 )
 def test_without_mnist(recipe, refused, monkeypatch, tmp_path, name, arguments):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    recipe("row_run").digits_of.cache_clear()  # Other tests may have read it.
     said = refused(name, *arguments)
     assert f"{name}: MNIST was found neither" in said and "quickstart.py --data mnist --download` fetches" in said
 
@@ -274,12 +251,13 @@ def test_printed_commands_are_understood(recipe, monkeypatch, command):
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse)
     found = recipe(*command)
     with pytest.raises(Understood):
-        found.main(found.TABLE, found.__doc__) if hasattr(found, "TABLE") else found.main()
+        found.main()
 
 
 # ---- What is installed ----
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LOCAL = {path.stem for path in RECIPES.iterdir()}
 DISTRIBUTIONS = importlib.metadata.packages_distributions()
 
 
@@ -309,18 +287,20 @@ def imported_by(source, folder=RECIPES):
     found, seen, left = {}, set(), [ast.parse(source)]
     while left:
         for node in ast.walk(left.pop()):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module] if isinstance(node, ast.ImportFrom) else []
-            for module in {name.split(".")[0] for name in names} - seen - {"keras_glimpse"} - sys.stdlib_module_names:
-                seen.add(module)
-                if (folder / f"{module}.py").exists():
-                    left.append(ast.parse((folder / f"{module}.py").read_text()))
-                else:
+            names = {alias.name for alias in node.names} if isinstance(node, ast.Import) else set()
+            if isinstance(node, ast.ImportFrom):
+                names = {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            for name in names - seen:
+                seen.add(name)
+                path, module = folder / f"{name.replace('.', '/')}.py", name.split(".")[0]
+                if path.exists():
+                    left.append(ast.parse(path.read_text()))
+                elif module not in sys.stdlib_module_names | {"keras_glimpse", *LOCAL}:
                     found[module] = {canonicalize_name(each) for each in DISTRIBUTIONS.get(module, [module])}
     return found
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", [*SCRIPTS, "tables/run", "tables/report", "tables/figures"])
 def test_a_recipe_names_the_extra_that_it_needs(name):
     """In its first words; where it does not, `[recipes]` is enough."""
     source = (RECIPES / f"{name}.py").read_text()
