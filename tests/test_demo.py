@@ -1,4 +1,4 @@
-"""The page of recipes/demo.py, in a browser: what it shows is what Keras says of the very pixels that were drawn."""
+"""The page of recipes/deploy/demo.py, in a browser: what it shows is what Keras says of the very pixels that were drawn."""
 
 import importlib
 import itertools
@@ -7,7 +7,6 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -16,15 +15,12 @@ import pytest
 import keras_glimpse
 from keras_glimpse import data
 
-RECIPES = Path(__file__).parent.parent / "recipes"
 THRESHOLDS = (0.95, 0.6)  # The first is where the slider stands at the start.
 
 
 @pytest.fixture(scope="module")
 def demo():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(RECIPES)
-        yield importlib.import_module("demo")
+    return importlib.import_module("demo")
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,8 @@ import keras_glimpse
 
 ROOT = Path(__file__).parent.parent
 RECIPES = ROOT / "recipes"
-SCRIPTS = sorted(path.stem for path in RECIPES.glob("*.py") if "__main__" in path.read_text())
+PATHS = {path.stem: path for path in RECIPES.rglob("*.py")}
+SCRIPTS = sorted(name for name, path in PATHS.items() if "__main__" in path.read_text())
 SHIPPED = sorted(path.parent.name for path in keras_glimpse.pretrained_folder().glob("*/model.keras"))
 
 
@@ -30,7 +31,6 @@ def seeded():
 @pytest.fixture
 def recipe(monkeypatch, tmp_path):
     """Imports a recipe and gives it a command line, in an empty folder."""
-    monkeypatch.syspath_prepend(RECIPES)
     monkeypatch.chdir(tmp_path)
 
     def load(name, *arguments):
@@ -63,7 +63,7 @@ def refused(recipe, monkeypatch, capsys):
 
 def test_the_recipes_that_take_a_model():
     """Those that the tests below know."""
-    assert {name for name in SCRIPTS if '"--model"' in (RECIPES / f"{name}.py").read_text()} == {
+    assert {name for name in SCRIPTS if '"--model"' in PATHS[name].read_text()} == {
         "figures",
         "on_device",
         "pretrained",
@@ -173,7 +173,7 @@ def test_seeds_that_numpy_does_not_take(refused, name, seed):
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("quickstart", []), ("kills", []), ("fuzz", []), ("soak", []), ("multi_worker", []), ("worker", ["--smoke"])],
+    [("quickstart", []), ("soak", []), ("multi_worker", []), ("worker", ["--smoke"])],
 )
 def test_folders_that_cannot_be_written_to(refused, tmp_path, name, options):
     (tmp_path / "file").write_text("no folder")
@@ -186,8 +186,6 @@ def test_folders_that_cannot_be_written_to(refused, tmp_path, name, options):
     [
         ("table3", ["--runs", __file__], "table3: --runs must be a folder that can be written to; got"),
         ("on_device", ["--rounds", "0"], "argument --rounds: must be at least 1; got 0"),
-        ("fuzz", ["--limit", "nan"], "argument --limit: must be finite and above 0; got nan"),
-        ("fuzz", ["--limit", "0"], "argument --limit: must be finite and above 0; got 0"),
         ("export", ["mnist", "--threshold", "nan"], "argument --threshold: must lie in (0, 1]; got nan"),
         ("export", ["mnist", "--threshold", "1.5"], "argument --threshold: must lie in (0, 1]; got 1.5"),
         ("soak", ["--batch-sizes", "1,x"], "argument --batch-sizes: invalid integers value: '1,x'"),
@@ -201,8 +199,6 @@ def test_folders_that_cannot_be_written_to(refused, tmp_path, name, options):
         ("worker", ["--workers", "3"], "unrecognized arguments: --workers 3"),
         ("worker", ["--restarts", "3"], "unrecognized arguments: --restarts 3"),
         ("benchmark", ["memory", "--rounds", "3"], "argument --rounds: memory is measured once"),
-        ("fuzz", ["--only", "1", "--out", "x"], "argument --out: --only runs one case, and keeps nothing"),
-        ("fuzz", ["--only", "1", "--cases", "2"], "argument --cases: --only runs one case"),
         ("figures", ["--smoke", "--out", "x"], "argument --out: --smoke draws an untrained model"),
         ("figures", ["--smoke", "--model", "mnist"], "argument --model: --smoke draws an untrained model"),
         ("figures", ["--model", "mnist", "--runs", "x"], "argument --runs: --model draws no other"),
@@ -257,8 +253,8 @@ def test_without_mnist(recipe, refused, monkeypatch, tmp_path, name, arguments):
 def commands():
     """All command lines of recipes in the documents and in the recipes' own words: name and arguments."""
     texts = [path.read_text() for path in (ROOT / "README.md", *ROOT.glob("docs/**/*.md"))]
-    texts += [ast.get_docstring(ast.parse((RECIPES / f"{name}.py").read_text())) for name in SCRIPTS]
-    found = re.findall(r"python recipes/(\w+)\.py([^\n`#&']*)", "\n".join(texts))
+    texts += [ast.get_docstring(ast.parse(PATHS[name].read_text())) for name in SCRIPTS]
+    found = re.findall(r"python recipes/(?:\w+/)?(\w+)\.py([^\n`#&']*)", "\n".join(texts))
     return sorted({(name, *re.sub(r"{(\w+)[^}]*}", r"\1", arguments).split()) for name, arguments in found})
 
 
@@ -304,7 +300,7 @@ def _needs(name):
         return []
 
 
-def imported_by(source, folder=RECIPES):
+def imported_by(source):
     """The distributions that a program imports, itself or by other recipes; each with the module."""
     found, seen, left = {}, set(), [ast.parse(source)]
     while left:
@@ -313,8 +309,8 @@ def imported_by(source, folder=RECIPES):
             names += [node.module] if isinstance(node, ast.ImportFrom) else []
             for module in {name.split(".")[0] for name in names} - seen - {"keras_glimpse"} - sys.stdlib_module_names:
                 seen.add(module)
-                if (folder / f"{module}.py").exists():
-                    left.append(ast.parse((folder / f"{module}.py").read_text()))
+                if module in PATHS:
+                    left.append(ast.parse(PATHS[module].read_text()))
                 else:
                     found[module] = {canonicalize_name(each) for each in DISTRIBUTIONS.get(module, [module])}
     return found
@@ -323,7 +319,7 @@ def imported_by(source, folder=RECIPES):
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_recipe_names_the_extra_that_it_needs(name):
     """In its first words; where it does not, `[recipes]` is enough."""
-    source = (RECIPES / f"{name}.py").read_text()
+    source = PATHS[name].read_text()
     named = re.search(r'pip install -e "\.\[([\w,]+)\]"', ast.get_docstring(ast.parse(source)))
     extras = named.group(1).split(",") if named else ["recipes"]
     brought, imported = installed_by(*extras), imported_by(source)

@@ -1,10 +1,10 @@
 """Speed and memory, each beside what a user would otherwise run.
 
     pip install -e ".[benchmark]"
-    python recipes/benchmark.py train         # about 15 minutes on two cores; beside PyTorch only if it is installed
-    python recipes/benchmark.py inference     # about 3 minutes
-    python recipes/benchmark.py size          # about 3 minutes
-    python recipes/benchmark.py memory        # about 1 minute
+    python recipes/benchmarks/benchmark.py train         # about 15 minutes on two cores; PyTorch only if it is installed
+    python recipes/benchmarks/benchmark.py inference     # about 3 minutes
+    python recipes/benchmarks/benchmark.py size          # about 3 minutes
+    python recipes/benchmarks/benchmark.py memory        # about 1 minute
 
 What is compared runs in turn, again and again, in one process: ratios of medians hold on a noisy machine, times do not.
 Tables go to `recipes/results/benchmark_*.csv`.
@@ -16,13 +16,16 @@ import importlib.util
 import multiprocessing
 import os
 import resource
+import sys
 import tempfile
-import time
+import timeit
 from functools import partial
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: what its C++ says is not for readers.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: its C++ logs are not for readers.
+sys.path += [str(Path(__file__).parents[1] / folder) for folder in (".", "tables")]
 
+import contenders
 import keras
 import networks
 import numpy as np
@@ -55,35 +58,31 @@ def main():
     commands[args.command](args.rounds or (1 if args.smoke else 5), args.smoke)
 
 
-def in_turn(contenders: dict, rounds: int) -> dict[str, float]:
-    """Median seconds of each function; all are run once before, to be compiled and warm."""
-    for run in contenders.values():
-        run()
-    seconds = {name: [] for name in contenders}
+def in_turn(calls: dict, rounds: int, repeats: dict | None = None) -> dict[str, float]:
+    """Median seconds of a call of each function. All run once before, to be compiled and warm; `repeats` times a round."""
+    for call in calls.values():
+        call()
+    repeats, seconds = repeats or dict.fromkeys(calls, 1), {name: [] for name in calls}
     for _ in range(rounds):
-        for name, run in contenders.items():
-            start = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - start)
+        for name, call in calls.items():
+            seconds[name].append(timeit.timeit(call, number=repeats[name]) / repeats[name])
     return {name: float(np.median(each)) for name, each in seconds.items()}
 
 
 def report(name: str, title: str, rows: list[dict], smoke: bool) -> None:
     """Prints a table, and keeps it as a CSV file, unless it is one of a smoke test."""
     table = Table(title=title)
-    for column in rows[0]:
-        table.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right", no_wrap=True)
+    for column, value in rows[0].items():
+        table.add_column(column, justify="left" if isinstance(value, str) else "right", no_wrap=True)
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row.values()))
     Console(width=max(110, Console().width)).print(table)
-    if smoke:
-        return
-    RESULTS.mkdir(exist_ok=True)
-    with (RESULTS / f"benchmark_{name}.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*rows[0], "commit"])
-        writer.writeheader()
-        now = commit()
-        writer.writerows(row | {"commit": now} for row in rows)
+    if not smoke:
+        RESULTS.mkdir(exist_ok=True)
+        with (RESULTS / f"benchmark_{name}.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, [*rows[0], "commit"])
+            writer.writeheader()
+            writer.writerows(row | {"commit": commit()} for row in rows)
 
 
 def short(value: float, digits: int = 3) -> float:
@@ -98,93 +97,78 @@ def digits_for(smoke: bool) -> data.Digits:
 
 
 def train(rounds, smoke):
-    import contenders
-
     digits, rows = digits_for(smoke), []
     for stage in (1, 2):
         for batch in (50,) if smoke else (50, 500, 5000):
             steps = 4 if smoke else 100_000 // batch
             dataset = data.jittered(digits, batch, fresh_places=True).train.repeat().take(2 * steps)
             images, labels = (np.stack(parts) for parts in zip(*dataset.take(steps).as_numpy_iterator()))
-            model = GlimpseClassifier(10, 2)
-            model.build((None, 48, 48, 1))
-            model.compile(keras.optimizers.SGD(contenders.RATE, contenders.MOMENTUM), stage=stage)
-            weights = contenders.weights_of(model)
-            runs = _trainers(contenders, model, weights, stage)
+            trainers = _trainers(stage)
             if batch == 50:
-                _check_alike(runs, images, labels)
-            few = max(1, steps // 8)
+                _check_alike(trainers, images, labels)
             # A sweep of the protocol has 600,000 images: fit is timed over a third, so that its start weighs as it does there.
-            timed = {"fit": 2 * steps, "fused XLA loop": steps, "its matrix products": steps}
-            timed |= dict.fromkeys([name for name in runs if name not in timed], few)
-            runs["its matrix products"] = contenders.matrix_products(batch, stage, steps)
-            calls = {name: _call(name, runs[name], images[:n], labels[:n], dataset.take(n)) for name, n in timed.items()}
+            timed = dict.fromkeys(trainers, max(1, steps // 8)) | {"fit": 2 * steps, "fused XLA loop": steps}
+            calls = {
+                name: prepare(images[:n], labels[:n], dataset.take(n))
+                for (name, prepare), n in zip(trainers.items(), timed.values())
+            }
+            products, timed["its matrix products"] = contenders.matrix_products(batch, stage, steps), steps
+            calls["its matrix products"] = lambda products=products: products()[0].numpy()
             seconds = in_turn(calls, rounds)
-            milliseconds = {name: 1000 * seconds[name] / timed[name] for name in timed}
-            fit = milliseconds["fit"]
+            ms = {name: 1000 * each / timed[name] for name, each in seconds.items()}
             rows += [
                 {
                     "stage": stage,
                     "batch": batch,
                     "what": name,
-                    "ms a step": short(ms, 4),
-                    "images/s": round(1000 * batch / ms),
-                    "fit / this": short(fit / ms),
+                    "ms a step": short(each, 4),
+                    "images/s": round(1000 * batch / each),
+                    "fit / this": short(ms["fit"] / each),
                 }
-                for name, ms in milliseconds.items()
+                for name, each in ms.items()
             ]
-            print(f"stage {stage}, batch {batch}: " + ", ".join(f"{name} {ms:.2f} ms" for name, ms in milliseconds.items()))
+            print(f"stage {stage}, batch {batch}: " + ", ".join(f"{name} {each:.2f} ms" for name, each in ms.items()))
     report("train", "Training, 48x48, 500 hidden units, 3x3 search", rows, smoke)
     _pipeline(digits, rounds, smoke)
 
 
-def _trainers(contenders, model, weights, stage):
-    """Functions of images `[steps, batch, ...]`, labels and a dataset of the same; they give the loss of the last step."""
-    plain = contenders.Straightforward(stage, weights)
-    plain.compile(keras.optimizers.SGD(contenders.RATE, contenders.MOMENTUM), steps_per_execution=1)
-    runs = {
-        "fit": lambda images, labels, dataset: model.fit(dataset, verbose=0).history["loss"][0],
-        "fused XLA loop": _on_tensors(contenders.fused(weights, stage)),
-        "straightforward Keras": lambda images, labels, dataset: plain.fit(dataset, verbose=0, shuffle=False).history["loss"][
-            0
-        ],
-    }
+def _trainers(stage):
+    """Functions of images `[steps, batch, ...]`, labels and a dataset of the same; each gives a call that trains on these
+    from the same weights, and returns the loss of the last step."""
+    model = GlimpseClassifier(10, 2)
+    model.build((None, 48, 48, 1))
+    weights, sgd = contenders.weights_of(model), partial(keras.optimizers.SGD, contenders.RATE, contenders.MOMENTUM)
+    model.compile(sgd(), stage=stage)
+    plain, loop = contenders.Straightforward(weights, stage), contenders.fused(weights, stage)
+    plain.compile(sgd(), steps_per_execution=1)
+
+    def by_fit(model, images, labels, dataset):
+        return lambda: model.fit(dataset, shuffle=False, verbose=0).history["loss"][0]
+
+    def by_loop(images, labels, dataset):
+        images, labels = tf.constant(images), tf.constant(labels)
+        return lambda: float(loop(images, labels))
+
+    trainers = {"fit": partial(by_fit, model), "fused XLA loop": by_loop, "straightforward Keras": partial(by_fit, plain)}
     if importlib.util.find_spec("torch"):
+        import torch
         from contender_torch import TorchGlimpses
 
+        def by_torch(trainer, images, labels, dataset):
+            return partial(trainer.train, torch.from_numpy(images), torch.from_numpy(labels).long())
+
         for name, compiled in {"PyTorch": False, "PyTorch, torch.compile": True}.items():
-            runs[name] = _on_torch(TorchGlimpses(weights, stage, compiled))
-    return runs
+            trainers[name] = partial(by_torch, TorchGlimpses(weights, stage, compiled))
+    return trainers
 
 
-def _on_tensors(loop):
-    return lambda images, labels, dataset: float(loop(images, labels))
-
-
-def _on_torch(trainer):
-    return lambda images, labels, dataset: trainer.train(images, labels)
-
-
-def _call(name, run, images, labels, dataset):
-    if name == "its matrix products":
-        return lambda: run()[0].numpy()
-    if name == "fused XLA loop":
-        images, labels = tf.constant(images), tf.constant(labels)
-    if name.startswith("PyTorch"):
-        import torch
-
-        images, labels = torch.from_numpy(images), torch.from_numpy(labels).long()
-    return lambda: run(images, labels, dataset)
-
-
-def _check_alike(runs, images, labels):
+def _check_alike(trainers, images, labels):
     """All of them are to do the same: the losses of three first steps, the second and third after updates."""
-    losses = {name: [] for name in runs}
+    losses = {name: [] for name in trainers}
     for step in range(3):
-        one = slice(step, step + 1)
-        dataset = tf.data.Dataset.from_tensors((images[step], labels[step]))
-        for name, run in runs.items():
-            losses[name].append(_call(name, run, images[one], labels[one], dataset)())
+        one, dataset = slice(step, step + 1), tf.data.Dataset.from_tensors((images[step], labels[step]))
+        for name, prepare in trainers.items():
+            losses[name].append(prepare(images[one], labels[one], dataset)())
     for name, each in losses.items():
         print(f"{name}: losses {each}")
         np.testing.assert_allclose(each, losses["fit"], rtol=1e-5, err_msg=f"{name} does not do what fit does.")
@@ -192,29 +176,22 @@ def _check_alike(runs, images, labels):
 
 def _pipeline(digits, rounds, smoke):
     """The input pipeline alone, and a sweep of the paper's protocol with what it takes of it."""
-    rows, steps = [], 10 if smoke else 2000
-    train = data.jittered(digits).train
-
-    def drain():
-        for _ in train.take(steps):
-            pass
-
-    def reduce():
-        train.take(steps).reduce(0, lambda n, batch: n + 1).numpy()
-
+    steps, train = 10 if smoke else 2000, data.jittered(digits).train
     model = GlimpseClassifier(10, 2)
     model.compile(keras_glimpse.paper_sgd())
-    fit = lambda: model.fit(train.take(steps), verbose=0)  # noqa: E731
-    seconds = in_turn({"fit": fit, "input pipeline alone": reduce, "input pipeline, iterated from Python": drain}, rounds)
-    for name, each in seconds.items():
-        rows.append({"what": name, "images/s": round(50 * steps / each), "times fit": short(seconds["fit"] / each)})
-    start = time.perf_counter()
-    model.fit(train if not smoke else train.take(10), verbose=0)
-    sweep = time.perf_counter() - start
-    rows.append(
-        {"what": f"a sweep of {600_000 if not smoke else 500:,} images: {sweep:.1f} s", "images/s": None, "times fit": None}
-    )
-    report("pipeline", "Input pipeline, batches of 50", rows, smoke)
+    calls = {
+        "fit": lambda: model.fit(train.take(steps), verbose=0),
+        "input pipeline alone": lambda: train.take(steps).reduce(0, lambda n, batch: n + 1).numpy(),
+        "input pipeline, iterated from Python": lambda: [None for _ in train.take(steps)],
+    }
+    seconds = in_turn(calls, rounds)
+    rows = [
+        {"what": name, "images/s": round(50 * steps / each), "times fit": short(seconds["fit"] / each)}
+        for name, each in seconds.items()
+    ]
+    sweep = timeit.timeit(lambda: model.fit(train.take(10) if smoke else train, verbose=0), number=1)
+    what = f"a sweep of {500 if smoke else 600_000:,} images: {sweep:.1f} s"
+    report("pipeline", "Input pipeline, batches of 50", [*rows, {"what": what, "images/s": None, "times fit": None}], smoke)
 
 
 # ---- inference ----
@@ -222,20 +199,16 @@ def _pipeline(digits, rounds, smoke):
 
 def inference(rounds, smoke):
     digits = digits_for(smoke)
-    model = _trained(digits, smoke)
+    model, one = _trained(digits, smoke), GlimpseClassifier(10, 1)
     images = np.concatenate([images for images, _ in data.jittered(digits).test.take(200)])
-    one = GlimpseClassifier(10, 1)
-    one.build((None, 48, 48, 1))
+    nets = {"dense": networks.dense(), "conv": networks.conv(), "1 glimpse": one, "2 glimpses": model}
+    for name in ("dense", "conv", "1 glimpse"):
+        nets[name].build((None, 48, 48, 1))
+        nets[name].compile(jit_compile="auto" if name == "1 glimpse" else name == "dense")
     for mine, theirs in zip(_first(one), _first(model)):
         mine.set_weights(theirs.get_weights())
-    one.compile()
-    nets = {"dense": networks.dense(), "conv": networks.conv(), "1 glimpse": one, "2 glimpses": model}
-    for name in ("dense", "conv"):
-        nets[name].build((None, 48, 48, 1))
-        nets[name].compile(jit_compile=name == "dense")
-    macs = {name: count_macs(nets[name]) for name in ("dense", "conv")} | dict(
-        zip(("1 glimpse", "2 glimpses"), stage_macs(model)[1:])
-    )
+    macs = {name: count_macs(nets[name]) for name in ("dense", "conv")}
+    macs |= zip(("1 glimpse", "2 glimpses"), stage_macs(model)[1:])
 
     rows = []
     for batch in (1, 100) if smoke else (1, 100, 10_000):
@@ -243,8 +216,8 @@ def inference(rounds, smoke):
         macs["cascade"] = cascade_predict(model, np.concatenate(batches), THRESHOLD).macs.mean()
         seconds = in_turn(_in_keras(nets, model, batches), rounds)
         rows += _speed_ups("Keras", batch, {name: each / len(batches) for name, each in seconds.items()}, macs)
-    litert = {name: _litert(images, partial(export_plainly, net)) for name, net in nets.items()}
-    litert["cascade"] = _litert(images, partial(keras_glimpse.export_litert, model, threshold=THRESHOLD))
+    litert = {name: _classify(images[:200], partial(export_plainly, net)) for name, net in nets.items()}
+    litert["cascade"] = _classify(images[:200], partial(keras_glimpse.export_litert, model, threshold=THRESHOLD))
     macs["cascade"] = cascade_predict(model, images[:200], THRESHOLD).macs.mean()
     seconds = in_turn(litert, rounds)
     rows += _speed_ups("LiteRT, one thread", 1, {name: each / 200 for name, each in seconds.items()}, macs)
@@ -253,8 +226,7 @@ def inference(rounds, smoke):
 
 def _in_keras(nets, model, batches):
     """Functions that classify batch after batch."""
-    batches = [tf.constant(batch) for batch in batches]
-    size = len(batches[0])
+    batches, size = [tf.constant(batch) for batch in batches], len(batches[0])
     calls = {name: (lambda net=net: [net.predict_on_batch(batch) for batch in batches]) for name, net in nets.items()}
     if size > 1000:
         del calls["conv"]  # Its first layer alone would give 5 GB.
@@ -263,14 +235,6 @@ def _in_keras(nets, model, batches):
 
 def _first(model):
     return model.low_res_net, model.location_heads[0], model.glimpse_nets[0]
-
-
-def _repeat(call, times):
-    def run():
-        for _ in range(times):
-            call()
-
-    return run
 
 
 def _speed_ups(runtime, batch, seconds, macs):
@@ -307,22 +271,27 @@ def export_plainly(net, path, image_shape=(48, 48, 1)):
     net.export(path, format="litert", input_signature=signature, target_spec=builtins, verbose=False)
 
 
-def _litert(images, export):
-    """A function that classifies 200 images, one by one, on one thread."""
+def interpreter(export):
+    """What an export writes, read by LiteRT for one thread; and the indices of its input and its first output."""
     from ai_edge_litert.interpreter import Interpreter
 
     with tempfile.TemporaryDirectory() as folder:
-        export(path=f"{folder}/net.tflite")
+        export(path=Path(folder) / "net.tflite")
         run = Interpreter(model_path=f"{folder}/net.tflite", num_threads=1)
     run.allocate_tensors()
-    place, result = run.get_input_details()[0]["index"], run.get_output_details()[0]["index"]
-    images = images[:200, None].astype("float32") / 255.0
+    return run, run.get_input_details()[0]["index"], run.get_output_details()[0]["index"]
+
+
+def _classify(images, export):
+    """A function that classifies the images by LiteRT, one by one."""
+    run, source, target = interpreter(export)
+    images = images[:, None].astype("float32") / 255.0
 
     def classify():
         for image in images:
-            run.set_tensor(place, image)
+            run.set_tensor(source, image)
             run.invoke()
-            run.get_tensor(result)
+            run.get_tensor(target)
 
     return classify
 
@@ -333,34 +302,24 @@ def _litert(images, export):
 def size(rounds, smoke):
     rows = []
     for side in (48, 128) if smoke else (48, 128, 256, 512, 1024, 2048, 4096):
-        count = 4
-        images = tf.random.stateless_uniform([count, side, side, 1], [0, side])
-        calls = {"tf.reduce_mean": tf.function(lambda images: tf.reduce_mean(images, axis=[1, 2]))}
-        macs = {"tf.reduce_mean": None}
-        for method in ("area", "strided"):
-            model = GlimpseClassifier(10, 2, downsample=method)
-            model.build(images.shape)
-            calls[f"{method} thumbnail"] = tf.function(model)
-            macs[f"{method} thumbnail"] = int(stage_macs(model)[-1])
+        images = tf.random.stateless_uniform([4, side, side, 1], [0, side])
+        nets = {f"{method} thumbnail": GlimpseClassifier(10, 2, downsample=method) for method in ("area", "strided")}
         if side <= 1024:  # Beyond, its fully connected layer alone has more than 8 GB of weights.
-            conv = networks.conv()
-            conv.build(images.shape)
-            calls["conv"], macs["conv"] = tf.function(conv), count_macs(conv)
+            nets["conv"] = networks.conv()
+        for net in nets.values():
+            net.build(images.shape)
+        macs = {name: count_macs(net) if name == "conv" else int(stage_macs(net)[-1]) for name, net in nets.items()}
+        calls = {"tf.reduce_mean": lambda images: tf.reduce_mean(images, axis=[1, 2])} | nets
         # What takes long is run once at a time; what does not, often enough that its own data is what the caches hold.
-        repeats = {name: 1 if name == "conv" else 50 if name.startswith("strided") else max(2, 1024 // side) for name in calls}
-        repeated = {name: _repeat(lambda call=call, images=images: call(images), repeats[name]) for name, call in calls.items()}
-        seconds = in_turn(repeated, rounds)
+        repeats = dict.fromkeys(calls, max(2, 1024 // side)) | {"conv": 1, "strided thumbnail": 50}
+        seconds = in_turn({name: partial(tf.function(call), images) for name, call in calls.items()}, rounds, repeats)
         for name, each in seconds.items():
-            ms = 1000 * each / repeats[name] / count
-            rows.append({"side": side, "what": name, "ms an image": short(ms), "MACs": macs[name]})
+            ms = short(1000 * each / len(images))
+            first = next((row["ms an image"] for row in rows if row["what"] == name), ms)
+            mean = short(1000 * seconds["tf.reduce_mean"] / len(images))
+            row = {"side": side, "what": name, "ms an image": ms, "MACs": macs.get(name)}
+            rows.append(row | {"over 48": short(ms / first), "over tf.reduce_mean": short(ms / mean)})
         print(rows[-len(seconds) :])
-    first = {row["what"]: row["ms an image"] for row in rows if row["side"] == 48}
-    for row in rows:
-        mean = next(other["ms an image"] for other in rows if other["side"] == row["side"])
-        row |= {
-            "over 48": short(row["ms an image"] / first[row["what"]]),
-            "over tf.reduce_mean": short(row["ms an image"] / mean),
-        }
     report("size", "Inference, two glimpses, one image of float32 in memory", rows, smoke)
 
 
@@ -368,15 +327,15 @@ def size(rounds, smoke):
 
 
 def memory(rounds, smoke):
+    """Peaks of processes that each do one thing."""
     rows, side = [], _large_side(smoke)
     for name, job in {
         "import only": _nothing,
         f"a sweep of {10 * len(digits_for(smoke).train_images):,} jittered images": _sweep,
         f"inference at {side}x{side}": _large,
     }.items():
-        process = multiprocessing.get_context("spawn").Pool(1)
-        rows.append({"what": name, "peak resident MB": process.apply(_peak, (job, smoke))})
-        process.close()
+        with multiprocessing.get_context("spawn").Pool(1) as process:
+            rows.append({"what": name, "peak resident MB": process.apply(_peak, (job, smoke))})
     report("memory", "Peak resident memory of a process", rows, smoke)
 
 

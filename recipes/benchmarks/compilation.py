@@ -1,7 +1,7 @@
 """What `jit_compile="auto"` chooses, beside both choices, and beside the same networks trained by plain Keras.
 
     pip install -e ".[recipes,litert]"
-    python recipes/compilation.py             # about 10 minutes on two cores
+    python recipes/benchmarks/compilation.py             # about 10 minutes on two cores
 
 Four kinds of networks: dense, small convolutions, MobileNetV3Small for glimpses, and a thumbnail that XLA cannot compile.
 Plain Keras trains the same networks with its own defaults at the same FLOPs: on the thumbnail, on nine patches without a
@@ -11,11 +11,14 @@ hold on a noisy machine, times do not. The table goes to `recipes/results/benchm
 
 import argparse
 import os
+import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: what its C++ says is not for readers.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: its C++ logs are not for readers.
+sys.path += [str(Path(__file__).parents[1] / folder) for folder in (".", "tables")]
 
 import keras
 import numpy as np

@@ -1,8 +1,9 @@
-"""The step of the paper's protocol as others would write it, to compare `model.fit` with.
+"""The step of the paper's protocol in TensorFlow alone, to compare `model.fit` with; in PyTorch: `contender_torch.py`.
 
-All train the same networks on the same batches, from the same weights, by SGD with momentum. `fused` is one XLA program
-written for this one setting and nothing else; `matrix_products` is what that program cannot do without; `Straightforward` is
-the paper in everyday Keras. Weights are a dict of lists of arrays, as `weights_of` takes them from a `GlimpseClassifier`.
+All train the same networks on the same batches, from the same weights, by SGD with momentum. `fused` is one XLA program for
+this one setting and nothing else; `matrix_products` is what that program cannot do without; `Straightforward` is the same
+step by `keras.Model.fit`: a crop for each candidate and scale, and a gradient through everything. Weights are a dict of
+lists of arrays, as `weights_of` takes them from a `GlimpseClassifier`.
 """
 
 from collections.abc import Callable
@@ -10,7 +11,6 @@ from collections.abc import Callable
 import keras
 import numpy as np
 import tensorflow as tf
-from keras import ops
 
 RATE, MOMENTUM = 0.01, 0.9
 WEIGHT, DIVERSITY, VARIANCE = 10.0, 0.01, 0.002  # lambda, gamma, sigma^2
@@ -54,9 +54,11 @@ def fused(weights: dict, stage: int) -> Callable:
     return loop
 
 
-def _loss(images, labels, w, stage):
+def _loss(images, labels, w, stage, straightforward=False):
+    """Eqs. 16 (stage 1) and 17 with 18 (stage 2), with the search of eqs. 12 and 15."""
     images = tf.cast(images[..., 0], tf.float32) / 255.0
-    hidden = tf.nn.relu(tf.reshape(_shrink(images, 4), [-1, 144]) @ w["low_res"][0] + w["low_res"][1])
+    look, shrink = (_crops, _pool) if straightforward else (_slices, _shrink)
+    hidden = tf.nn.relu(tf.reshape(shrink(images, 4), [-1, 144]) @ w["low_res"][0] + w["low_res"][1])
     low_res = hidden @ w["low_res"][2] + w["low_res"][3]
     place = _place(hidden, low_res, w["head1"])
     before, share, net = low_res, 1.0, w["net1"]
@@ -64,26 +66,26 @@ def _loss(images, labels, w, stage):
     if stage == 1:
         penalty -= tf.nn.log_softmax(low_res)[:, None]
     else:
-        first = _net(_patches(_crop(images, place, 24), 1), net)[:, 0]
+        first = _net(look(images, place, 1), net)[:, 0]
         earlier, place = place, _place(hidden, low_res + first, w["head2"])
         before, share, net = low_res + first / 2, 0.5, w["net2"]
-        distance = tf.reduce_sum((place[:, None] + OFFSETS - earlier[:, None]) ** 2, axis=-1)
-        penalty += DIVERSITY * tf.exp(-0.5 * distance / VARIANCE)[..., None]
+        penalty += _near(place[:, None] + OFFSETS, earlier[:, None])[..., None]
 
-    patches = _patches(_crop(images, place, 28), 3)
-    loss = penalty - tf.nn.log_softmax(before[:, None] + share * _net(patches, net))
+    patches = look(images, place, 3)
+    tried = before[:, None] + share * _net(patches, net)
+    loss = penalty - tf.nn.log_softmax(tried)
     correct = tf.cast(tf.one_hot(labels, 10), tf.bool)[:, None]
     best = tf.argmin(tf.reduce_min(tf.where(correct, loss, np.inf), axis=-1), axis=-1)
     offending = tf.argmin(tf.reduce_min(tf.where(correct, np.inf, loss), axis=-1), axis=-1)
-    chosen = tf.gather(patches, tf.stack([best, offending], axis=1), axis=1, batch_dims=1)
+    chosen = tf.stack([best, offending], axis=1)
+    if straightforward:
+        logits = tf.gather(tried, chosen, axis=1, batch_dims=1)
+    else:
+        logits = before[:, None] + share * _net(tf.gather(patches, chosen, axis=1, batch_dims=1), net)
     target = tf.stop_gradient(place) + tf.gather(OFFSETS, best)
 
-    total = _entropy(before[:, None] + share * _net(chosen, net), labels[:, None])
-    total += WEIGHT / 2 * tf.reduce_sum((place - target) ** 2)
-    if stage == 1:
-        return (total + _entropy(low_res, labels)) / len(images)
-    distance = tf.reduce_sum((target - earlier) ** 2, axis=-1)
-    return (total + DIVERSITY * tf.reduce_sum(tf.exp(-0.5 * distance / VARIANCE))) / len(images)
+    total = tf.reduce_sum(_entropy(logits, labels[:, None]), axis=1) + WEIGHT / 2 * tf.reduce_sum((place - target) ** 2, axis=1)
+    return tf.reduce_mean(total + (_entropy(low_res, labels) if stage == 1 else _near(target, earlier)))
 
 
 def _shrink(images, by):
@@ -91,27 +93,42 @@ def _shrink(images, by):
     return tf.reduce_mean(tf.reshape(images, [-1, height // by, by, width // by, by]), axis=[2, 4])
 
 
+def _pool(images, by):
+    return tf.nn.avg_pool2d(images[..., None], by, by, "VALID")[..., 0]
+
+
 def _place(hidden, logits, head):
     return tf.sigmoid(hidden @ head[0] + logits @ head[2] + head[1])
 
 
-def _crop(images, place, size):
-    """The window of `size` pixels around each place, by matrices that interpolate rows and columns."""
+def _near(place, earlier):
+    return DIVERSITY * tf.exp(-0.5 * tf.reduce_sum((place - earlier) ** 2, axis=-1) / VARIANCE)
+
+
+def _slices(images, place, count):
+    """Both scales at `count` x `count` places, `[batch, count^2, 288]`: slices of one window, which matrices interpolate."""
+    size, places = 22 + 2 * count, [(i, j) for i in range(count) for j in range(count)]
     start = tf.stop_gradient(place) * 47 - (size - 1) / 2
     position = start[:, :, None] + tf.range(size, dtype=tf.float32)
     tents = tf.nn.relu(1 - tf.abs(position[..., None] - tf.range(48, dtype=tf.float32)))
     tents = tf.where(((position >= 0) & (position <= 47))[..., None], tents, 0.0)
-    return tf.matmul(tf.matmul(tents[:, 0], images), tents[:, 1], transpose_b=True)
+    window = tf.matmul(tf.matmul(tents[:, 0], images), tents[:, 1], transpose_b=True)
+    fine, coarse = window[:, 6:-6, 6:-6], _shrink(window, 2)
+    both = [(fine[:, 2 * i : 2 * i + 12, 2 * j : 2 * j + 12], coarse[:, i : i + 12, j : j + 12]) for i, j in places]
+    return tf.reshape(tf.stack([tf.stack(pair, axis=-1) for pair in both], axis=1), [-1, len(places), 288])
 
 
-def _patches(window, count):
-    """Both scales at `count` x `count` places, `[batch, count^2, 288]`."""
-    coarse = _shrink(window, 2)
-    places = [(i, j) for i in range(count) for j in range(count)]
-    edge = 6
-    fine = [window[:, edge + 2 * i : edge + 12 + 2 * i, edge + 2 * j : edge + 12 + 2 * j] for i, j in places]
-    both = [tf.stack([a, coarse[:, i : i + 12, j : j + 12]], axis=-1) for a, (i, j) in zip(fine, places)]
-    return tf.reshape(tf.stack(both, axis=1), [-1, len(places), 288])
+def _crops(images, place, count):
+    """The same by a crop for each place and scale."""
+
+    def crop(centre, size):
+        start = centre * 47 - (size - 1) / 2
+        boxes = tf.concat([start, start + size - 1], axis=1) / 47
+        return tf.image.crop_and_resize(images[..., None], boxes, tf.range(tf.shape(images)[0]), [size, size])[..., 0]
+
+    centres = [tf.stop_gradient(place) + offset for offset in (OFFSETS if count == 3 else [0.0])]
+    patches = [tf.stack([crop(centre, 12), _pool(crop(centre, 24), 2)], axis=-1) for centre in centres]
+    return tf.reshape(tf.stack(patches, axis=1), [-1, len(centres), 288])
 
 
 def _net(patches, net):
@@ -120,7 +137,26 @@ def _net(patches, net):
 
 
 def _entropy(logits, labels):
-    return -tf.reduce_sum(tf.one_hot(labels, 10) * tf.nn.log_softmax(logits))
+    return -tf.reduce_sum(tf.one_hot(labels, 10) * tf.nn.log_softmax(logits), axis=-1)
+
+
+class Straightforward(keras.Model):
+    """Trains by Keras's own `fit`, with what is public in Keras and TensorFlow and no thought of speed."""
+
+    def __init__(self, weights: dict, stage: int):
+        super().__init__()
+        self.stage, self.mean_loss, self.w = stage, keras.metrics.Mean("loss"), {}
+        for name, arrays in weights.items():
+            trainable = name in trained_in(stage)
+            self.w[name] = [self.add_weight(w.shape, keras.initializers.Constant(w), trainable=trainable) for w in arrays]
+        self.built = True
+
+    def train_step(self, data):
+        with tf.GradientTape() as tape:
+            loss = _loss(*data, self.w, self.stage, straightforward=True)
+        self.optimizer.apply_gradients(zip(tape.gradient(loss, self.trainable_variables), self.trainable_variables))
+        self.mean_loss.update_state(loss)
+        return {"loss": self.mean_loss.result()}
 
 
 def matrix_products(batch: int, stage: int, steps: int) -> Callable:
@@ -158,81 +194,3 @@ def matrix_products(batch: int, stage: int, steps: int) -> Callable:
         return tf.while_loop(lambda i, *_: i < steps, step, (0, *weights))[1:]
 
     return loop
-
-
-class Straightforward(keras.Model):
-    """The paper in everyday Keras: nine crops at each scale, and a tape around everything."""
-
-    def __init__(self, stage: int, weights: dict):
-        super().__init__()
-        dense = keras.layers.Dense
-        self.stage = stage
-        self.mean_loss = keras.metrics.Mean("loss")
-        self.features = keras.Sequential([keras.Input((144,)), dense(500, "relu")])
-        self.classes = keras.Sequential([keras.Input((500,)), dense(10)])
-        self.head_features = [keras.Sequential([keras.Input((500,)), dense(2)]) for _ in range(2)]
-        self.head_classes = [keras.Sequential([keras.Input((10,)), dense(2, use_bias=False)]) for _ in range(2)]
-        self.nets = [keras.Sequential([keras.Input((288,)), dense(500, "relu"), dense(10)]) for _ in range(2)]
-        self.features.set_weights(weights["low_res"][:2])
-        self.classes.set_weights(weights["low_res"][2:])
-        for n in range(2):
-            self.head_features[n].set_weights(weights[f"head{n + 1}"][:2])
-            self.head_classes[n].set_weights(weights[f"head{n + 1}"][2:])
-            self.nets[n].set_weights(weights[f"net{n + 1}"])
-        first = [self.features, self.classes, self.head_features[0], self.head_classes[0], self.nets[0]]
-        for part in first if stage == 2 else [self.head_features[1], self.head_classes[1], self.nets[1]]:
-            part.trainable = False
-        self.built = True
-
-    def patches(self, images, location):
-        patches = []
-        for size in (12, 24):
-            start = location * 47 - (size - 1) / 2
-            boxes = ops.concatenate([start, start + size - 1], axis=1) / 47
-            patch = tf.image.crop_and_resize(images, boxes, tf.range(tf.shape(images)[0]), [size, size])
-            patches.append(ops.average_pool(patch, 2) if size == 24 else patch)
-        return ops.reshape(ops.concatenate(patches, axis=-1), (-1, 288))
-
-    def place(self, n, hidden, logits):
-        return ops.sigmoid(self.head_features[n](hidden) + self.head_classes[n](logits))
-
-    def train_step(self, data):
-        images, labels = data
-        images = ops.cast(images, "float32") / 255.0
-        with tf.GradientTape() as tape:
-            hidden = self.features(ops.reshape(ops.average_pool(images, 4), (-1, 144)))
-            logits = before = self.classes(hidden)
-            place, share, earlier = self.place(0, hidden, logits), 1.0, None
-            if self.stage == 2:
-                first = self.nets[0](self.patches(images, place))
-                earlier, place = place, self.place(1, hidden, logits + first)
-                before, share = logits + first / 2, 0.5
-            best, offending = self.search(images, labels, logits, before, share, place, earlier)
-            loss = keras.losses.sparse_categorical_crossentropy(labels, best, from_logits=True)
-            loss += keras.losses.sparse_categorical_crossentropy(labels, offending, from_logits=True) + self.moved
-            if self.stage == 1:
-                loss += keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
-            loss = ops.mean(loss)
-        gradients = tape.gradient(loss, self.trainable_variables)
-        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables))
-        self.mean_loss.update_state(loss)
-        return {"loss": self.mean_loss.result()}
-
-    def search(self, images, labels, logits, before, share, place, earlier):
-        tried, penalties = [], []
-        for offset in OFFSETS:
-            candidate = ops.stop_gradient(place) + offset
-            tried.append(before + share * self.nets[self.stage - 1](self.patches(images, candidate)))
-            penalty = WEIGHT / 2 * ops.sum((place - candidate) ** 2, axis=-1)
-            if earlier is not None:
-                penalty += DIVERSITY * ops.exp(-0.5 * ops.sum((candidate - earlier) ** 2, axis=-1) / VARIANCE)
-            penalties.append(penalty)
-        tried, penalties = ops.stack(tried, axis=1), ops.stack(penalties, axis=1)
-        loss = penalties[..., None] - ops.log_softmax(tried)
-        if self.stage == 1:
-            loss -= ops.log_softmax(logits)[:, None]
-        correct = ops.one_hot(labels, 10, dtype="bool")[:, None]
-        best = ops.argmin(ops.min(ops.where(correct, loss, np.inf), axis=-1), axis=-1)
-        offending = ops.argmin(ops.min(ops.where(correct, np.inf, loss), axis=-1), axis=-1)
-        self.moved = tf.gather(penalties, best, batch_dims=1)
-        return tf.gather(tried, best, batch_dims=1), tf.gather(tried, offending, batch_dims=1)

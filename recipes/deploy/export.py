@@ -1,7 +1,7 @@
 """Write a trained model for every runtime, and measure what came of it.
 
     pip install -e ".[recipes,litert,onnx]"
-    python recipes/export.py MODEL.keras --out runs/export     # about two minutes, for models of digits (48x48 or 28x28)
+    python recipes/deploy/export.py MODEL.keras --out runs/export     # about two minutes, for models of digits (48x48 or 28x28)
 
 For each file: size, largest difference from Keras on 1,000 test images and how many labels differ, error on the whole test
 set, and latency of one image on one thread. Leaves the files and export.json in --out.
@@ -10,12 +10,14 @@ set, and latency of one image on one thread. Leaves the files and export.json in
 import argparse
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: what its C++ says is not for readers.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: its C++ logs are not for readers.
+sys.path += [str(Path(__file__).parents[1] / folder) for folder in (".", "tables")]
 
 import numpy as np
 import onnxruntime

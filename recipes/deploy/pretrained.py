@@ -1,7 +1,7 @@
 """Make `saved_models/` of rows that the tables have trained: each model for Keras, TensorFlow Serving and LiteRT, with a card.
 
 pip install -e ".[recipes,litert,onnx]"
-python recipes/pretrained.py --runs runs/tables     # about a minute for each model
+python recipes/deploy/pretrained.py --runs runs/tables     # about a minute for each model
 """
 
 import argparse
@@ -13,7 +13,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: what its C++ says is not for readers.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: its C++ logs are not for readers.
+sys.path += [str(Path(__file__).parents[1] / folder) for folder in (".", "tables")]
 
 import table1
 import table3

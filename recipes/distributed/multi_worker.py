@@ -1,8 +1,8 @@
 """Train the same model by several workers as by one: processes on this machine that talk over 127.0.0.1.
 
-    python recipes/multi_worker.py --workers 1      # what the others are compared with
-    python recipes/multi_worker.py --workers 2
-    python recipes/multi_worker.py --workers 1 --replicas 2     # in one process, on two logical devices
+    python recipes/distributed/multi_worker.py --workers 1      # what the others are compared with
+    python recipes/distributed/multi_worker.py --workers 2
+    python recipes/distributed/multi_worker.py --workers 1 --replicas 2     # in one process, on two logical devices
 
 Batches have 50 images for all replicas together, so the weights are those of one worker, but for rounding. Where all share
 the same cores, as here, more workers are slower; worker.py is what runs on hosts of your own. A run that is broken off
@@ -13,6 +13,8 @@ import argparse
 import signal
 import sys
 from pathlib import Path
+
+sys.path += [str(Path(__file__).parents[1] / folder) for folder in (".", "tables")]
 
 import launcher
 from arguments import at_least, folder_to_write, in_one_line, refuse, seed

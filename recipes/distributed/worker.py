@@ -1,6 +1,6 @@
 """Train and test the model as one of several workers, whose places and addresses are in TF_CONFIG; without it, as the only one.
 
-    srun python recipes/worker.py --data mnist --out /where/all/hosts/see/it      # as many times as TF_CONFIG lists workers
+    srun python recipes/distributed/worker.py --data mnist --out /seen/by/all/hosts     # for each of TF_CONFIG
 
 multi_worker.py starts this on one machine. All workers must be given the same arguments and see the same --out: the first
 one, the chief, saves the weights there after every epoch, and all of them go on from there if they are started again.
@@ -11,8 +11,10 @@ import csv
 import json
 import os
 import sys
+from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: what its C++ says is not for readers.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: its C++ logs are not for readers.
+sys.path += [str(Path(__file__).parents[1] / folder) for folder in (".", "tables")]
 
 import keras
 import tensorflow as tf

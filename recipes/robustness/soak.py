@@ -1,7 +1,7 @@
 """A million requests to an exported SavedModel, as a server gets them: does one fail, is an answer wrong, does memory grow?
 
-    python recipes/soak.py                                          # the model that is shipped; three minutes on two cores
-    python recipes/soak.py EXPORTED/1 --requests 20000 --threads 4  # any SavedModel of digits that export_saved_model wrote
+    python recipes/robustness/soak.py                # the model that is shipped; three minutes on two cores
+    python recipes/robustness/soak.py EXPORTED/1 --threads 4  # any SavedModel of digits that export_saved_model wrote
 
 The server is `serve.c`: TensorFlow's C API, one session shared by all threads, no Python. Every answer is compared with that
 of a single call for the same image. Leaves soak.json and soak.png, memory against requests, in --out; the exit status is 1
@@ -16,6 +16,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+sys.path += [str(Path(__file__).parents[1] / folder) for folder in (".", "tables")]
 
 import numpy as np
 import tensorflow as tf
