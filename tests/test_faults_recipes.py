@@ -254,7 +254,7 @@ def commands():
     """All command lines of recipes in the documents and in the recipes' own words: name and arguments."""
     texts = [path.read_text() for path in (ROOT / "README.md", *ROOT.glob("docs/**/*.md"))]
     texts += [ast.get_docstring(ast.parse(PATHS[name].read_text())) for name in SCRIPTS]
-    found = re.findall(r"python recipes/(?:\w+/)?(\w+)\.py([^\n`#&']*)", "\n".join(texts))
+    found = re.findall(r"python recipes/([\w/]+)\.py([^\n`#&']*)", "\n".join(texts))
     return sorted({(name, *re.sub(r"{(\w+)[^}]*}", r"\1", arguments).split()) for name, arguments in found})
 
 
@@ -268,7 +268,9 @@ def test_printed_commands_are_understood(recipe, monkeypatch, command):
         raise Understood
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse)
-    found = recipe(*command)
+    path, *arguments = command
+    assert (RECIPES / f"{path}.py").exists()
+    found = recipe(Path(path).name, *arguments)
     with pytest.raises(Understood):
         found.main(found.TABLE, found.__doc__) if hasattr(found, "TABLE") else found.main()
 

@@ -1,4 +1,4 @@
-"""recipes/robustness/soak.py: requests from threads without Python; what is wrong with a model on purpose is seen and counted."""
+"""The soak test: requests from threads without Python; what is wrong with a model on purpose is seen and counted."""
 
 import importlib
 import json

@@ -84,8 +84,9 @@ def _loss(images, labels, w, stage, straightforward=False):
         logits = before[:, None] + share * _net(tf.gather(patches, chosen, axis=1, batch_dims=1), net)
     target = tf.stop_gradient(place) + tf.gather(OFFSETS, best)
 
-    total = tf.reduce_sum(_entropy(logits, labels[:, None]), axis=1) + WEIGHT / 2 * tf.reduce_sum((place - target) ** 2, axis=1)
-    return tf.reduce_mean(total + (_entropy(low_res, labels) if stage == 1 else _near(target, earlier)))
+    total = _entropy(logits, labels[:, None]) + WEIGHT / 2 * tf.reduce_sum((place - target) ** 2)
+    total += _entropy(low_res, labels) if stage == 1 else tf.reduce_sum(_near(target, earlier))
+    return total / tf.cast(tf.shape(images)[0], tf.float32)
 
 
 def _shrink(images, by):
@@ -113,9 +114,10 @@ def _slices(images, place, count):
     tents = tf.nn.relu(1 - tf.abs(position[..., None] - tf.range(48, dtype=tf.float32)))
     tents = tf.where(((position >= 0) & (position <= 47))[..., None], tents, 0.0)
     window = tf.matmul(tf.matmul(tents[:, 0], images), tents[:, 1], transpose_b=True)
-    fine, coarse = window[:, 6:-6, 6:-6], _shrink(window, 2)
-    both = [(fine[:, 2 * i : 2 * i + 12, 2 * j : 2 * j + 12], coarse[:, i : i + 12, j : j + 12]) for i, j in places]
-    return tf.reshape(tf.stack([tf.stack(pair, axis=-1) for pair in both], axis=1), [-1, len(places), 288])
+    fine = [window[:, 6 + 2 * i : 18 + 2 * i, 6 + 2 * j : 18 + 2 * j] for i, j in places]
+    coarse = _shrink(window, 2)
+    both = [tf.stack([patch, coarse[:, i : i + 12, j : j + 12]], axis=-1) for patch, (i, j) in zip(fine, places)]
+    return tf.reshape(tf.stack(both, axis=1), [-1, len(places), 288])
 
 
 def _crops(images, place, count):
@@ -137,7 +139,7 @@ def _net(patches, net):
 
 
 def _entropy(logits, labels):
-    return -tf.reduce_sum(tf.one_hot(labels, 10) * tf.nn.log_softmax(logits), axis=-1)
+    return -tf.reduce_sum(tf.one_hot(labels, 10) * tf.nn.log_softmax(logits))
 
 
 class Straightforward(keras.Model):
