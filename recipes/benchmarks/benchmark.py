@@ -31,8 +31,7 @@ import networks
 import numpy as np
 import tensorflow as tf
 from arguments import at_least, in_one_line, refuse
-from rich.console import Console
-from rich.table import Table
+from console import show_table
 from row_data import mnist_digits
 from row_run import RESULTS, commit
 
@@ -71,12 +70,7 @@ def in_turn(calls: dict, rounds: int, repeats: dict | None = None) -> dict[str, 
 
 def report(name: str, title: str, rows: list[dict], smoke: bool) -> None:
     """Prints a table, and keeps it as a CSV file, unless it is one of a smoke test."""
-    table = Table(title=title)
-    for column, value in rows[0].items():
-        table.add_column(column, justify="left" if isinstance(value, str) else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row.values()))
-    Console(width=max(110, Console().width)).print(table)
+    show_table(title, rows)
     if not smoke:
         RESULTS.mkdir(exist_ok=True)
         with (RESULTS / f"benchmark_{name}.csv").open("w", newline="") as file:
@@ -328,24 +322,20 @@ def size(rounds, smoke):
 
 def memory(rounds, smoke):
     """Peaks of processes that each do one thing."""
-    rows, side = [], _large_side(smoke)
-    for name, job in {
-        "import only": _nothing,
-        f"a sweep of {10 * len(digits_for(smoke).train_images):,} jittered images": _sweep,
-        f"inference at {side}x{side}": _large,
-    }.items():
+    images, side = 10 * len(digits_for(smoke).train_images), 256 if smoke else 4096
+    jobs = {"import only": (None, None), f"a sweep of {images:,} jittered images": (_sweep, smoke)}
+    jobs[f"inference at {side}x{side}"] = (_large, side)
+    rows = []
+    for name, job in jobs.items():
         with multiprocessing.get_context("spawn").Pool(1) as process:
-            rows.append({"what": name, "peak resident MB": process.apply(_peak, (job, smoke))})
+            rows.append({"what": name, "peak resident MB": process.apply(_peak, job)})
     report("memory", "Peak resident memory of a process", rows, smoke)
 
 
-def _peak(job, smoke):
-    job(smoke)
+def _peak(job, argument):
+    if job:
+        job(argument)
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-
-
-def _nothing(smoke):
-    pass
 
 
 def _sweep(smoke):
@@ -354,12 +344,8 @@ def _sweep(smoke):
     model.fit(data.jittered(digits_for(smoke)).train, verbose=0)
 
 
-def _large_side(smoke):
-    return 256 if smoke else 4096
-
-
-def _large(smoke):
-    model, side = GlimpseClassifier(10, 2, downsample="strided"), _large_side(smoke)
+def _large(side):
+    model = GlimpseClassifier(10, 2, downsample="strided")
     model.build((None, side, side, 1))
     model.predict_on_batch(tf.zeros([1, side, side, 1], tf.uint8))
 

@@ -32,24 +32,15 @@ from keras_glimpse import GlimpseClassifier, LowResNet, paper_sgd
 
 
 class Kind(NamedTuple):
-    """Networks for images of one size.
-
-    Attributes:
-        image_shape: of an image.
-        batch_size: images a step.
-        patch_size, scales: of a glimpse.
-        low_res_net, glimpse_net: make the networks; None for those of `GlimpseClassifier`.
-        steps: of an epoch that is timed.
-        can_xla: whether XLA can compile them.
-    """
+    """Networks for images of one size, and how they are timed."""
 
     image_shape: tuple[int, int, int]
     batch_size: int
     patch_size: int
     scales: tuple[int, ...]
-    low_res_net: Callable | None
+    low_res_net: Callable | None  # Makes it; None for that of `GlimpseClassifier`.
     glimpse_net: Callable | None
-    steps: int
+    steps: int  # of an epoch
     can_xla: bool = True
 
     def model(self) -> GlimpseClassifier:

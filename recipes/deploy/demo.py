@@ -53,10 +53,8 @@ def main():
     args = parser.parse_args()
     with in_one_line(OverflowError), contextlib.suppress(KeyboardInterrupt):
         model = load(args.model)
-        if model.image_shape[-1] != 1:
-            raise ValueError(
-                f"Expected a model of images with one channel, which can be drawn; got images {model.image_shape}."
-            )
+        if (shape := model.image_shape)[-1] != 1:
+            raise ValueError(f"Expected a model of images with one channel, which can be drawn; got images {shape}.")
         with server(model, litertjs(args.litertjs), args.port) as pages:
             print(f"Open http://127.0.0.1:{pages.server_port} in a browser; Ctrl+C ends the server.", flush=True)
             pages.serve_forever()
@@ -135,16 +133,14 @@ def server(model, packages, port=0):
 
     def answer(path, query):
         """What is at a path: its type and content, or None."""
-        if path == "/":
-            return "text/html; charset=utf-8", PAGE.read_bytes()
-        if path == "/about.json":
-            return "application/json", json.dumps(about).encode()
-        if path == "/explaining.tflite":
-            return "application/octet-stream", explaining
         if path == "/cascade.tflite":
             with one_at_a_time:
                 return "application/octet-stream", cascade(float(query["threshold"][0]))
-        return None
+        return {
+            "/": ("text/html; charset=utf-8", PAGE.read_bytes()),
+            "/about.json": ("application/json", json.dumps(about).encode()),
+            "/explaining.tflite": ("application/octet-stream", explaining),
+        }.get(path)
 
     handler = functools.partial(Handler, answer=answer, directory=packages)
     try:

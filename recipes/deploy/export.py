@@ -24,9 +24,9 @@ import onnxruntime
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from arguments import folder_to_write, in_one_line, threshold
+from console import show_table
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from row_data import mnist_digits, splits_for
 from trained import HELP, load_of_digits
 
@@ -147,14 +147,19 @@ def latency(answer, images):
 
 
 def show(results, args):
-    table = Table(title=f"{args.model}, cascade at {args.threshold}")
-    for name in ("file", "kB", "largest difference", "labels differ", "error %", "median µs", "mean µs"):
-        table.add_column(name, justify="left" if name == "file" else "right", no_wrap=True)
-    for each in results:
-        figures = [f"{each['bytes'] / 1000:,.0f}", f"{each['largest_difference']:.1e}", str(each["labels_that_differ"])]
-        figures += [f"{each['error_percent']:.2f}", str(each["median_us"]), str(each["mean_us"])]
-        table.add_row(each["file"], *figures)
-    Console(width=max(Console().width, 100)).print(table)
+    rows = [
+        {
+            "file": each["file"],
+            "kB": f"{each['bytes'] / 1000:,.0f}",
+            "largest difference": f"{each['largest_difference']:.1e}",
+            "labels differ": each["labels_that_differ"],
+            "error %": f"{each['error_percent']:.2f}",
+            "median µs": each["median_us"],
+            "mean µs": each["mean_us"],
+        }
+        for each in results
+    ]
+    show_table(f"{args.model}, cascade at {args.threshold}", rows)
     print(f"Wrote them and export.json to {args.out}/")
 
 

@@ -42,28 +42,14 @@ class Pretrained:
     about: str
 
 
+JITTERED = "A digit anywhere in a 48x48 image"
+PAPER = f"{JITTERED}: the paper's model, two glimpses, trained one after the other and fine-tuned."
+BEST = f"{JITTERED}, as well as we can at the cost of the paper's two glimpses: convolutional ones."
+PLAIN = "MNIST as it is, 28x28, as well as we can at the cost of the paper's model: two convolutional glimpses."
 MODELS = (
-    Pretrained(
-        "jittered-mnist",
-        table1.TABLE,
-        table1.TUNED,
-        table1.TUNED_CASCADE,
-        "A digit anywhere in a 48x48 image: the paper's model, two glimpses, trained one after the other and fine-tuned.",
-    ),
-    Pretrained(
-        "jittered-mnist-best",
-        table1.TABLE,
-        table1.WIDE_2,
-        table1.WIDE_CASCADE,
-        "A digit anywhere in a 48x48 image, as well as we can at the cost of the paper's two glimpses: convolutional ones.",
-    ),
-    Pretrained(
-        "mnist",
-        table3.TABLE,
-        table3.DISTORTED_2,
-        table3.DISTORTED_CASCADE,
-        "MNIST as it is, 28x28, as well as we can at the cost of the paper's model: two convolutional glimpses.",
-    ),
+    Pretrained("jittered-mnist", table1.TABLE, table1.TUNED, table1.TUNED_CASCADE, PAPER),
+    Pretrained("jittered-mnist-best", table1.TABLE, table1.WIDE_2, table1.WIDE_CASCADE, BEST),
+    Pretrained("mnist", table3.TABLE, table3.DISTORTED_2, table3.DISTORTED_CASCADE, PLAIN),
 )
 
 

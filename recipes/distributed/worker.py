@@ -19,9 +19,8 @@ sys.path += [str(Path(__file__).parents[1] / folder) for folder in (".", "tables
 import keras
 import tensorflow as tf
 from arguments import folder_to_write, in_one_line
+from console import show_table
 from multi_worker import check, folder, training_options
-from rich.console import Console
-from rich.table import Table
 from row_data import first_digits, mnist_digits, smoke_digits
 from row_run import Stopwatch
 
@@ -98,14 +97,14 @@ def _report(out, names, measured, images):
     result = {**names, "error_percent": errors, "images_per_second": round(images / seconds)}
     (out / "result.json").write_text(json.dumps(result, indent=2) + "\n")
 
-    table = Table(title=str(out.parent))
-    for name in (*names, f"test error % after 0 to {len(errors) - 1} glimpses", "images/s in stage 1"):
-        table.add_column(name, justify="right")
     results = [json.loads(path.read_text()) for path in out.parent.glob("*/result.json")]
-    for result in sorted(results, key=lambda result: [result[name] for name in names]):
-        errors = "  ".join(f"{error:.2f}" for error in result["error_percent"])
-        table.add_row(*(str(result[name]) for name in names), errors, f"{result['images_per_second']:,}")
-    Console().print(table)
+    rows = [
+        {name: result[name] for name in names}
+        | {f"test error % after 0 to {len(errors) - 1} glimpses": "  ".join(f"{each:.2f}" for each in result["error_percent"])}
+        | {"images/s in stage 1": f"{result['images_per_second']:,}"}
+        for result in sorted(results, key=lambda result: [result[name] for name in names])
+    ]
+    show_table(str(out.parent), rows)
 
 
 if __name__ == "__main__":
