@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 from arguments import at_least, folder_to_write, in_one_line, refuse, seed
 from console import show_table
-from row_data import mnist_digits
+from tables.digits import mnist_digits
 
 import keras_glimpse
 from keras_glimpse import data

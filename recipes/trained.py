@@ -33,7 +33,7 @@ def load(model: str | Path) -> keras_glimpse.GlimpseClassifier:
 
 
 def load_of_digits(model: str | Path) -> keras_glimpse.GlimpseClassifier:
-    """The same; ValueError if its images are not those of `row_data.splits_for`."""
+    """The same; ValueError if its images are not those of `tables.digits.splits_for`."""
     loaded = load(model)
     if loaded.image_shape not in ((48, 48, 1), (28, 28, 1)):
         raise ValueError(f"Expected a model of digits, 48x48x1 or 28x28x1; {model} has {loaded.image_shape}.")

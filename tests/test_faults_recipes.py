@@ -19,7 +19,7 @@ import keras_glimpse
 ROOT = Path(__file__).parent.parent
 RECIPES = ROOT / "recipes"
 PATHS = {path.stem: path for path in RECIPES.rglob("*.py")}
-SCRIPTS = sorted(name for name, path in PATHS.items() if "__main__" in path.read_text())
+SCRIPTS = sorted(name for name, path in PATHS.items() if path.parent.name != "tables" and "__main__" in path.read_text())
 SHIPPED = sorted(path.parent.name for path in keras_glimpse.pretrained_folder().glob("*/model.keras"))
 
 
@@ -49,7 +49,7 @@ def refused(recipe, monkeypatch, capsys):
         if hasattr(found, "one_thread"):
             monkeypatch.setattr(found, "one_thread", lambda: None)  # TensorFlow runs already.
         with pytest.raises(SystemExit) as ended:
-            found.main(found.TABLE, found.__doc__) if hasattr(found, "TABLE") else found.main()
+            found.main()
         assert ended.value.code not in (0, None)
         said = capsys.readouterr()
         assert said.out == ""
@@ -64,7 +64,6 @@ def refused(recipe, monkeypatch, capsys):
 def test_the_recipes_that_take_a_model():
     """Those that the tests below know."""
     assert {name for name in SCRIPTS if '"--model"' in PATHS[name].read_text()} == {
-        "figures",
         "on_device",
         "pretrained",
     }
@@ -110,24 +109,13 @@ def test_an_enlarged_model_is_the_same(recipe, rng):
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_figures_of_every_shipped_model(recipe, monkeypatch, tmp_path, name):
-    figures = recipe("figures", "--model", name, "--out", tmp_path / "out")
-    monkeypatch.setattr(figures, "mnist_digits", figures.smoke_digits)
-    monkeypatch.setattr(figures, "DPI", 20)
-    figures.main()
-    assert {"figure2.png", "figure5.png", "cascade.png"} <= {path.name for path in (tmp_path / "out").iterdir()}
-
-
-@pytest.mark.parametrize("name", SHIPPED)
 def test_pretrained_makes_every_shipped_model(recipe, refused, monkeypatch, name):
     pretrained = recipe("pretrained")
-    monkeypatch.setattr(pretrained, "mnist_digits", recipe("row_data").smoke_digits)
+    monkeypatch.setattr(pretrained, "mnist_digits", recipe("tables.digits").smoke_digits)
     assert "does not exist; train row" in refused("pretrained", "--model", name, "--runs", "none")
 
 
-@pytest.mark.parametrize(
-    ("name", "options"), [("on_device", ["--model"]), ("figures", ["--model"]), ("export", []), ("demo", [])]
-)
+@pytest.mark.parametrize(("name", "options"), [("on_device", ["--model"]), ("export", []), ("demo", [])])
 def test_models_that_cannot_be_used(refused, tmp_path, name, options):
     (tmp_path / "some.tflite").write_bytes(b"")
     (tmp_path / "some.keras").write_bytes(b"")
@@ -184,7 +172,6 @@ def test_folders_that_cannot_be_written_to(refused, tmp_path, name, options):
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("table3", ["--runs", __file__], "table3: --runs must be a folder that can be written to; got"),
         ("on_device", ["--rounds", "0"], "argument --rounds: must be at least 1; got 0"),
         ("export", ["mnist", "--threshold", "nan"], "argument --threshold: must lie in (0, 1]; got nan"),
         ("export", ["mnist", "--threshold", "1.5"], "argument --threshold: must lie in (0, 1]; got 1.5"),
@@ -199,12 +186,6 @@ def test_folders_that_cannot_be_written_to(refused, tmp_path, name, options):
         ("worker", ["--workers", "3"], "unrecognized arguments: --workers 3"),
         ("worker", ["--restarts", "3"], "unrecognized arguments: --restarts 3"),
         ("benchmark", ["memory", "--rounds", "3"], "argument --rounds: memory is measured once"),
-        ("figures", ["--smoke", "--out", "x"], "argument --out: --smoke draws an untrained model"),
-        ("figures", ["--smoke", "--model", "mnist"], "argument --model: --smoke draws an untrained model"),
-        ("figures", ["--model", "mnist", "--runs", "x"], "argument --runs: --model draws no other"),
-        ("table1", ["--smoke", "--seeds", "2"], "argument --seeds: --smoke trains one seed"),
-        ("table2", ["--smoke", "--runs", "x"], "argument --runs: --smoke trains one seed"),
-        ("tuning", ["--list", "--sweeps", "3"], "argument --sweeps: --list trains nothing"),
     ],
 )
 def test_options_that_are_refused(refused, name, arguments, message):
@@ -230,19 +211,15 @@ def test_workers_get_what_is_theirs(recipe, given):
         ("benchmark", ["inference"]),
         ("benchmark", ["memory"]),
         ("export", ["mnist"]),
-        ("figures", ["--model", "mnist"]),
         ("on_device", []),
         ("pretrained", []),
         ("quickstart", ["--data", "mnist"]),
-        ("table1", ["--row", "dense"]),
-        ("tuning", []),
         ("worker", ["--data", "mnist"]),
     ],
 )
 def test_without_mnist(recipe, refused, monkeypatch, tmp_path, name, arguments):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    recipe("row_run").digits_of.cache_clear()  # Other tests may have read it.
     said = refused(name, *arguments)
     assert f"{name}: MNIST was found neither" in said and "quickstart.py --data mnist --download` fetches" in said
 
@@ -254,7 +231,7 @@ def commands():
     """All command lines of recipes in the documents and in the recipes' own words: name and arguments."""
     texts = [path.read_text() for path in (ROOT / "README.md", *ROOT.glob("docs/**/*.md"))]
     texts += [ast.get_docstring(ast.parse(PATHS[name].read_text())) for name in SCRIPTS]
-    found = re.findall(r"python recipes/([\w/]+)\.py([^\n`#&']*)", "\n".join(texts))
+    found = re.findall(r"python recipes/((?!tables/)[\w/]+)\.py([^\n`#&']*)", "\n".join(texts))
     return sorted({(name, *re.sub(r"{(\w+)[^}]*}", r"\1", arguments).split()) for name, arguments in found})
 
 
@@ -272,7 +249,7 @@ def test_printed_commands_are_understood(recipe, monkeypatch, command):
     assert (RECIPES / f"{path}.py").exists()
     found = recipe(Path(path).name, *arguments)
     with pytest.raises(Understood):
-        found.main(found.TABLE, found.__doc__) if hasattr(found, "TABLE") else found.main()
+        found.main()
 
 
 # ---- What is installed ----
@@ -307,18 +284,20 @@ def imported_by(source):
     found, seen, left = {}, set(), [ast.parse(source)]
     while left:
         for node in ast.walk(left.pop()):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module] if isinstance(node, ast.ImportFrom) else []
-            for module in {name.split(".")[0] for name in names} - seen - {"keras_glimpse"} - sys.stdlib_module_names:
-                seen.add(module)
-                if module in PATHS:
-                    left.append(ast.parse(PATHS[module].read_text()))
-                else:
+            names = {alias.name for alias in node.names} if isinstance(node, ast.Import) else set()
+            if isinstance(node, ast.ImportFrom):
+                names = {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            for name in names - seen:
+                seen.add(name)
+                module, *_, last = [*name.split(".") * 2]
+                if module in PATHS or module == "tables":
+                    left += [ast.parse(PATHS[last].read_text())] if last in PATHS else []
+                elif module not in sys.stdlib_module_names | {"keras_glimpse"}:
                     found[module] = {canonicalize_name(each) for each in DISTRIBUTIONS.get(module, [module])}
     return found
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", [*SCRIPTS, "run", "report", "figures"])
 def test_a_recipe_names_the_extra_that_it_needs(name):
     """In its first words; where it does not, `[recipes]` is enough."""
     source = PATHS[name].read_text()

@@ -23,17 +23,17 @@ from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: its C++ logs are not for readers.
-sys.path += [str(Path(__file__).parents[1] / folder) for folder in (".", "tables")]
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import contenders
 import keras
-import networks
 import numpy as np
 import tensorflow as tf
 from arguments import at_least, in_one_line, refuse
 from console import show_table
-from row_data import mnist_digits
-from row_run import RESULTS, commit
+from tables import networks
+from tables.config import RESULTS, commit
+from tables.digits import mnist_digits
 
 import keras_glimpse
 from keras_glimpse import GlimpseClassifier, cascade_predict, count_macs, data, stage_macs

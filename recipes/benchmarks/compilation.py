@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: its C++ logs are not for readers.
-sys.path += [str(Path(__file__).parents[1] / folder) for folder in (".", "tables")]
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import keras
 import numpy as np
@@ -26,7 +26,7 @@ import tensorflow as tf
 from arguments import at_least
 from benchmark import in_turn, report
 from keras import ops
-from networks import conv_glimpse
+from tables.networks import conv_glimpse
 
 from keras_glimpse import GlimpseClassifier, LowResNet, paper_sgd
 

@@ -15,14 +15,14 @@ import time
 from functools import partial
 from pathlib import Path
 
-sys.path += [str(Path(__file__).parents[1] / folder) for folder in (".", "tables")]
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import benchmark
 import keras
-import networks
 import numpy as np
 from arguments import at_least, in_one_line
-from row_data import splits_for
+from tables import networks
+from tables.digits import splits_for
 from trained import HELP, load_of_digits
 
 import keras_glimpse

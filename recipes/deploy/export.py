@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: its C++ logs are not for readers.
-sys.path += [str(Path(__file__).parents[1] / folder) for folder in (".", "tables")]
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import numpy as np
 import onnxruntime
@@ -27,7 +27,7 @@ from arguments import folder_to_write, in_one_line, threshold
 from console import show_table
 from rich.console import Console
 from rich.progress import track
-from row_data import mnist_digits, splits_for
+from tables.digits import mnist_digits, splits_for
 from trained import HELP, load_of_digits
 
 import keras_glimpse

@@ -10,19 +10,17 @@ import os
 import shutil
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: its C++ logs are not for readers.
-sys.path += [str(Path(__file__).parents[1] / folder) for folder in (".", "tables")]
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import table1
-import table3
 from arguments import in_one_line
 from export import export_all, one_thread
-from row_data import mnist_digits
-from row_run import Run
-from rows import Row, Table
+from tables.config import Row, load
+from tables.digits import mnist_digits
+from tables.training import Run
 
 import keras_glimpse
 from keras_glimpse import data, pretrained_folder
@@ -31,14 +29,13 @@ WANTED = ("saved_model/1", "full.tflite", "cascade.tflite", "cascade-int8.tflite
 SHIPPED = ("saved_model/1", "cascade.tflite", "cascade-int8.tflite")
 
 
-@dataclass(frozen=True)
-class Pretrained:
+class Pretrained(NamedTuple):
     """A model to ship: the trained row, the row of its cascade, which has the threshold and the weights, and what it is."""
 
     name: str
-    table: Table
-    row: Row
-    cascade: Row
+    table: str
+    row: str
+    cascade: str
     about: str
 
 
@@ -47,9 +44,9 @@ PAPER = f"{JITTERED}: the paper's model, two glimpses, trained one after the oth
 BEST = f"{JITTERED}, as well as we can at the cost of the paper's two glimpses: convolutional ones."
 PLAIN = "MNIST as it is, 28x28, as well as we can at the cost of the paper's model: two convolutional glimpses."
 MODELS = (
-    Pretrained("jittered-mnist", table1.TABLE, table1.TUNED, table1.TUNED_CASCADE, PAPER),
-    Pretrained("jittered-mnist-best", table1.TABLE, table1.WIDE_2, table1.WIDE_CASCADE, BEST),
-    Pretrained("mnist", table3.TABLE, table3.DISTORTED_2, table3.DISTORTED_CASCADE, PLAIN),
+    Pretrained("jittered-mnist", "table1", "fine-tuned", "fine-tuned-cascade", PAPER),
+    Pretrained("jittered-mnist-best", "table1", "wide-2", "wide-cascade", BEST),
+    Pretrained("mnist", "table3", "mnist-distorted-2", "mnist-distorted-cascade", PLAIN),
 )
 
 
@@ -64,11 +61,11 @@ def main():
     for each in MODELS:
         if args.model and each.name not in args.model:
             continue
-        run, cascade = Run(each.row, 0, None, args.runs), Run(each.cascade, 0, None, args.runs)
-        results = [run.folder / f"{each.table.name}.json", cascade.folder / f"{each.table.name}.json"]
+        run, cascade = (Run(load(each.table).rows[row], 0, args.runs) for row in (each.row, each.cascade))
+        results = [run.folder / f"{each.table}.json", cascade.folder / f"{each.table}.json"]
         missing = [path for path in (run.folder / "model.keras", *results) if not path.exists()]
         if missing:
-            sys.exit(f"pretrained: {missing[0]} does not exist; train row {each.row.name!r} and run row {each.cascade.name!r}.")
+            sys.exit(f"pretrained: {missing[0]} does not exist; train row {each.row!r} and run row {each.cascade!r}.")
         make(each, cascade.model(), *(json.loads(path.read_text()) for path in results), digits)
 
 
@@ -117,8 +114,8 @@ def card(each, model, result, cascade, files) -> str:
 
 - **Input**: {height}x{width}x{channels}, unsigned bytes or floats in [0, 1]; white on black.
 - **Data**: MNIST, {spread}; tested on {len_test(height):,} images made of MNIST's own 10,000 test digits.
-- **Trained on**: {seen_in_training(each.row)}.
-- **Protocol**: row `{each.row.name}` of `recipes/{each.table.name}.py`, {protocol}.
+- **Trained on**: {seen_in_training(load(each.table).rows[each.row])}.
+- **Protocol**: row `{each.row}` of `recipes/tables/{each.table}.toml`, {protocol}.
 - **Test error**: {", ".join(stages)} glimpses; {", ".join(f"{cost:,}" for cost in macs)} multiply-accumulates.
 - **Cascade at {details["threshold"]:.3g}**: {cascade_cost}; {"; ".join(exits)} glimpses.
 - **Limits**: digits in MNIST's style and size only. It was never shown anything that is not a digit and calls everything one,

@@ -14,7 +14,7 @@ import signal
 import sys
 from pathlib import Path
 
-sys.path += [str(Path(__file__).parents[1] / folder) for folder in (".", "tables")]
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import launcher
 from arguments import at_least, folder_to_write, in_one_line, refuse, seed

@@ -14,15 +14,15 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: its C++ logs are not for readers.
-sys.path += [str(Path(__file__).parents[1] / folder) for folder in (".", "tables")]
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import keras
 import tensorflow as tf
 from arguments import folder_to_write, in_one_line
 from console import show_table
 from multi_worker import check, folder, training_options
-from row_data import first_digits, mnist_digits, smoke_digits
-from row_run import Stopwatch
+from tables.digits import first_digits, mnist_digits, smoke_digits
+from tables.training import Stopwatch
 
 import keras_glimpse
 from keras_glimpse import data

@@ -17,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path += [str(Path(__file__).parents[1] / folder) for folder in (".", "tables")]
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import numpy as np
 import tensorflow as tf
@@ -27,9 +27,9 @@ from google.protobuf.message import DecodeError
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import Progress
-from row_data import splits_for
-from row_run import commit
 from serve import Served, build, serve, signature
+from tables.config import commit
+from tables.digits import splits_for
 
 import keras_glimpse
 from keras_glimpse import data

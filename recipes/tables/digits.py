@@ -1,12 +1,12 @@
-"""What a row of the tables trains on and is tested on."""
+"""Digits for the recipes, and what a row of the tables trains on and is tested on."""
 
 import os
 from functools import partial
 
 import tensorflow as tf
-from distortion import distorted
 
 from keras_glimpse import data
+from tables.distortion import distorted
 
 FETCH = "`python recipes/quickstart.py --data mnist --download` fetches it"
 

@@ -1,4 +1,6 @@
-"""The networks that the tables compare with, and the model that looks at places nobody has learned."""
+"""The networks of the tables, by the names that their rows have for them."""
+
+from collections.abc import Mapping
 
 import keras
 import tensorflow as tf
@@ -101,3 +103,26 @@ class RandomGlimpse(GlimpseClassifier):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.location_heads = [Anywhere()]
+
+
+NETWORKS = {
+    "GlimpseClassifier": GlimpseClassifier,
+    "convolutional": convolutional,
+    "CentreGlimpse": CentreGlimpse,
+    "RandomGlimpse": RandomGlimpse,
+    "Thumbnail": Thumbnail,
+    "dense": dense,
+    "conv": conv,
+}
+
+
+def make(network: Mapping) -> keras.Model:
+    """The network that a row describes, not built yet; ValueError if there is none of this name, or with these arguments."""
+    arguments = dict(network)
+    name = arguments.pop("name", None)
+    if name not in NETWORKS:
+        raise ValueError(f"network.name must be one of {sorted(NETWORKS)}; got {name!r}.")
+    try:
+        return NETWORKS[name](**arguments)
+    except TypeError as error:
+        raise ValueError(f"network {name!r}: {error}") from error

@@ -1,46 +1,51 @@
 """Figures 2 to 5 of the paper, and error against cost over thresholds, from trained models.
 
-    python recipes/figures.py                        # of three models of table 1, once it has trained them
-    python recipes/figures.py --model MODEL.keras    # of any model of digits; figures 3 and 4 if its networks are dense
-    python recipes/figures.py --smoke                # of an untrained model and few digits, in seconds; keeps nothing
+    python recipes/tables/figures.py                        # of three models of table 1, once it has trained them
+    python recipes/tables/figures.py --model MODEL.keras    # of any model of digits; figures 3 and 4 if its networks are dense
+    python recipes/tables/figures.py --smoke                # of an untrained model and few digits, in seconds; keeps nothing
 
 Leaves PNG files in `recipes/results/figures/`, those of another model in `runs/figures/`.
 """
 
 import argparse
 import json
+import os
+import sys
 import tempfile
 from pathlib import Path
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: what its C++ says is not for readers.
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
 import keras
 import numpy as np
-import table1
-import tuning
 from arguments import folder_to_write, in_one_line, refuse
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from matplotlib.ticker import ScalarFormatter
-from report import read, runs_of
-from row_data import mnist_digits, smoke_digits, splits_for
-from row_run import RESULTS, Run
 from trained import HELP, load_of_digits
 
 import keras_glimpse
+from tables.config import RESULTS, load
+from tables.digits import mnist_digits, smoke_digits, splits_for
+from tables.report import read, runs_of
+from tables.training import Run
 
 DPI = 300
 TEST_COPIES = 3  # Images of each test digit, where they are jittered
-DRAWN = {cascade.after.name: cascade for cascade in (table1.TUNED_CASCADE, table1.BEST_CASCADE, table1.LEAN_CASCADE)}
+# Rows of table 1, and those whose threshold was chosen on held-out digits for them
+DRAWN = {
+    "fine-tuned": load("tuning").rows["held-out-threshold"],
+    "best-2": load("table1").rows["best-cascade"],
+    "lean-2": load("table1").rows["lean-cascade"],
+}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", help=f"{HELP}; of digits")
-    parser.add_argument(
-        "--runs", type=Path, default=Path("runs/tables"), help="where table1.py keeps models; default %(default)s"
-    )
-    parser.add_argument(
-        "--out", type=Path, help="folder to write to; default recipes/results/figures; with --model runs/figures"
-    )
+    parser.add_argument("--runs", type=Path, default=Path("runs/tables"), help="where run.py keeps models; default %(default)s")
+    parser.add_argument("--out", type=Path, help="folder; default recipes/results/figures, with --model runs/figures")
     parser.add_argument("--smoke", action="store_true", help="an untrained model and few digits; keeps nothing")
     args = parser.parse_args()
     if args.smoke:
@@ -68,10 +73,12 @@ def _models(args):
         return {"untrained": model}
     if args.model:
         return {Path(args.model).name: load_of_digits(args.model)}
-    paths = {name: Run(cascade.after, 0, None, args.runs).folder / "model.keras" for name, cascade in DRAWN.items()}
+    rows = load("table1").rows
+    paths = {name: Run(rows[name], 0, args.runs).folder / "model.keras" for name in DRAWN}
     for name, path in paths.items():
         if not path.exists():
-            raise FileNotFoundError(f"{path} does not exist. Train it by table1.py --row {name} --seeds 1, or use --model.")
+            train = f"run.py table1 --row {name} --seeds 1"
+            raise FileNotFoundError(f"{path} does not exist. Train it by {train}, or use --model.")
     return {name: load_of_digits(path) for name, path in paths.items()}
 
 
@@ -135,8 +142,10 @@ def draw_curves(models, images, labels, path):
             style = {"color": line.get_color(), "markersize": 9, "label": f"threshold {threshold:.3g}, {why}"}
             axes.plot(fixed.macs / 1000, 100 * fixed.errors, marker, **style)
     if images.shape[1] == 48:
-        paper = [(row.paper, table1.DENSE_MACS / row.paper_speed_up) for row in (table1.FIRST, table1.TUNED, table1.CASCADE)]
-        macs, errors = [macs / 1000 for _, macs in paper], [error for error, _ in paper]
+        table = load("table1")
+        paper = [table.rows[name].compare for name in ("1-glimpse", "fine-tuned", "cascade")]
+        macs = [table.reference_macs / each["paper_speed_up"] / 1000 for each in paper]
+        errors = [each["paper"] for each in paper]
         axes.plot(macs, errors, "kx", label="paper: 1 glimpse, 2 fine tuned, cascade")
     axes.set(xlabel="mean multiply-accumulates an image, thousands", ylabel="test error, %", yscale="log")
     for formatted in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
@@ -148,11 +157,9 @@ def draw_curves(models, images, labels, path):
 
 def thresholds(name):
     """Of the model of that row: threshold, where it is from, and a marker; of a user's own model, none."""
-    cascade = DRAWN.get(name)
-    if cascade is table1.TUNED_CASCADE:
-        yield cascade.threshold, "the paper's", "D"
-        cascade = tuning.THRESHOLD
-    for run in runs_of(cascade, read())[:1] if cascade else []:
+    if name == "fine-tuned":
+        yield 0.95, "the paper's", "D"
+    for run in runs_of(DRAWN[name], read())[:1] if name in DRAWN else []:
         yield json.loads(run["details"])["threshold"], "chosen on held-out digits", "*"
 
 

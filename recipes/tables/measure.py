@@ -5,17 +5,15 @@ import numpy as np
 import tensorflow as tf
 
 import keras_glimpse
-
-CHEAPEST = "cheapest"  # The threshold of fewest MACs whose error is at most 0.1 points above that of the full model.
-WITHIN_BUDGET = "within budget"  # The threshold of least error whose MACs are within the row's budget.
+from tables.config import CHEAPEST, Row
 
 
-def chosen_threshold(model: keras.Model, row, held_out: tf.data.Dataset | None) -> float | None:
+def chosen_threshold(model: keras.Model, row: Row, held_out: tf.data.Dataset | None) -> float | None:
     """The threshold of a row, chosen on the digits that it holds out if it does not say a number."""
     if not isinstance(row.threshold, str):
         return row.threshold
     curve = keras_glimpse.cascade_curve(model, held_out)
-    return curve.cheapest() if row.threshold == CHEAPEST else curve.within(row.budget)
+    return curve.cheapest() if row.threshold == CHEAPEST else curve.within(row.compare["budget"])
 
 
 def measure(model: keras.Model, test: tf.data.Dataset, threshold: float | None) -> dict:

@@ -1,7 +1,7 @@
-"""Writes the tables of the documentation from the results that the recipes left, mean and spread over seeds.
+"""Writes the tables of the documentation from the results that the rows left, mean and spread over seeds.
 
-python recipes/report.py             # writes them into docs/paper/tables.md, between the marks
-python recipes/report.py --check     # fails where docs/paper/tables.md differs from the results
+python recipes/tables/report.py             # writes them into docs/paper/tables.md, between the marks
+python recipes/tables/report.py --check     # fails where docs/paper/tables.md differs from the results
 """
 
 import argparse
@@ -11,15 +11,11 @@ import statistics
 import sys
 from pathlib import Path
 
-import table1
-import table2
-import table3
-import tuning
-from row_run import CHANGED, RESULTS, Run
-from rows import Table
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
-PAGE = Path(__file__).parent.parent / "docs/paper/tables.md"
-TABLES = [table1.TABLE, table2.TABLE, table3.TABLE, tuning.TABLE]
+from tables.config import CHANGED, NAMES, RESULTS, Row, Table, identity, load
+
+PAGE = RESULTS.parent.parent / "docs/paper/tables.md"
 
 
 def main():
@@ -28,27 +24,33 @@ def main():
     args = parser.parse_args()
     before = after = PAGE.read_text()
     results = read()
-    for table in TABLES:
-        after = replaced(after, table.name, markdown(table, results))
+    for name in NAMES:
+        after = replaced(after, name, markdown(load(name), results))
     if args.check and before != after:
-        sys.exit("docs/paper/tables.md does not say what recipes/results has: run python recipes/report.py")
+        sys.exit("docs/paper/tables.md does not say what recipes/results has: run python recipes/tables/report.py")
     if not args.check:
         PAGE.write_text(after)
 
 
 def read() -> list[dict]:
-    """All results, of each row, protocol and seed the latest; none of code that was not committed. Tables share rows."""
+    """All results, of each row, configuration and seed the latest; none of code that was not committed. Tables share rows."""
     found = {}
-    for path in [RESULTS / f"{table.name}.csv" for table in TABLES]:
+    for path in [RESULTS / f"{name}.csv" for name in NAMES]:
         for line in csv.DictReader(path.read_text().splitlines()) if path.exists() else []:
             if not line["commit"].endswith(CHANGED):
                 found[line["row"], line["protocol"], line["seed"]] = line
     return list(found.values())
 
 
+def runs_of(row: Row, results: list[dict]) -> list[dict]:
+    """The results of a row as it is now configured."""
+    wanted = identity(row.config)
+    return [line for line in results if line["row"] == row.name and line["protocol"] == wanted]
+
+
 def markdown(table: Table, results: list[dict]) -> str:
     """The paper's rows and our controls; the best that we can do; what changes did; where the images of cascades stopped."""
-    parts = [[row for row in table.rows if row.best == best] for best in (False, True)]
+    parts = [[row for row in table.rows.values() if row.best == best] for best in (False, True)]
     tables = [_rows(rows, results) for rows in parts if rows]
     return "\n".join(["\n\nThe best that we can do:\n\n".join(tables), *_effects(table, results), *_exits(table, results)])
 
@@ -57,11 +59,13 @@ def _rows(rows, results):
     names = ["`--row`", "", "paper", "ours", "target", "MACs", "speed-up", "paper's speed-up", "sweeps", "seeds"]
     lines = [_header(names)]
     for row in rows:
-        runs = runs_of(row, results)
+        runs, compare = runs_of(row, results), row.compare
         errors, macs, speed_ups = ([float(run[name]) for run in runs] for name in ("error", "macs", "speed_up"))
-        figures = [f"`{row.name}`", row.title, _or_blank(row.paper), _mean_and_spread(errors), _target(row)]
+        budget = f" at {compare['budget']:,}" if "budget" in compare else ""
+        figures = [f"`{row.name}`", row.title, compare.get("paper", ""), _mean_and_spread(errors)]
+        figures += [f"{compare.get('target', '')}{budget}"]
         figures += [f"{statistics.mean(macs):,.0f}", f"{statistics.mean(speed_ups):.2f}"] if runs else ["", ""]
-        figures += [_or_blank(row.paper_speed_up), row.sweeps or row.after.sweeps, len(runs) or ""]
+        figures += [compare.get("paper_speed_up", ""), row.sweeps or row.after.sweeps, len(runs) or ""]
         lines.append(_line(figures))
     return "\n".join(lines)
 
@@ -74,12 +78,6 @@ def _line(figures):
     return f"| {' | '.join(map(str, figures))} |"
 
 
-def runs_of(row, results):
-    """The results of a row as it is now defined."""
-    wanted = Run(row, 0, None, RESULTS).protocol_hash
-    return [line for line in results if line["row"] == row.name and line["protocol"] == wanted]
-
-
 def _mean_and_spread(figures, sign=""):
     if not figures:
         return "not run yet"
@@ -87,40 +85,29 @@ def _mean_and_spread(figures, sign=""):
     return f"{statistics.mean(figures):{sign}.2f}{spread}"
 
 
-def _target(row):
-    return f"{row.target} at {row.budget:,}" if row.budget else _or_blank(row.target)
-
-
-def _or_blank(figure):
-    return "" if figure is None else figure
-
-
 def _effects(table, results):
     """What a change did to the error of each seed, beside what it did in the paper."""
     if table.effects:
-        names = ["`--row`", "compared with", "paper: points of error", "ours", "ours, seed by seed"]
-        yield f"\n{_header(names)}"
+        yield f"\n{_header(['`--row`', 'compared with', 'paper: points of error', 'ours', 'ours, seed by seed'])}"
     for pair in table.effects:
         changed, plain = ({run["seed"]: float(run["error"]) for run in runs_of(row, results)} for row in pair)
         points = [changed[seed] - plain[seed] for seed in sorted(changed.keys() & plain.keys())]
-        figures = [*(f"`{row.name}`" for row in pair), f"{pair[0].paper - pair[1].paper:+.2f}", _mean_and_spread(points, "+")]
+        in_paper = pair[0].compare["paper"] - pair[1].compare["paper"]
+        figures = [*(f"`{row.name}`" for row in pair), f"{in_paper:+.2f}", _mean_and_spread(points, "+")]
         yield _line([*figures, ", ".join(f"{point:+.2f}" for point in points)])
 
 
 def _exits(table, results):
     """Where the images of cascades stopped, as section 4.1 tells it."""
-    lines = [line for row in table.rows if row.threshold for line in runs_of(row, results)]
-    if lines:
+    runs = [run for row in table.rows.values() if row.threshold for run in runs_of(row, results)]
+    if runs:
         names = ["stopped", "seed", "threshold", "sure there, and of these wrong", "never sure, answered all the same"]
         yield f"\n{_header(names)}"
-    for line in lines:
-        details = json.loads(line["details"])
-        shares = zip(details["exit_fractions"], details["exit_errors"])
-        stops = [
-            f"{'thumbnail' if n == 0 else f'glimpse {n}'}: {sure:.1f} %, {wrong:.2f} %"
-            for n, (sure, wrong) in enumerate(shares)
-        ]
-        figures = [f"`{line['row']}`", line["seed"], f"{details['threshold']:.3g}", "; ".join(stops)]
+    for run in runs:
+        details = json.loads(run["details"])
+        shares = enumerate(zip(details["exit_fractions"], details["exit_errors"]))
+        stops = [f"{f'glimpse {n}' if n else 'thumbnail'}: {sure:.1f} %, {wrong:.2f} %" for n, (sure, wrong) in shares]
+        figures = [f"`{run['row']}`", run["seed"], f"{details['threshold']:.3g}", "; ".join(stops)]
         yield _line([*figures, f"{details['rejected'][-1]:.1f} %"])
 
 
