@@ -1,8 +1,8 @@
 """LiteRT on one thread: what the early exit saves, and what a glimpse costs in images of other sizes.
 
     pip install -e ".[recipes,litert]"
-    python recipes/on_device.py                                 # about two minutes on two cores
-    python recipes/on_device.py --model jittered-mnist-best     # any model of digits, by its name or its file
+    python recipes/benchmarks/on_device.py                                 # about two minutes on two cores
+    python recipes/benchmarks/on_device.py --model jittered-mnist-best     # any model of digits, by its name or its file
 
 One image at a time, for the first table all test images of jittered MNIST, or of MNIST for a model of 28x28 images; what is
 compared runs in turn, in one process. Leaves `recipes/results/benchmark_litert.csv` and `benchmark_litert_size.csv` of the
@@ -10,15 +10,16 @@ default model; the tables of others are printed only.
 """
 
 import argparse
-import tempfile
+import sys
 import time
 from functools import partial
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
 import benchmark
 import keras
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
 from arguments import at_least, in_one_line
 from tables import networks
 from tables.digits import splits_for
@@ -113,15 +114,11 @@ def enlarged(model, side):
 
 def opened(export):
     """A function that runs an exported file on one image and tells the seconds, without those of copying the image in."""
-    with tempfile.TemporaryDirectory() as folder:
-        export(path=Path(folder) / "net.tflite")
-        interpreter = Interpreter(model_path=f"{folder}/net.tflite", num_threads=1)
-    interpreter.allocate_tensors()
-    place = interpreter.get_input_details()[0]["index"]
+    interpreter, source, _ = benchmark.interpreter(export)
 
     def run(image, copy=True):
         if copy:
-            interpreter.set_tensor(place, image[None])
+            interpreter.set_tensor(source, image[None])
         start = time.perf_counter()
         interpreter.invoke()
         return time.perf_counter() - start

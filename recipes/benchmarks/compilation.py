@@ -1,7 +1,7 @@
 """What `jit_compile="auto"` chooses, beside both choices, and beside the same networks trained by plain Keras.
 
     pip install -e ".[recipes,litert]"
-    python recipes/compilation.py             # about 10 minutes on two cores
+    python recipes/benchmarks/compilation.py             # about 10 minutes on two cores
 
 Four kinds of networks: dense, small convolutions, MobileNetV3Small for glimpses, and a thumbnail that XLA cannot compile.
 Plain Keras trains the same networks with its own defaults at the same FLOPs: on the thumbnail, on nine patches without a
@@ -11,11 +11,14 @@ hold on a noisy machine, times do not. The table goes to `recipes/results/benchm
 
 import argparse
 import os
+import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: what its C++ says is not for readers.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: its C++ logs are not for readers.
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import keras
 import numpy as np
@@ -29,24 +32,15 @@ from keras_glimpse import GlimpseClassifier, LowResNet, paper_sgd
 
 
 class Kind(NamedTuple):
-    """Networks for images of one size.
-
-    Attributes:
-        image_shape: of an image.
-        batch_size: images a step.
-        patch_size, scales: of a glimpse.
-        low_res_net, glimpse_net: make the networks; None for those of `GlimpseClassifier`.
-        steps: of an epoch that is timed.
-        can_xla: whether XLA can compile them.
-    """
+    """Networks for images of one size, and how they are timed."""
 
     image_shape: tuple[int, int, int]
     batch_size: int
     patch_size: int
     scales: tuple[int, ...]
-    low_res_net: Callable | None
+    low_res_net: Callable | None  # Makes it; None for that of `GlimpseClassifier`.
     glimpse_net: Callable | None
-    steps: int
+    steps: int  # of an epoch
     can_xla: bool = True
 
     def model(self) -> GlimpseClassifier:

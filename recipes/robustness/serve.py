@@ -21,20 +21,12 @@ SOURCE = Path(__file__).with_name("serve.c")
 
 
 class Served(NamedTuple):
-    """What came of requests.
+    """What came of requests."""
 
-    Attributes:
-        answers: `[images of all requests, classes]`, float32, in the order of the requests; NaN where there is none.
-        seconds: `[requests]`, float64, from the request to its answer; NaN where it failed.
-        samples: `[samples, 4]`: how many requests were done, the seconds since the first, the KiB that are resident,
-            and the KiB in use: what malloc has given out and not got back.
-        complaints: what the program said of the first failures.
-    """
-
-    answers: np.ndarray
-    seconds: np.ndarray
-    samples: np.ndarray
-    complaints: str
+    answers: np.ndarray  # `[images of all requests, classes]`, in the order of the requests; NaN where there is none.
+    seconds: np.ndarray  # `[requests]`, from the request to its answer; NaN where it failed.
+    samples: np.ndarray  # `[samples, 4]`: requests done, seconds since the first, KiB resident, KiB allocated by malloc.
+    complaints: str  # what the program said of the first failures
 
 
 def compiler() -> str | None:
@@ -56,9 +48,8 @@ def build(folder: Path) -> Path:
 
 def signature(saved_model: Path, name: str):
     """What a SavedModel takes and gives under a name: a `SignatureDef`."""
-    signatures = (
-        saved_model_pb2.SavedModel.FromString((saved_model / "saved_model.pb").read_bytes()).meta_graphs[0].signature_def
-    )
+    content = (saved_model / "saved_model.pb").read_bytes()
+    signatures = saved_model_pb2.SavedModel.FromString(content).meta_graphs[0].signature_def
     if name not in signatures:
         found = sorted(signatures)
         raise ValueError(f"Expected a SavedModel of export_saved_model, with a signature {name!r}; {saved_model} has {found}.")
@@ -74,16 +65,13 @@ def serve(
     every: int = 1000,
     progress: Callable[[float], None] = lambda done: None,
 ) -> Served:
-    """Has `probabilities` computed by the signature that takes such images: `serving_default` for floats, or `uint8`.
+    """Has `program`, from `build`, compute `probabilities` by a SavedModel's signature for such images.
 
     Args:
-        program: what `build` gave.
-        saved_model: a folder that `export_saved_model` wrote.
-        images: `[n, height, width, channels]`, float32 or uint8.
+        images: `[n, height, width, channels]`, float32 for `serving_default` or bytes for `uint8`.
         requests: `[requests, 2]`: the first image, and how many.
         threads: how many requests are in work at a time.
-        every: requests between two samples.
-        progress: is told how many requests are done, at each sample.
+        every: requests between two samples, of which each tells `progress` how many requests are done.
 
     Raises:
         RuntimeError: the program itself ended with an error; the message has what it said.

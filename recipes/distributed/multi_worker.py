@@ -1,8 +1,8 @@
 """Train the same model by several workers as by one: processes on this machine that talk over 127.0.0.1.
 
-    python recipes/multi_worker.py --workers 1      # what the others are compared with
-    python recipes/multi_worker.py --workers 2
-    python recipes/multi_worker.py --workers 1 --replicas 2     # in one process, on two logical devices
+    python recipes/distributed/multi_worker.py --workers 1      # what the others are compared with
+    python recipes/distributed/multi_worker.py --workers 2
+    python recipes/distributed/multi_worker.py --workers 1 --replicas 2     # in one process, on two logical devices
 
 Batches have 50 images for all replicas together, so the weights are those of one worker, but for rounding. Where all share
 the same cores, as here, more workers are slower; worker.py is what runs on hosts of your own. A run that is broken off
@@ -13,6 +13,8 @@ import argparse
 import signal
 import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import launcher
 from arguments import at_least, folder_to_write, in_one_line, refuse, seed
@@ -34,11 +36,10 @@ def parse_args() -> tuple[argparse.Namespace, list[str]]:
 def training_options() -> argparse.ArgumentParser:
     """What this recipe and worker.py both understand."""
     parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--replicas", type=at_least(1), default=1, help="logical CPU devices of one worker; default 1")
+    data_sets = ["embedded", "mnist"]
     parser.add_argument(
-        "--replicas", type=at_least(1), default=1, help="logical CPU devices of one worker, by MirroredStrategy; default 1"
-    )
-    parser.add_argument(
-        "--data", choices=["embedded", "mnist"], default="embedded", help="1,797 embedded digits (default), or MNIST; jittered"
+        "--data", choices=data_sets, default="embedded", help="1,797 embedded digits (default), or MNIST; jittered"
     )
     parser.add_argument("--digits", type=at_least(1), help="train on so many digits only; default all")
     parser.add_argument("--data-dir", help="folder where TFDS keeps MNIST; default $TFDS_DATA_DIR or ~/tensorflow_datasets")

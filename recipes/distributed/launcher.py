@@ -24,21 +24,14 @@ class WorkerFailed(Exception):
 
 
 def run(command: Sequence[str | Path], workers: int, logs: Path, restarts: int = 0, limit: float | None = None) -> None:
-    """Runs `command` in `workers` processes until all have ended well.
+    """Runs `command` in `workers` processes until all have ended well, or stops all of them if one fails.
 
-    Each finds its place and the addresses of all, on 127.0.0.1, in the environment variable TF_CONFIG; one worker alone
-    gets none. The first worker, the chief, prints to our standard output. All that the others print, and what any says on
-    standard error, goes to `<logs>/worker<n>.log`.
+    Each finds its place and the addresses of all, on 127.0.0.1, in TF_CONFIG; a single worker gets none. The first, the
+    chief, prints to our standard output; what the others print, and all of standard error, goes to `<logs>/worker<n>.log`.
 
     Args:
-        command: the program and its arguments.
-        workers: number of processes.
-        logs: folder for the logs; it is made.
-        restarts: how many times all are started again after one has failed.
+        restarts: how many times all are started again after one has failed; then `WorkerFailed` is raised.
         limit: seconds that they may run, counted anew after each start; None for no limit.
-
-    Raises:
-        WorkerFailed: a worker failed, and no restarts are left. No process is left either.
     """
     logs.mkdir(parents=True, exist_ok=True)
     for left in range(restarts, -1, -1):
@@ -52,7 +45,10 @@ def run(command: Sequence[str | Path], workers: int, logs: Path, restarts: int =
 
 def _run_once(command, workers, logs, limit):
     """What went wrong, if anything did."""
-    addresses = [f"127.0.0.1:{port}" for port in _free_ports(workers)]
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(workers)]  # All at a time, so that ports differ.
+    addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+    for each in sockets:
+        each.close()
     processes = []
     try:
         for index in range(workers):
@@ -61,16 +57,7 @@ def _run_once(command, workers, logs, limit):
     finally:
         for process in processes:
             process.kill()
-        for process in processes:
             process.wait()
-
-
-def _free_ports(count):
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def _log(logs, index):

@@ -1,7 +1,7 @@
 """A million requests to an exported SavedModel, as a server gets them: does one fail, is an answer wrong, does memory grow?
 
-    python recipes/soak.py                                          # the model that is shipped; three minutes on two cores
-    python recipes/soak.py EXPORTED/1 --requests 20000 --threads 4  # any SavedModel of digits that export_saved_model wrote
+    python recipes/robustness/soak.py                # the model that is shipped; three minutes on two cores
+    python recipes/robustness/soak.py EXPORTED/1 --threads 4  # any SavedModel of digits that export_saved_model wrote
 
 The server is `serve.c`: TensorFlow's C API, one session shared by all threads, no Python. Every answer is compared with that
 of a single call for the same image. Leaves soak.json and soak.png, memory against requests, in --out; the exit status is 1
@@ -17,14 +17,16 @@ import sys
 import tempfile
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
 import numpy as np
 import tensorflow as tf
 from arguments import at_least, folder_to_write, in_one_line, seed
+from console import show_table
 from google.protobuf.message import DecodeError
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 from serve import Served, build, serve, signature
 from tables.config import commit
 from tables.digits import splits_for
@@ -35,6 +37,7 @@ from keras_glimpse import data
 POOL, SAMPLES = 4096, 200
 WARM_UP = 0.1  # Of the requests.
 ENOUGH = 200_000  # Requests; of fewer, a straight line through memory is one through its warm-up.
+COUNTS = ("failures", "answers_that_differ", "labels_that_differ")
 TOLERANCE = 5e-5  # Float32: products of matrices of other sizes round differently.
 
 
@@ -77,12 +80,8 @@ def parse_args():
     parser.add_argument("saved_model", type=Path, nargs="?", default=shipped, help="default: jittered-mnist, as shipped")
     parser.add_argument("--requests", type=at_least(1), default=1_000_000, help="how many; default %(default)s")
     parser.add_argument("--threads", type=at_least(1), default=8, help="that ask at the same time; default %(default)s")
-    parser.add_argument(
-        "--batch-sizes",
-        type=integers,
-        default=[1, 2, 3, 5, 8, 16, 32],
-        help="images in a request, separated by commas; each size gets as many images; default 1,2,3,5,8,16,32",
-    )
+    sizes = "images in a request, separated by commas; each size gets as many images; default 1,2,3,5,8,16,32"
+    parser.add_argument("--batch-sizes", type=integers, default=[1, 2, 3, 5, 8, 16, 32], help=sizes)
     parser.add_argument("--seed", type=seed, default=0, help="of images and requests; default 0")
     parser.add_argument("--out", type=Path, default=Path("runs/soak"), help="folder to write to; default %(default)s")
     return parser.parse_args()
@@ -205,24 +204,18 @@ def draw(samples, result, path):
 
 
 def show(result):
-    table = Table(title=f"{result['requests']:,} requests from {result['threads']} threads, {result['saved_model']}")
-    table.add_column("")
-    table.add_column("", justify="right")
-    for name in ("images", "failures", "answers_that_differ", "labels_that_differ"):
-        table.add_row(name.replace("_", " "), f"{result[name]:,}")
-    table.add_row("largest difference", f"{result['largest_difference']:.1e}")
-    table.add_row("seconds", f"{result['seconds']:,.0f}")
-    table.add_row("requests/s, images/s", f"{result['requests_per_second']:,}, {result['images_per_second']:,}")
-    for name, milliseconds in (result["latency_ms"] or {}).items():
-        table.add_row(f"latency, {name}", f"{milliseconds:,.2f} ms")
-    by_glimpses = ", ".join(f"{requests:,}" for requests in result["requests_by_glimpses"])
-    table.add_row("requests that took 0, 1, ... glimpses", by_glimpses)
+    figures = [(name.replace("_", " "), f"{result[name]:,}") for name in ("images", *COUNTS)]
+    figures += [("largest difference", f"{result['largest_difference']:.1e}"), ("seconds", f"{result['seconds']:,.0f}")]
+    figures += [("requests/s, images/s", f"{result['requests_per_second']:,}, {result['images_per_second']:,}")]
+    figures += [(f"latency, {name}", f"{ms:,.2f} ms") for name, ms in (result["latency_ms"] or {}).items()]
+    figures += [("requests that took 0, 1, ... glimpses", ", ".join(f"{n:,}" for n in result["requests_by_glimpses"]))]
     for name, kib in result["memory"].items():
-        table.add_row(f"{name} memory: loaded, warm, end", f"{kib['loaded']:,}, {kib['warm']:,}, {kib['end']:,} KiB")
-        table.add_row("after warm-up, in the last half", f"+{kib['growth']:,}, +{kib['growth_in_last_half']:,} KiB")
+        figures += [(f"{name} memory: loaded, warm, end", f"{kib['loaded']:,}, {kib['warm']:,}, {kib['end']:,} KiB")]
+        figures += [("after warm-up, in the last half", f"+{kib['growth']:,}, +{kib['growth_in_last_half']:,} KiB")]
         if result["requests"] >= ENOUGH:
-            table.add_row("straight line after warm-up", f"{kib['slope_per_100000_requests']:+,.0f} KiB per 100,000 requests")
-    Console().print(table)
+            figures += [("straight line after warm-up", f"{kib['slope_per_100000_requests']:+,.0f} KiB per 100,000 requests")]
+    title = f"{result['requests']:,} requests from {result['threads']} threads, {result['saved_model']}"
+    show_table(title, [{"": name, " ": figure} for name, figure in figures])
 
 
 if __name__ == "__main__":

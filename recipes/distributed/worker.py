@@ -1,6 +1,6 @@
 """Train and test the model as one of several workers, whose places and addresses are in TF_CONFIG; without it, as the only one.
 
-    srun python recipes/worker.py --data mnist --out /where/all/hosts/see/it      # as many times as TF_CONFIG lists workers
+    srun python recipes/distributed/worker.py --data mnist --out /seen/by/all/hosts     # for each of TF_CONFIG
 
 multi_worker.py starts this on one machine. All workers must be given the same arguments and see the same --out: the first
 one, the chief, saves the weights there after every epoch, and all of them go on from there if they are started again.
@@ -11,15 +11,16 @@ import csv
 import json
 import os
 import sys
+from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: what its C++ says is not for readers.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: its C++ logs are not for readers.
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import keras
 import tensorflow as tf
 from arguments import folder_to_write, in_one_line
+from console import show_table
 from multi_worker import check, folder, training_options
-from rich.console import Console
-from rich.table import Table
 from tables.digits import first_digits, mnist_digits, smoke_digits
 from tables.training import Stopwatch
 
@@ -96,14 +97,14 @@ def _report(out, names, measured, images):
     result = {**names, "error_percent": errors, "images_per_second": round(images / seconds)}
     (out / "result.json").write_text(json.dumps(result, indent=2) + "\n")
 
-    table = Table(title=str(out.parent))
-    for name in (*names, f"test error % after 0 to {len(errors) - 1} glimpses", "images/s in stage 1"):
-        table.add_column(name, justify="right")
     results = [json.loads(path.read_text()) for path in out.parent.glob("*/result.json")]
-    for result in sorted(results, key=lambda result: [result[name] for name in names]):
-        errors = "  ".join(f"{error:.2f}" for error in result["error_percent"])
-        table.add_row(*(str(result[name]) for name in names), errors, f"{result['images_per_second']:,}")
-    Console().print(table)
+    rows = [
+        {name: result[name] for name in names}
+        | {f"test error % after 0 to {len(errors) - 1} glimpses": "  ".join(f"{each:.2f}" for each in result["error_percent"])}
+        | {"images/s in stage 1": f"{result['images_per_second']:,}"}
+        for result in sorted(results, key=lambda result: [result[name] for name in names])
+    ]
+    show_table(str(out.parent), rows)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Make `saved_models/` of rows that the tables have trained: each model for Keras, TensorFlow Serving and LiteRT, with a card.
 
 pip install -e ".[recipes,litert,onnx]"
-python recipes/pretrained.py --runs runs/tables     # about a minute for each model
+python recipes/deploy/pretrained.py --runs runs/tables     # about a minute for each model
 """
 
 import argparse
@@ -10,10 +10,11 @@ import os
 import shutil
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: what its C++ says is not for readers.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: its C++ logs are not for readers.
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from arguments import in_one_line
 from export import export_all, one_thread
@@ -28,40 +29,24 @@ WANTED = ("saved_model/1", "full.tflite", "cascade.tflite", "cascade-int8.tflite
 SHIPPED = ("saved_model/1", "cascade.tflite", "cascade-int8.tflite")
 
 
-@dataclass(frozen=True)
-class Pretrained:
+class Pretrained(NamedTuple):
     """A model to ship: the trained row, the row of its cascade, which has the threshold and the weights, and what it is."""
 
     name: str
     table: str
-    row: Row
-    cascade: Row
+    row: str
+    cascade: str
     about: str
 
 
-ROWS = {table: load(table).rows for table in ("table1", "table3")}
+JITTERED = "A digit anywhere in a 48x48 image"
+PAPER = f"{JITTERED}: the paper's model, two glimpses, trained one after the other and fine-tuned."
+BEST = f"{JITTERED}, as well as we can at the cost of the paper's two glimpses: convolutional ones."
+PLAIN = "MNIST as it is, 28x28, as well as we can at the cost of the paper's model: two convolutional glimpses."
 MODELS = (
-    Pretrained(
-        "jittered-mnist",
-        "table1",
-        ROWS["table1"]["fine-tuned"],
-        ROWS["table1"]["fine-tuned-cascade"],
-        "A digit anywhere in a 48x48 image: the paper's model, two glimpses, trained one after the other and fine-tuned.",
-    ),
-    Pretrained(
-        "jittered-mnist-best",
-        "table1",
-        ROWS["table1"]["wide-2"],
-        ROWS["table1"]["wide-cascade"],
-        "A digit anywhere in a 48x48 image, as well as we can at the cost of the paper's two glimpses: convolutional ones.",
-    ),
-    Pretrained(
-        "mnist",
-        "table3",
-        ROWS["table3"]["mnist-distorted-2"],
-        ROWS["table3"]["mnist-distorted-cascade"],
-        "MNIST as it is, 28x28, as well as we can at the cost of the paper's model: two convolutional glimpses.",
-    ),
+    Pretrained("jittered-mnist", "table1", "fine-tuned", "fine-tuned-cascade", PAPER),
+    Pretrained("jittered-mnist-best", "table1", "wide-2", "wide-cascade", BEST),
+    Pretrained("mnist", "table3", "mnist-distorted-2", "mnist-distorted-cascade", PLAIN),
 )
 
 
@@ -76,11 +61,11 @@ def main():
     for each in MODELS:
         if args.model and each.name not in args.model:
             continue
-        run, cascade = Run(each.row, 0, args.runs), Run(each.cascade, 0, args.runs)
+        run, cascade = (Run(load(each.table).rows[row], 0, args.runs) for row in (each.row, each.cascade))
         results = [run.folder / f"{each.table}.json", cascade.folder / f"{each.table}.json"]
         missing = [path for path in (run.folder / "model.keras", *results) if not path.exists()]
         if missing:
-            sys.exit(f"pretrained: {missing[0]} does not exist; train row {each.row.name!r} and run row {each.cascade.name!r}.")
+            sys.exit(f"pretrained: {missing[0]} does not exist; train row {each.row!r} and run row {each.cascade!r}.")
         make(each, cascade.model(), *(json.loads(path.read_text()) for path in results), digits)
 
 
@@ -129,8 +114,8 @@ def card(each, model, result, cascade, files) -> str:
 
 - **Input**: {height}x{width}x{channels}, unsigned bytes or floats in [0, 1]; white on black.
 - **Data**: MNIST, {spread}; tested on {len_test(height):,} images made of MNIST's own 10,000 test digits.
-- **Trained on**: {seen_in_training(each.row)}.
-- **Protocol**: row `{each.row.name}` of `recipes/tables/{each.table}.toml`, {protocol}.
+- **Trained on**: {seen_in_training(load(each.table).rows[each.row])}.
+- **Protocol**: row `{each.row}` of `recipes/tables/{each.table}.toml`, {protocol}.
 - **Test error**: {", ".join(stages)} glimpses; {", ".join(f"{cost:,}" for cost in macs)} multiply-accumulates.
 - **Cascade at {details["threshold"]:.3g}**: {cascade_cost}; {"; ".join(exits)} glimpses.
 - **Limits**: digits in MNIST's style and size only. It was never shown anything that is not a digit and calls everything one,

@@ -1,7 +1,7 @@
 """Write a trained model for every runtime, and measure what came of it.
 
     pip install -e ".[recipes,litert,onnx]"
-    python recipes/export.py MODEL.keras --out runs/export     # about two minutes, for models of digits (48x48 or 28x28)
+    python recipes/deploy/export.py MODEL.keras --out runs/export     # about two minutes, for models of digits (48x48 or 28x28)
 
 For each file: size, largest difference from Keras on 1,000 test images and how many labels differ, error on the whole test
 set, and latency of one image on one thread. Leaves the files and export.json in --out.
@@ -10,21 +10,23 @@ set, and latency of one image on one thread. Leaves the files and export.json in
 import argparse
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: what its C++ says is not for readers.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: its C++ logs are not for readers.
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import numpy as np
 import onnxruntime
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from arguments import folder_to_write, in_one_line, threshold
+from console import show_table
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from tables.digits import mnist_digits, splits_for
 from trained import HELP, load_of_digits
 
@@ -145,14 +147,19 @@ def latency(answer, images):
 
 
 def show(results, args):
-    table = Table(title=f"{args.model}, cascade at {args.threshold}")
-    for name in ("file", "kB", "largest difference", "labels differ", "error %", "median µs", "mean µs"):
-        table.add_column(name, justify="left" if name == "file" else "right", no_wrap=True)
-    for each in results:
-        figures = [f"{each['bytes'] / 1000:,.0f}", f"{each['largest_difference']:.1e}", str(each["labels_that_differ"])]
-        figures += [f"{each['error_percent']:.2f}", str(each["median_us"]), str(each["mean_us"])]
-        table.add_row(each["file"], *figures)
-    Console(width=max(Console().width, 100)).print(table)
+    rows = [
+        {
+            "file": each["file"],
+            "kB": f"{each['bytes'] / 1000:,.0f}",
+            "largest difference": f"{each['largest_difference']:.1e}",
+            "labels differ": each["labels_that_differ"],
+            "error %": f"{each['error_percent']:.2f}",
+            "median µs": each["median_us"],
+            "mean µs": each["mean_us"],
+        }
+        for each in results
+    ]
+    show_table(f"{args.model}, cascade at {args.threshold}", rows)
     print(f"Wrote them and export.json to {args.out}/")
 
 

@@ -1,7 +1,7 @@
 """A page to look at: draw a digit, and watch where the model looks and where it stops, in the browser.
 
-    python recipes/quickstart.py && python recipes/demo.py         # the model that the quick start leaves
-    python recipes/demo.py MODEL.keras                             # any model of images of one channel
+    python recipes/quickstart.py && python recipes/deploy/demo.py  # the model that the quick start leaves
+    python recipes/deploy/demo.py MODEL.keras                             # any model of images of one channel
 
 Then open http://127.0.0.1:8000. Nothing leaves this machine: the server answers only it, and the page runs two LiteRT files by
 LiteRT.js (WebAssembly, one thread). The answer is that of `export_litert`, the file that phones get, whose cascade skips the
@@ -20,21 +20,23 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
+import warnings
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: what its C++ says is not for readers.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: its C++ logs are not for readers.
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import numpy as np
 import tensorflow as tf
 from arguments import in_one_line
 from trained import HELP, load
 
 import keras_glimpse
-from keras_glimpse.downsampling import downsample
-from keras_glimpse.export.litert import convert
 
 VERSION = "2.5.3"  # Of LiteRT.js, and the only one tried.
 CACHE = Path.home() / ".cache" / "keras_glimpse" / f"litertjs-{VERSION}"
@@ -51,10 +53,8 @@ def main():
     args = parser.parse_args()
     with in_one_line(OverflowError), contextlib.suppress(KeyboardInterrupt):
         model = load(args.model)
-        if model.image_shape[-1] != 1:
-            raise ValueError(
-                f"Expected a model of images with one channel, which can be drawn; got images {model.image_shape}."
-            )
+        if (shape := model.image_shape)[-1] != 1:
+            raise ValueError(f"Expected a model of images with one channel, which can be drawn; got images {shape}.")
         with server(model, litertjs(args.litertjs), args.port) as pages:
             print(f"Open http://127.0.0.1:{pages.server_port} in a browser; Ctrl+C ends the server.", flush=True)
             pages.serve_forever()
@@ -86,15 +86,33 @@ def explaining_file(model) -> bytes:
     Its outputs are `stage_probabilities` `[1, num_glimpses + 1, num_classes]`, `locations` and `patches` as in
     `GlimpseClassifier.look`, and `thumbnail` `[1, rows, columns, 1]`.
     """
-    n0 = model.low_res_net  # A network of the user's own may not see a thumbnail as ours does.
-    shown = (n0.size, n0.downsample) if isinstance(n0, keras_glimpse.LowResNet) else (model.image_shape[:2], "area")
 
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec((1, *model.image_shape), name="images")])
     def look(images):
         seen = model.look(images)
         probabilities = tf.nn.softmax(seen.pop("logits"))
-        return seen | {"stage_probabilities": probabilities, "thumbnail": downsample(images, *shown)}
+        return seen | {"stage_probabilities": probabilities, "thumbnail": thumbnail(model, images)}
 
-    return convert(look, model, tf.TensorSpec((1, *model.image_shape), name="images"))
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([look.get_concrete_function()], model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # The converter warns of its own internals.
+        return converter.convert()
+
+
+def thumbnail(model, images):
+    """What the low-resolution network sees; all of the image, where that is a network of the user's own."""
+    net = model.low_res_net
+    if not isinstance(net, keras_glimpse.LowResNet):
+        return images
+    if net.downsample != "area":
+        return tf.image.resize(images, net.size, {"strided": "nearest", "bilinear": "bilinear"}[net.downsample])
+    rows, columns = (shares(side, parts) for side, parts in zip(model.image_shape, net.size))
+    return (rows @ images[..., 0] @ columns.T)[..., None]
+
+
+def shares(side: int, parts: int) -> np.ndarray:
+    """`[parts, side]`: the share of each pixel of a side in each of `parts` equal parts of it."""
+    return np.eye(parts, dtype=np.float32).repeat(side, axis=1).reshape(parts, side, parts).mean(axis=2) * parts / side
 
 
 def cascade_file(model, threshold: float) -> bytes:
@@ -115,16 +133,14 @@ def server(model, packages, port=0):
 
     def answer(path, query):
         """What is at a path: its type and content, or None."""
-        if path == "/":
-            return "text/html; charset=utf-8", PAGE.read_bytes()
-        if path == "/about.json":
-            return "application/json", json.dumps(about).encode()
-        if path == "/explaining.tflite":
-            return "application/octet-stream", explaining
         if path == "/cascade.tflite":
             with one_at_a_time:
                 return "application/octet-stream", cascade(float(query["threshold"][0]))
-        return None
+        return {
+            "/": ("text/html; charset=utf-8", PAGE.read_bytes()),
+            "/about.json": ("application/json", json.dumps(about).encode()),
+            "/explaining.tflite": ("application/octet-stream", explaining),
+        }.get(path)
 
     handler = functools.partial(Handler, answer=answer, directory=packages)
     try:
