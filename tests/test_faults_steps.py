@@ -122,6 +122,8 @@ def test_checkpoints_of_single_steps(make_model, batch, tmp_path):
         (lambda: keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: None), True),
         (lambda: keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: None), False),
         (lambda: keras.callbacks.TerminateOnNaN(), True),
+        (lambda: keras.callbacks.TensorBoard(), False),
+        (lambda: keras.callbacks.TensorBoard(update_freq="batch"), True),
         (lambda: [[Seen()]], True),
         (lambda: keras.callbacks.CallbackList([keras.callbacks.CSVLogger("x"), Seen()], add_history=True), True),
         (lambda: None, False),
