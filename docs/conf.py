@@ -1,0 +1,69 @@
+"""How Sphinx builds this folder: python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+With `-b doctest -D nb_execution_mode=off` it runs the examples of the guide instead. Neither needs a network.
+"""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported, here and in the notebooks.
+
+from sphinx.util import logging
+
+import keras_glimpse
+
+project, author, release = "keras_glimpse", "The keras_glimpse authors", keras_glimpse.__version__
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.doctest",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+]
+exclude_patterns = ["_build"]
+nitpicky = True  # A reference to nothing is a warning, and -W makes warnings errors.
+# What autodoc finds in signatures and docstrings of other packages. Inventories of their sites would need a network.
+nitpick_ignore_regex = [
+    ("py:.*", r"(keras|tf|tensorflow|np|numpy|os|collections|matplotlib|Callable|Mapping|Sequence|Path)\b.*"),
+    ("py:(class|exc|obj)", r"[a-z]+|[A-Z]\w+(Error|Warning)"),
+]
+
+html_theme = "furo"
+html_title = f"keras_glimpse {release}"
+html_static_path = ["_static"]
+html_css_files = ["wide_tables.css"]
+html_show_sourcelink = html_copy_source = False
+
+myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+nb_execution_mode = "force"  # Every build runs the tutorials.
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
+nb_merge_streams = True
+copybutton_exclude = ".linenos, .gp, .go"
+
+default_role = "code"  # Docstrings put names in single backticks.
+autodoc_member_order = "bysource"
+autodoc_class_signature = "mixed"
+napoleon_custom_sections = [("Call arguments", "params_style")]
+napoleon_use_rtype = False
+python_maximum_signature_line_length = 80
+
+# The examples of the guide write files: into a folder that goes when they end. Docstrings are run by pytest.
+doctest_test_doctest_blocks = ""
+doctest_global_setup = """
+import os, tempfile
+came_from, scratch = os.getcwd(), tempfile.TemporaryDirectory()
+os.chdir(scratch.name)
+"""
+doctest_global_cleanup = "os.chdir(came_from); scratch.cleanup()"
+
+
+def warn_of_missing_docstring(app, what, name, obj, options, lines):
+    """A public name without a docstring is a warning too."""
+    if not any(line.strip() for line in lines):
+        logging.getLogger(__name__).warning("%s has no docstring", name)
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", warn_of_missing_docstring)
