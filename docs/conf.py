@@ -24,7 +24,7 @@ exclude_patterns = ["_build"]
 nitpicky = True  # A reference to nothing is a warning, and -W makes warnings errors.
 # What autodoc finds in signatures and docstrings of other packages. Inventories of their sites would need a network.
 nitpick_ignore_regex = [
-    ("py:.*", r"(keras|tf|tensorflow|np|numpy|os|collections|matplotlib|Callable|Mapping|Sequence|Path)\b.*"),
+    ("py:.*", r"(keras|tf|tensorflow|np|numpy|os|pathlib|collections|matplotlib|Callable|Mapping|Sequence|Path)\b.*"),
     ("py:(class|exc|obj)", r"[a-z]+|[A-Z]\w+(Error|Warning)"),
 ]
 
@@ -59,11 +59,12 @@ os.chdir(scratch.name)
 doctest_global_cleanup = "os.chdir(came_from); scratch.cleanup()"
 
 
-def warn_of_missing_docstring(app, what, name, obj, options, lines):
-    """A public name without a docstring is a warning too."""
+def read_docstring(app, what, name, obj, options, lines):
+    """A public name without a docstring is a warning too; and examples that are not indented, as in Keras, get a heading."""
     if not any(line.strip() for line in lines):
         logging.getLogger(__name__).warning("%s has no docstring", name)
+    lines[:] = "\n".join(lines).replace("Example:\n>>>", ".. rubric:: Example\n\n>>>").split("\n")
 
 
 def setup(app):
-    app.connect("autodoc-process-docstring", warn_of_missing_docstring)
+    app.connect("autodoc-process-docstring", read_docstring, priority=400)  # Before napoleon.

@@ -184,7 +184,7 @@ class GlimpseClassifier(Saveable, KeepsInner, GlimpseTrainer):
 
     @property
     def active_glimpses(self) -> int:
-        """How many glimpses the model looks at: in `predict`, `evaluate`, `look`, the cascade and every exported file.
+        """How many glimpses the model looks at, in `predict`, `evaluate`, `look`, the cascade and every exported file.
 
         All of them, until a stage is trained: then those up to the glimpse that was trained last. May be set, to do with fewer.
         """

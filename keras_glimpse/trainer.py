@@ -308,7 +308,8 @@ class GlimpseTrainer(keras.Model):
         (see `label_shares`).
 
         Args:
-            *args, **kwargs: as in Keras.
+            *args: as in Keras.
+            **kwargs: as in Keras.
             checkpoint: folder in which the state of each stage is kept after every epoch (see `Checkpoints`). If the process
                 is killed, the same program goes on from there, to the very same weights if it calls
                 `keras.utils.set_random_seed` first; a stage that was finished is not trained again.

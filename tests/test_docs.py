@@ -1,4 +1,4 @@
-"""The README and the documentation: links, examples, and that nothing public is missing. The site itself is built by .ci/run."""
+"""README and docs: links, examples, numbers, and that nothing public is missing. The site itself is built by .ci/run."""
 
 import ast
 import contextlib
