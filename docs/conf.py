@@ -7,7 +7,7 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported, here and in the notebooks.
 
-from sphinx.util import logging
+from sphinx.util import inspect, logging
 
 import keras_glimpse
 
@@ -31,7 +31,7 @@ nitpick_ignore_regex = [
 html_theme = "furo"
 html_title = f"keras_glimpse {release}"
 html_static_path = ["_static"]
-html_css_files = ["wide_tables.css"]
+html_css_files = ["site.css"]
 html_show_sourcelink = html_copy_source = False
 
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
@@ -40,6 +40,7 @@ nb_execution_mode = "force"  # Every build runs the tutorials.
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_merge_streams = True
+nb_output_stderr = "remove"  # What TensorFlow logs is not for readers.
 copybutton_exclude = ".linenos, .gp, .go"
 
 default_role = "code"  # Docstrings put names in single backticks.
@@ -66,5 +67,14 @@ def read_docstring(app, what, name, obj, options, lines):
     lines[:] = "\n".join(lines).replace("Example:\n>>>", ".. rubric:: Example\n\n>>>").split("\n")
 
 
+def signature_of_init(app, what, name, obj, options, signature, returns):
+    """Keras's classes have a `__new__` that takes anything, which autodoc would show."""
+    if what == "class" and "__init__" in vars(obj):
+        init = inspect.signature(obj.__init__, bound_method=True)
+        signature = inspect.stringify_signature(init, show_return_annotation=False, unqualified_typehints=True)
+    return signature, returns
+
+
 def setup(app):
+    app.connect("autodoc-process-signature", signature_of_init)
     app.connect("autodoc-process-docstring", read_docstring, priority=400)  # Before napoleon.
