@@ -32,7 +32,7 @@ html_theme = "furo"
 html_title = f"keras_glimpse {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
-html_show_sourcelink = html_copy_source = False
+html_show_sourcelink = html_copy_source = html_show_copyright = False
 
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
