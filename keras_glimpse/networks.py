@@ -78,7 +78,7 @@ class GlimpseNetworks(keras.Model):
 
     @property
     def active_glimpses(self) -> int:
-        """How many glimpses the model looks at: in `predict`, `evaluate`, `look`, the cascade and every exported file.
+        """How many glimpses the model looks at, in `predict`, `evaluate`, `look`, the cascade and every exported file.
 
         All of them, until a stage is trained: then those up to the glimpse that was trained last. May be set, to do with fewer.
         """
