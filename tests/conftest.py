@@ -12,6 +12,13 @@ import keras_glimpse
 from keras_glimpse import data
 
 
+def pytest_collection_modifyitems(items):
+    """Examples of docstrings are as long as a reader likes, and run with the slow tests."""
+    for item in items:
+        if isinstance(item, pytest.DoctestItem):
+            item.add_marker("slow")
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     keras.utils.set_random_seed(0)

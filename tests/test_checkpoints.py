@@ -172,6 +172,7 @@ def test_a_callback_that_ends_a_stage_has_ended_it(batch, tmp_path, make_model):
     assert fit() == fit() == 2
 
 
+@pytest.mark.slow
 def test_corrupt_checkpoints_are_passed_over(whole, batch, tmp_path):
     with pytest.raises(Killed):
         train(arrays, batch, tmp_path, Killer(23))  # In the last epoch of the last stage.

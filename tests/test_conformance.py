@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tiers import one_fast
 
 from keras_glimpse import GlimpseClassifier, GlimpseNet, LocationHead, LowResNet, MultiScaleCrop
 
@@ -92,7 +93,7 @@ def test_xla_equals_eager(name):
 
 
 @pytest.mark.parametrize("name", EVERYTHING)
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("policy", one_fast(["mixed_bfloat16", "mixed_float16"]))
 def test_mixed_precision(name, policy):
     model, shapes = as_model(name)
     previous = keras.config.dtype_policy()

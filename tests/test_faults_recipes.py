@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from tiers import one_fast
 
 import keras_glimpse
 
@@ -124,7 +125,7 @@ def test_models_that_cannot_be_used(refused, tmp_path, name, options):
     assert f"{name}: " in refused(name, *options, "some.keras")
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", one_fast(SHIPPED))
 def test_onnx_of_every_shipped_model(name, rng, tmp_path):
     """As export.py writes it: convolutions inside the branches of the cascade too."""
     pytest.importorskip("tf2onnx")
