@@ -58,6 +58,11 @@ def trained_by(optimizer) -> list | None:
     return optimizer._trainable_variables if getattr(optimizer, "built", False) else None
 
 
+def profiles_steps(callback: keras.callbacks.Callback) -> bool:
+    """Whether a callback is a `TensorBoard` that was made with `profile_batch`, which it does not keep."""
+    return getattr(callback, "_should_trace", False)
+
+
 # ---- Metrics ----
 
 # `CompileMetrics` is what `compile` makes of `metrics` and `weighted_metrics`. Callbacks in mode "auto" look for directions,

@@ -78,7 +78,7 @@ class GlimpseNetworks(keras.Model):
 
     @property
     def active_glimpses(self) -> int:
-        """How many glimpses the model looks at: in `predict`, `evaluate`, `look`, the cascade and every exported file.
+        """How many glimpses the model looks at, in `predict`, `evaluate`, `look`, the cascade and every exported file.
 
         All of them, until a stage is trained: then those up to the glimpse that was trained last. May be set, to do with fewer.
         """
@@ -127,7 +127,7 @@ class GlimpseNetworks(keras.Model):
 
     def look_again(self, images, evidence: Evidence, runtime=ANY) -> Evidence:
         """Adds the next glimpse at prepared images, at the place that the model predicts."""
-        location = self.locate(evidence, runtime)
+        location = self.locate(evidence, runtime=runtime)
         return self.glimpse(evidence, self.crop(images, location, runtime=runtime), location)
 
     def combine(self, evidence: Evidence) -> tf.Tensor:
@@ -147,10 +147,10 @@ class GlimpseNetworks(keras.Model):
     def look_at_all(self, images, training=False, runtime=ANY) -> dict[str, tf.Tensor]:
         """What `look` returns, as part of whatever graph is traced."""
         images = self.prepare(images, training)
-        evidence = self.first_look(images, training, runtime)
+        evidence = self.first_look(images, training=training, runtime=runtime)
         logits, locations, patches = [self.combine(evidence)], [], []
         for _ in range(self.active_glimpses):
-            locations.append(self.locate(evidence, runtime))
+            locations.append(self.locate(evidence, runtime=runtime))
             patches.append(self.crop(images, locations[-1], runtime=runtime))
             evidence = self.glimpse(evidence, patches[-1], locations[-1], training)
             logits.append(self.combine(evidence))

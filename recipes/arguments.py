@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import math
 import sys
 import tempfile
 from collections.abc import Callable
@@ -11,34 +10,21 @@ from pathlib import Path
 
 def at_least(minimum: int) -> Callable[[str], int]:
     """The `type` of an argument that is an integer, not below `minimum`."""
-
-    def integer(text):
-        if int(text) < minimum:
-            raise argparse.ArgumentTypeError(f"must be at least {minimum}; got {text}")
-        return int(text)
-
-    return integer
+    return _number(int, lambda value: value >= minimum, f"be at least {minimum}", "integer")
 
 
-def seed(text: str) -> int:
-    """The `type` of a seed: what NumPy, and with it Keras, takes."""
-    if not 0 <= int(text) < 2**32:
-        raise argparse.ArgumentTypeError(f"must be at least 0 and below 2**32; got {text}")
-    return int(text)
+def _number(kind, accepts, must, name):
+    def number(text):
+        if not accepts(kind(text)):
+            raise argparse.ArgumentTypeError(f"must {must}; got {text}")
+        return kind(text)
+
+    number.__name__ = name  # In argparse's message of what is no number.
+    return number
 
 
-def seconds(text: str) -> float:
-    """The `type` of a limit on time."""
-    if not 0 < float(text) < math.inf:
-        raise argparse.ArgumentTypeError(f"must be finite and above 0; got {text}")
-    return float(text)
-
-
-def threshold(text: str) -> float:
-    """The `type` of a cascade's threshold."""
-    if not 0 < float(text) <= 1:
-        raise argparse.ArgumentTypeError(f"must lie in (0, 1]; got {text}")
-    return float(text)
+seed = _number(int, lambda value: 0 <= value < 2**32, "be at least 0 and below 2**32", "integer")  # As NumPy's.
+threshold = _number(float, lambda value: 0 < value <= 1, "lie in (0, 1]", "float")
 
 
 def refuse(parser: argparse.ArgumentParser, args: argparse.Namespace, why: str, *names: str) -> None:

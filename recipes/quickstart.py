@@ -18,8 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from arguments import at_least, folder_to_write, in_one_line, refuse, seed
-from rich.console import Console
-from rich.table import Table
+from console import show_table
 from tables.digits import mnist_digits
 
 import keras_glimpse
@@ -30,9 +29,8 @@ THRESHOLD = 0.95  # The paper's, section 4.1.
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "--data", choices=["digits", "mnist"], default="digits", help="1,797 embedded digits (default), or MNIST"
-    )
+    data_sets = ["digits", "mnist"]
+    parser.add_argument("--data", choices=data_sets, default="digits", help="1,797 embedded digits (default), or MNIST")
     parser.add_argument("--data-dir", help="folder where TFDS keeps MNIST; default $TFDS_DATA_DIR or ~/tensorflow_datasets")
     parser.add_argument("--download", action="store_true", help="download MNIST by TFDS if it is not there")
     parser.add_argument("--glimpses", type=at_least(1), default=2, help="number of glimpses; default 2")
@@ -61,12 +59,8 @@ def main():
     keras_glimpse.fit_greedy(model, train, epochs=epochs, callbacks=keep)
     seconds = time.perf_counter() - start
 
-    result = measure(model, test) | {
-        "data": args.data,
-        "epochs": epochs,
-        "seed": args.seed,
-        "seconds": round(seconds, 1),
-    }
+    about = {"data": args.data, "epochs": epochs, "seed": args.seed, "seconds": round(seconds, 1)}
+    result = measure(model, test) | about
     (args.out / "result.json").write_text(json.dumps(result, indent=2) + "\n")
     show(result)
     model.export(args.out / "saved_model", verbose=False)
@@ -99,16 +93,14 @@ def error(scores, labels):
 
 
 def show(result):
-    table = Table(title=f"{result['test_images']:,} test images, 48x48")
-    for name in ("", "test error %", "MACs an image", "stopped here"):
-        table.add_column(name, justify="right" if name else "left")
-    fractions = result["cascade"]["exit_fractions"]
+    rows, cascade = [], result["cascade"]
     for n, (percent, macs) in enumerate(zip(result["error_percent"], result["macs"])):
         name = "thumbnail alone" if n == 0 else f"{n} glimpse{'s' * (n > 1)}"
-        table.add_row(name, f"{percent:.2f}", f"{macs:,}", f"{fractions[n]:.1%}")
-    cascade = result["cascade"]
-    table.add_row(f"cascade at {THRESHOLD}", f"{cascade['error_percent']:.2f}", f"{cascade['mean_macs']:,} (mean)", "")
-    Console().print(table)
+        figures = f"{percent:.2f}", f"{macs:,}", f"{cascade['exit_fractions'][n]:.1%}"
+        rows.append((name, *figures))
+    rows.append((f"cascade at {THRESHOLD}", f"{cascade['error_percent']:.2f}", f"{cascade['mean_macs']:,} (mean)", ""))
+    columns = ("", "test error %", "MACs an image", "stopped here")
+    show_table(f"{result['test_images']:,} test images, 48x48", [dict(zip(columns, row)) for row in rows])
 
 
 def draw(model, test, path, count=8):

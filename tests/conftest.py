@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import gc
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -12,11 +13,25 @@ import keras_glimpse
 from keras_glimpse import data
 
 
+def pytest_collection_modifyitems(items):
+    """Examples of docstrings are as long as a reader likes, and run with the slow tests."""
+    for item in items:
+        if isinstance(item, pytest.DoctestItem):
+            item.add_marker("slow")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def memory():
+    """A collection takes as long as a test does, with thousands of graphs alive: once a module is often enough."""
+    yield
+    gc.collect()
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     keras.utils.set_random_seed(0)
     yield
-    keras.backend.clear_session()
+    keras.backend.clear_session(free_memory=False)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tiers import one_fast
 
 from keras_glimpse import (
     GlimpseClassifier,
@@ -50,7 +51,7 @@ def unchanged(model, before):
 
 
 @pytest.mark.parametrize("case", BAD_ARRAYS)
-@pytest.mark.parametrize("where", ["training", "validation"])
+@pytest.mark.parametrize("where", one_fast(["training", "validation"]))
 def test_bad_arrays(compiled, batch, case, where):
     spoil, error, message = BAD_ARRAYS[case]
     before = compiled.get_weights()

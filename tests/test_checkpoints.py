@@ -2,6 +2,7 @@
 
 import random
 import resource
+import shutil
 
 import keras
 import numpy as np
@@ -171,18 +172,17 @@ def test_a_callback_that_ends_a_stage_has_ended_it(batch, tmp_path, make_model):
     assert fit() == fit() == 2
 
 
+@pytest.mark.slow
 def test_corrupt_checkpoints_are_passed_over(whole, batch, tmp_path):
     with pytest.raises(Killed):
         train(arrays, batch, tmp_path, Killer(23))  # In the last epoch of the last stage.
-    before, last = sorted((tmp_path / "stage_fine_tune").iterdir())
+    _, last = sorted((tmp_path / "stage_fine_tune").iterdir())
     content = last.read_bytes()
     for spoilt in (b"", content[: len(content) // 2], content[:1000] + bytes([content[1000] ^ 1]) + content[1001:]):
         last.write_bytes(spoilt)
-        saved = keras_glimpse.Checkpoints(last.parent)
+        folder = shutil.copytree(tmp_path, tmp_path.with_name(f"{len(spoilt)}"), dirs_exist_ok=True)
         with pytest.warns(UserWarning, match=f"Corrupt checkpoint, passed over: .*{last.name}"):
-            assert saved._last_whole() == (before, before.read_bytes())
-    with pytest.warns(UserWarning, match="Corrupt"):
-        assert_same(train(arrays, batch, tmp_path), whole)
+            assert_same(train(arrays, batch, folder), whole)
     for path in last.parent.iterdir():
         path.write_bytes(b"?")
     with pytest.warns(UserWarning), pytest.raises(ValueError, match="All checkpoints in .*stage_fine_tune are corrupt"):
@@ -206,7 +206,7 @@ def test_a_full_disk(whole, batch, tmp_path):
                 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
 
     try:
-        with pytest.raises(OSError, match="checkpoint after epoch 3 was not written; those before it are whole"):
+        with pytest.raises(OSError, match="checkpoint after epoch 3 was not written; those before it are intact"):
             train(arrays, batch, tmp_path / "full", Fills())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

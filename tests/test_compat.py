@@ -71,6 +71,13 @@ def test_operations_of_litert():
     assert {"FULLY_CONNECTED", "CONV_2D", "IF"} <= {*_compat.litert_operations()}
 
 
+@pytest.mark.parametrize("batches", [0, (1, 2)])
+def test_whether_tensorboard_profiles(monkeypatch, batches):
+    monkeypatch.setattr(keras.callbacks.TensorBoard, "_start_profiler", lambda self, logdir: None)  # It warms up.
+    assert _compat.profiles_steps(keras.callbacks.TensorBoard(profile_batch=batches)) == bool(batches)
+    assert not _compat.profiles_steps(keras.callbacks.EarlyStopping())
+
+
 def test_deterministic_ops():
     assert _compat.deterministic_ops() is False
 

@@ -8,70 +8,15 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import EVERYTHING, as_model, call, flat, inputs
+from tiers import one_fast
 
-from keras_glimpse import GlimpseClassifier, GlimpseNet, LocationHead, LowResNet, MultiScaleCrop
-
-LAYERS = {
-    "low_res": (LowResNet(3, 4, 8), [(20, 24, 2)]),
-    "low_res_deep": (LowResNet(3, (5, 6), (8, 7), "bilinear"), [(20, 24, 1)]),
-    "low_res_strided": (LowResNet(3, 6, 8, "strided"), [(21, 25, 1)]),
-    "location": (LocationHead(), [(8,), (3,)]),
-    "location_gated": (LocationHead(gated=True), [(8,), (3,)]),
-    "crop": (MultiScaleCrop(5, (1, 2)), [(20, 24, 3), (2,)]),
-    "glimpse": (GlimpseNet(3, 8), [(6, 6, 2)]),
-    "glimpse_gated": (GlimpseNet(3, (8, 7), gated=True), [(6, 6, 2), (2,)]),
-}
-MODELS = {
-    "model": {},
-    "model_shared": {
-        "share_weights": True,
-        "parallel": True,
-        "averaging": "uniform",
-        "location_input": "probabilities",
-    },
-    "model_gated": {
-        "gated_location": True,
-        "gated_glimpse": True,
-        "num_glimpses": 3,
-        "parallel": 2,
-        "scales": (1, 2, 3),
-    },
-}
-
-
-def inputs(shapes, seed=0, batch=5):
-    rng = np.random.default_rng(seed)
-    return [rng.random((batch, *shape), dtype=np.float32) for shape in shapes]
-
-
-def as_model(name):
-    """The layer as a functional model, or the model itself, and inputs for it."""
-    if name in MODELS:
-        arguments = {"num_classes": 3, "low_res_size": 5, "patch_size": 6, "hidden_units": 8} | MODELS[name]
-        model = GlimpseClassifier(**arguments)
-        shapes = [(20, 24, 1)]
-        model(*inputs(shapes))
-        return model, shapes
-    layer, shapes = LAYERS[name]
-    layer = type(layer).from_config(layer.get_config())
-    arguments = [keras.Input(shape) for shape in shapes]
-    return keras.Model(arguments if len(arguments) > 1 else arguments[0], layer(*arguments)), shapes
-
-
-def flat(outputs):
-    return [np.asarray(output, np.float32) for output in keras.tree.flatten(outputs)]
+from keras_glimpse import GlimpseNet, LowResNet, MultiScaleCrop
 
 
 def assert_close(first, second, atol=1e-5):
     for a, b in zip(flat(first), flat(second), strict=True):
         np.testing.assert_allclose(a, b, atol=atol)
-
-
-def call(model, values):
-    return model(values[0] if len(values) == 1 else values)
-
-
-EVERYTHING = [*LAYERS, *MODELS]
 
 
 @pytest.mark.parametrize("name", EVERYTHING)
@@ -92,7 +37,7 @@ def test_xla_equals_eager(name):
 
 
 @pytest.mark.parametrize("name", EVERYTHING)
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("policy", one_fast(["mixed_bfloat16", "mixed_float16"]))
 def test_mixed_precision(name, policy):
     model, shapes = as_model(name)
     previous = keras.config.dtype_policy()

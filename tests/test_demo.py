@@ -1,4 +1,4 @@
-"""The page of recipes/demo.py, in a browser: what it shows is what Keras says of the very pixels that were drawn."""
+"""The page of recipes/deploy/demo.py, in a browser: what it shows is what Keras says of the very pixels that were drawn."""
 
 import importlib
 import itertools
@@ -7,7 +7,6 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -16,15 +15,12 @@ import pytest
 import keras_glimpse
 from keras_glimpse import data
 
-RECIPES = Path(__file__).parent.parent / "recipes"
 THRESHOLDS = (0.95, 0.6)  # The first is where the slider stands at the start.
 
 
 @pytest.fixture(scope="module")
 def demo():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(RECIPES)
-        yield importlib.import_module("demo")
+    return importlib.import_module("demo")
 
 
 @pytest.fixture(scope="module")
@@ -189,3 +185,16 @@ def test_without_npm(demo, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="npm could not install @litertjs/core@.*\nno network"):
         demo.litertjs(tmp_path / "litertjs")
     assert [path.name for path in tmp_path.iterdir()] == ["npm"]
+
+
+@pytest.mark.parametrize("method", ["area", "strided", "bilinear"])
+def test_the_thumbnail_is_what_the_network_sees(demo, rng, method):
+    """Its answer for the thumbnail, as an image of that size, is that for the image."""
+    model = keras_glimpse.GlimpseClassifier(3, low_res_size=(12, 7), patch_size=6, downsample=method)
+    model.build((None, 50, 37, 1))
+    image = rng.random((1, 50, 37, 1), np.float32)
+    thumbnail = demo.thumbnail(model, image)
+    again = keras_glimpse.LowResNet(3, (12, 7))
+    again.build((None, 12, 7, 1))
+    again.set_weights(model.low_res_net.get_weights())
+    np.testing.assert_allclose(again(thumbnail)[1], model.low_res_net(image)[1], atol=1e-5)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow.lite.python import schema_py_generated as schema
+from tiers import one_fast
 
 import keras_glimpse
 
@@ -59,7 +60,7 @@ def test_batches(sharp_model, rng, tmp_path, batch_size):
 
 
 @pytest.mark.parametrize("quantize, largest_share", [("float16", 0.65), ("dynamic", 0.6), ("int8", 0.6)])
-@pytest.mark.parametrize("threshold", [None, 0.8])
+@pytest.mark.parametrize("threshold", one_fast([0.8, None]))
 def test_quantized(make_model, rng, tmp_path, quantize, largest_share, threshold):
     """Smaller files, and nearly the same answers. (The networks are large enough for their weights to be most of a file.)"""
     model = make_model(num_classes=4, num_glimpses=1, hidden_units=200)

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -152,9 +151,8 @@ def test_bad_models(tmp_path, sharp_model):
         keras_glimpse.export_saved_model(keras.Sequential(), tmp_path / "1")
 
 
-def test_c_program_equals_keras(sharp_model, images, tmp_path, monkeypatch):
+def test_c_program_equals_keras(sharp_model, images, tmp_path):
     """TensorFlow's C API, as a server uses it: no Python, and no code of ours but the graph."""
-    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "recipes")
     server = importlib.import_module("serve")
     if not server.compiler():
         pytest.skip("No C compiler was found (cc or gcc).")

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tiers import one_fast
 
 from keras_glimpse import GlimpseClassifier, cascade_curve, cascade_predict, fit_greedy, paper_sgd
 
@@ -50,7 +51,7 @@ GOOD = np.zeros((4, 20, 24, 1), np.float32), np.zeros(4, int)
 
 
 @pytest.mark.parametrize("case", BATCHES)
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", one_fast(WAYS))
 def test_bad_batches(compiled, batch, case, way):
     spoil, message = BATCHES[case]
     before = compiled.get_weights()
@@ -201,7 +202,7 @@ def test_floats_to_255_are_told_once(compiled, batch, source):
     assert not told(lambda: compiled.predict(images, verbose=0))
 
 
-@pytest.mark.parametrize("ask", ["predict", "look", "cascade", "curve", "evaluate", "on_batch"])
+@pytest.mark.parametrize("ask", one_fast(["predict", "look", "cascade", "curve", "evaluate", "on_batch"]))
 def test_floats_beyond_1_after_training_on_bytes(compiled, batch, ask, tmp_path):
     images, labels = (255 * batch[0]).astype(np.uint8), batch[1]
     assert not told(lambda: compiled.fit(images, labels, verbose=0))

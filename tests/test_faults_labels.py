@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from oracle import Paper, softmax
+from tiers import one_fast
 
 from keras_glimpse import cascade_curve, paper_sgd
 from keras_glimpse.training.objective import Objective, cross_entropy
@@ -46,7 +47,7 @@ def test_all_sorts_of_labels_train_alike(make_model, batch, sort, way):
     assert results[0]["accuracy"] == pytest.approx(results[0]["accuracy_1"])
 
 
-@pytest.mark.parametrize("sort", ["int", "binary", "categorical"])
+@pytest.mark.parametrize("sort", one_fast(["categorical", "int", "binary"]))
 def test_datasets_of_folders(tmp_path, rng, sort):
     """`image_dataset_from_directory` in each `label_mode`."""
     for name in ("cat", "dog"):
@@ -130,7 +131,7 @@ def test_soft_labels_in_the_whole_loss(make_model, rng, stage):
         (np.array(["cat"] * 64), "labels that are numbers; got string"),
     ],
 )
-@pytest.mark.parametrize("way", ["fit", "dataset", "train_on_batch"])
+@pytest.mark.parametrize("way", one_fast(["fit", "dataset", "train_on_batch"]))
 def test_labels_that_are_neither(make_model, batch, labels, message, way):
     model = make_model()
     model.compile(paper_sgd(), jit_compile=False)

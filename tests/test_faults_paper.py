@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tiers import one_fast
 
 from keras_glimpse import GlimpseClassifier, paper_sgd
 from keras_glimpse.layers import MultiScaleCrop
@@ -58,7 +59,7 @@ def test_distances_are_alike_in_both_directions(make_model, rng):
 
 
 @pytest.mark.parametrize("stride", [2, 5, 13, 40])
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", one_fast([False, True]))
 def test_candidates_far_apart_are_what_single_crops_are(rng, stride, jit_compile):
     """By one union crop, or by crops of their own where it would be larger than all of them."""
     images = tf.constant(rng.random((3, 90, 110, 2), dtype=np.float32))
@@ -71,6 +72,7 @@ def test_candidates_far_apart_are_what_single_crops_are(rng, stride, jit_compile
     np.testing.assert_allclose(candidates(images, locations), expected, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_what_shared_weights_say_changes_with_a_later_stage(batch):
     """As the docs say: it is the same network."""
     said = []

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from tiers import one_fast
 
 import keras_glimpse
 
 ROOT = Path(__file__).parent.parent
 RECIPES = ROOT / "recipes"
-SCRIPTS = sorted(path.stem for path in RECIPES.glob("*.py") if "__main__" in path.read_text())
+PATHS = {path.stem: path for path in RECIPES.rglob("*.py")}
+SCRIPTS = sorted(name for name, path in PATHS.items() if path.parent.name != "tables" and "__main__" in path.read_text())
 SHIPPED = sorted(path.parent.name for path in keras_glimpse.pretrained_folder().glob("*/model.keras"))
 
 
@@ -30,7 +32,6 @@ def seeded():
 @pytest.fixture
 def recipe(monkeypatch, tmp_path):
     """Imports a recipe and gives it a command line, in an empty folder."""
-    monkeypatch.syspath_prepend(RECIPES)
     monkeypatch.chdir(tmp_path)
 
     def load(name, *arguments):
@@ -63,7 +64,7 @@ def refused(recipe, monkeypatch, capsys):
 
 def test_the_recipes_that_take_a_model():
     """Those that the tests below know."""
-    assert {name for name in SCRIPTS if '"--model"' in (RECIPES / f"{name}.py").read_text()} == {
+    assert {name for name in SCRIPTS if '"--model"' in PATHS[name].read_text()} == {
         "on_device",
         "pretrained",
     }
@@ -124,7 +125,7 @@ def test_models_that_cannot_be_used(refused, tmp_path, name, options):
     assert f"{name}: " in refused(name, *options, "some.keras")
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", one_fast(SHIPPED))
 def test_onnx_of_every_shipped_model(name, rng, tmp_path):
     """As export.py writes it: convolutions inside the branches of the cascade too."""
     pytest.importorskip("tf2onnx")
@@ -161,7 +162,7 @@ def test_seeds_that_numpy_does_not_take(refused, name, seed):
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("quickstart", []), ("kills", []), ("fuzz", []), ("soak", []), ("multi_worker", []), ("worker", ["--smoke"])],
+    [("quickstart", []), ("soak", []), ("multi_worker", []), ("worker", ["--smoke"])],
 )
 def test_folders_that_cannot_be_written_to(refused, tmp_path, name, options):
     (tmp_path / "file").write_text("no folder")
@@ -173,8 +174,6 @@ def test_folders_that_cannot_be_written_to(refused, tmp_path, name, options):
     ("name", "arguments", "message"),
     [
         ("on_device", ["--rounds", "0"], "argument --rounds: must be at least 1; got 0"),
-        ("fuzz", ["--limit", "nan"], "argument --limit: must be finite and above 0; got nan"),
-        ("fuzz", ["--limit", "0"], "argument --limit: must be finite and above 0; got 0"),
         ("export", ["mnist", "--threshold", "nan"], "argument --threshold: must lie in (0, 1]; got nan"),
         ("export", ["mnist", "--threshold", "1.5"], "argument --threshold: must lie in (0, 1]; got 1.5"),
         ("soak", ["--batch-sizes", "1,x"], "argument --batch-sizes: invalid integers value: '1,x'"),
@@ -188,8 +187,6 @@ def test_folders_that_cannot_be_written_to(refused, tmp_path, name, options):
         ("worker", ["--workers", "3"], "unrecognized arguments: --workers 3"),
         ("worker", ["--restarts", "3"], "unrecognized arguments: --restarts 3"),
         ("benchmark", ["memory", "--rounds", "3"], "argument --rounds: memory is measured once"),
-        ("fuzz", ["--only", "1", "--out", "x"], "argument --out: --only runs one case, and keeps nothing"),
-        ("fuzz", ["--only", "1", "--cases", "2"], "argument --cases: --only runs one case"),
     ],
 )
 def test_options_that_are_refused(refused, name, arguments, message):
@@ -234,8 +231,8 @@ def test_without_mnist(recipe, refused, monkeypatch, tmp_path, name, arguments):
 def commands():
     """All command lines of recipes in the documents and in the recipes' own words: name and arguments."""
     texts = [path.read_text() for path in (ROOT / "README.md", *ROOT.glob("docs/**/*.md"))]
-    texts += [ast.get_docstring(ast.parse((RECIPES / f"{name}.py").read_text())) for name in SCRIPTS]
-    found = re.findall(r"python recipes/(\w+)\.py([^\n`#&']*)", "\n".join(texts))
+    texts += [ast.get_docstring(ast.parse(PATHS[name].read_text())) for name in SCRIPTS]
+    found = re.findall(r"python recipes/((?!tables/)[\w/]+)\.py([^\n`#&']*)", "\n".join(texts))
     return sorted({(name, *re.sub(r"{(\w+)[^}]*}", r"\1", arguments).split()) for name, arguments in found})
 
 
@@ -249,7 +246,9 @@ def test_printed_commands_are_understood(recipe, monkeypatch, command):
         raise Understood
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse)
-    found = recipe(*command)
+    path, *arguments = command
+    assert (RECIPES / f"{path}.py").exists()
+    found = recipe(Path(path).name, *arguments)
     with pytest.raises(Understood):
         found.main()
 
@@ -257,7 +256,6 @@ def test_printed_commands_are_understood(recipe, monkeypatch, command):
 # ---- What is installed ----
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-LOCAL = {path.stem for path in RECIPES.iterdir()}
 DISTRIBUTIONS = importlib.metadata.packages_distributions()
 
 
@@ -282,7 +280,7 @@ def _needs(name):
         return []
 
 
-def imported_by(source, folder=RECIPES):
+def imported_by(source):
     """The distributions that a program imports, itself or by other recipes; each with the module."""
     found, seen, left = {}, set(), [ast.parse(source)]
     while left:
@@ -292,18 +290,18 @@ def imported_by(source, folder=RECIPES):
                 names = {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
             for name in names - seen:
                 seen.add(name)
-                path, module = folder / f"{name.replace('.', '/')}.py", name.split(".")[0]
-                if path.exists():
-                    left.append(ast.parse(path.read_text()))
-                elif module not in sys.stdlib_module_names | {"keras_glimpse", *LOCAL}:
+                module, *_, last = [*name.split(".") * 2]
+                if module in PATHS or module == "tables":
+                    left += [ast.parse(PATHS[last].read_text())] if last in PATHS else []
+                elif module not in sys.stdlib_module_names | {"keras_glimpse"}:
                     found[module] = {canonicalize_name(each) for each in DISTRIBUTIONS.get(module, [module])}
     return found
 
 
-@pytest.mark.parametrize("name", [*SCRIPTS, "tables/run", "tables/report", "tables/figures"])
+@pytest.mark.parametrize("name", [*SCRIPTS, "run", "report", "figures"])
 def test_a_recipe_names_the_extra_that_it_needs(name):
     """In its first words; where it does not, `[recipes]` is enough."""
-    source = (RECIPES / f"{name}.py").read_text()
+    source = PATHS[name].read_text()
     named = re.search(r'pip install -e "\.\[([\w,]+)\]"', ast.get_docstring(ast.parse(source)))
     extras = named.group(1).split(",") if named else ["recipes"]
     brought, imported = installed_by(*extras), imported_by(source)

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tiers import one_fast
 
 from keras_glimpse import (
     GlimpseClassifier,
@@ -113,17 +114,19 @@ def test_networks_are_not_replaced(make_model):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [
-        ("location_weight", 0.0),
-        ("search_size", 5),
-        ("search_stride", 5),
-        ("search_stride", 0.2),
-        ("contrastive", False),
-        ("diversity_weight", 5.0),
-        ("diversity_variance", 2.0),
-        ("averaging", "uniform"),
-        ("location_input", "probabilities"),
-    ],
+    one_fast(
+        [
+            ("location_weight", 0.0),
+            ("search_size", 5),
+            ("search_stride", 5),
+            ("search_stride", 0.2),
+            ("contrastive", False),
+            ("diversity_weight", 5.0),
+            ("diversity_variance", 2.0),
+            ("averaging", "uniform"),
+            ("location_input", "probabilities"),
+        ]
+    ),
 )
 def test_what_is_set_after_training_takes_effect_in_training(make_model, batch, name, value):
     """As in a model that was made with it, and not as before."""
@@ -176,6 +179,7 @@ def test_what_is_set_is_checked(make_model, name, value, message):
     assert getattr(model, name) == before
 
 
+@pytest.mark.slow
 def test_contrastive_and_measures(make_model, batch):
     model = make_model()
     model.compile(paper_sgd())
@@ -216,6 +220,7 @@ def test_fit_of_the_first_stage_is_what_predict_answers(make_model, batch, tmp_p
         np.testing.assert_allclose(tf.nn.softmax(each(batch[0])), probabilities, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_later_stages_add_their_glimpse(make_model, batch):
     model = make_model(num_glimpses=3)
     active = []
@@ -227,6 +232,7 @@ def test_later_stages_add_their_glimpse(make_model, batch):
     assert active == [3, 1, 1, 2, 2, 3, 3, 3] and model.trained_glimpses == (1, 2, 3)
 
 
+@pytest.mark.slow
 def test_a_trained_glimpse_is_not_overwritten(make_model, batch):
     """`fit_greedy(stages=[2])` goes on with glimpse 2; it starts from glimpse 1 only if it was never trained."""
     quiet = {"verbose": 0, "compile_args": {"jit_compile": False}}
@@ -254,7 +260,7 @@ def test_files_of_version_0_1_look_at_all_glimpses(make_model, batch, tmp_path):
     assert loaded.active_glimpses == 2 and loaded.trained_glimpses == (1, 2)
 
 
-@pytest.mark.parametrize("convert", [float, np.float64, np.float32])
+@pytest.mark.parametrize("convert", one_fast([np.float64, float, np.float32]))
 def test_numbers_of_numpy_take_effect_every_time(make_model, batch, convert):
     """A sweep over `np.linspace`: each value, not only the first."""
     model = make_model()

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tiers import one_fast
 
 from keras_glimpse import GlimpseClassifier, paper_sgd
 from keras_glimpse.training import execution
@@ -39,8 +40,8 @@ class Seen(keras.callbacks.Callback):
         self.predict.append(batch)
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("steps", [3, 10, 33])
+@pytest.mark.parametrize("way", one_fast(WAYS))
+@pytest.mark.parametrize("steps", one_fast([10, 3, 33]))
 def test_an_epoch_has_the_steps_that_were_asked_for(make_model, batch, way, steps):
     model, (dataset, read) = make_model(), endless(batch)
     model.compile(paper_sgd(), **WAYS[way])
@@ -49,7 +50,7 @@ def test_an_epoch_has_the_steps_that_were_asked_for(make_model, batch, way, step
     assert 3 * steps <= int(read) <= 3 * steps + 64  # What `prefetch` has read ahead; not more at every epoch.
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", one_fast(WAYS))
 def test_same_training_as_one_step_a_call(make_model, batch, way):
     """A finite dataset of 16 batches, read five at a time: begun again where Keras begins it again."""
     model, twin = make_model(), make_model()
@@ -70,6 +71,7 @@ def test_same_training_as_one_step_a_call(make_model, batch, way):
         np.testing.assert_allclose(histories[0].history[name], values, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_the_rate_falls_to_0_at_the_last_step(make_model, batch):
     model = make_model()
     model.compile(paper_sgd(40))
@@ -104,6 +106,7 @@ def test_callbacks_that_look_at_steps_see_every_one(make_model, batch):
     assert seen.predict == [*range(16)]
 
 
+@pytest.mark.slow
 def test_checkpoints_of_single_steps(make_model, batch, tmp_path):
     model = make_model()
     model.compile(paper_sgd())
@@ -122,6 +125,8 @@ def test_checkpoints_of_single_steps(make_model, batch, tmp_path):
         (lambda: keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: None), True),
         (lambda: keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: None), False),
         (lambda: keras.callbacks.TerminateOnNaN(), True),
+        (lambda: keras.callbacks.TensorBoard(), False),
+        (lambda: keras.callbacks.TensorBoard(update_freq="batch"), True),
         (lambda: [[Seen()]], True),
         (lambda: keras.callbacks.CallbackList([keras.callbacks.CSVLogger("x"), Seen()], add_history=True), True),
         (lambda: None, False),

@@ -1,7 +1,8 @@
 """Files that earlier versions wrote load, and give the answers that they gave then.
 
-`v0_1_small.keras` (all extensions, and a compiled stage) and `v0_1_mnist.keras` (own networks, as in `saved_models`) are of
-version 0.1, and `v0_1.npz` has what its `look` said of the images in it.
+Every case of `cases.py` has a file: `golden/write.py` wrote it when the case was new. `v0_1_small.keras` (all extensions, and
+a compiled stage) and `v0_1_mnist.keras` (own networks, as in `saved_models`) are of version 0.1, and `v0_1.npz` has what its
+`look` said of the images in it.
 """
 
 from pathlib import Path
@@ -10,11 +11,29 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import EVERYTHING, LAYERS, call, flat
 
+import keras_glimpse
 from keras_glimpse import cascade_predict, check_file, stage_macs
 
 FOLDER = Path(__file__).parent / "golden"
 IMAGES = {"small": "images", "mnist": "digits"}
+
+
+@pytest.mark.parametrize("name", EVERYTHING)
+def test_files_of_every_case(name):
+    with np.load(FOLDER / f"{name}.npz") as golden:
+        values = [golden[key] for key in golden if key.startswith("input")]
+        expected = [golden[key] for key in golden if key.startswith("output")]
+    model = keras.models.load_model(FOLDER / f"{name}.keras")
+    for answer, before in zip(flat(call(model, values)), expected, strict=True):
+        np.testing.assert_allclose(answer, before, atol=1e-5)
+
+
+def test_no_public_layer_is_without_a_file():
+    public = {kind for kind in vars(keras_glimpse).values() if isinstance(kind, type) and issubclass(kind, keras.Layer)}
+    assert {type(layer) for layer, _ in LAYERS.values()} | {keras_glimpse.GlimpseClassifier} == public
+    assert {path.stem for path in FOLDER.glob("*.keras")} == {*EVERYTHING, *(f"v0_1_{name}" for name in IMAGES)}
 
 
 @pytest.mark.parametrize("name", IMAGES)

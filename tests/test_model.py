@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tiers import one_fast
 
 from keras_glimpse import GlimpseClassifier, LocationHead, LowResNet, draw_glimpses, fit_greedy, paper_sgd
 
@@ -21,7 +22,7 @@ def thumbnail_net():
     return keras.Model(image, (hidden, keras.layers.Dense(3)(hidden)))
 
 
-@pytest.mark.parametrize("one_each", [False, True])
+@pytest.mark.parametrize("one_each", one_fast([False, True]))
 def test_own_networks(batch, tmp_path, one_each):
     glimpse_net = [conv_net(), conv_net()] if one_each else conv_net()
     model = GlimpseClassifier(3, patch_size=6, low_res_net=thumbnail_net(), glimpse_net=glimpse_net)

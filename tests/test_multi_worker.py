@@ -15,7 +15,7 @@ import tensorflow as tf
 import keras_glimpse
 from keras_glimpse.training import replicas
 
-RECIPES = str(Path(__file__).parent.parent / "recipes")
+RECIPES = str(Path(__file__).parent.parent / "recipes" / "distributed")
 LIMIT = 240.0  # seconds, for processes that take a tenth of it on cores that do nothing else
 
 
@@ -40,8 +40,7 @@ def train(strategy):
 
 
 @pytest.fixture
-def launcher(monkeypatch):
-    monkeypatch.syspath_prepend(RECIPES)
+def launcher():
     return importlib.import_module("launcher")
 
 

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tiers import one_fast
 
 import keras_glimpse
 from keras_glimpse import data
@@ -19,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 NAMES = sorted(path.parent.name for path in keras_glimpse.pretrained_folder().glob("*/model.keras"))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", one_fast(NAMES))
 def test_every_runtime_gives_the_same_answers(name):
     """On 1,000 images of real digits, which need no download. Of the C API, see the tests of export and soak."""
     litert = pytest.importorskip("ai_edge_litert.interpreter")

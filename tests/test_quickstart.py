@@ -12,24 +12,11 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_quickstart(tmp_path):
-    command = [
-        sys.executable,
-        ROOT / "recipes" / "quickstart.py",
-        "--epochs",
-        "1",
-        "--glimpses",
-        "1",
-        "--out",
-        tmp_path / "out",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True)
+    options = ["--epochs", "1", "--glimpses", "1", "--out", tmp_path / "out"]
+    done = subprocess.run([sys.executable, ROOT / "recipes" / "quickstart.py", *options], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "model.keras",
-        "saved_model",
-        "glimpses.png",
-        "result.json",
-    }
+    files = {"model.keras", "saved_model", "glimpses.png", "result.json"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == files
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert result["macs"] == [77_000, 227_020] and result["test_images"] == 1347
     assert len(result["error_percent"]) == 2 and result["error_percent"][1] < result["error_percent"][0]
@@ -48,7 +35,6 @@ def test_quickstart(tmp_path):
     ],
 )
 def test_bad_arguments(monkeypatch, capsys, tmp_path, arguments, message):
-    monkeypatch.syspath_prepend(ROOT / "recipes")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setattr(sys, "argv", ["quickstart", *map(str, arguments)])

@@ -1,9 +1,8 @@
-"""recipes/soak.py: requests from threads without Python; what is wrong with a model on purpose is seen and counted."""
+"""The soak test: requests from threads without Python; what is wrong with a model on purpose is seen and counted."""
 
 import importlib
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +13,7 @@ SIZES = [1, 2, 3, 5, 8]
 
 @pytest.fixture(scope="module")
 def recipes():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(Path(__file__).parent.parent / "recipes")
-        yield importlib.import_module("serve"), importlib.import_module("soak")
+    return importlib.import_module("serve"), importlib.import_module("soak")
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from oracle import Paper
+from tiers import one_fast
 
 from keras_glimpse import GlimpseClassifier, data, fit_greedy, paper_sgd
 from keras_glimpse.training import execution
@@ -12,7 +13,7 @@ HYPER = {"search_size": 3, "stride": 2, "lam": 10.0, "gamma": 0.01, "variance": 
 
 
 @pytest.mark.parametrize("stage", [1, 2])
-@pytest.mark.parametrize("jit_compile", [True, False])
+@pytest.mark.parametrize("jit_compile", one_fast([False, True]))
 def test_fit_follows_the_gradient_of_the_objective(make_model, batch, rng, stage, jit_compile):
     """A step of plain SGD, against differences of the loss in NumPy along random directions, the places held fixed."""
     images, labels = batch[0][:8].astype(np.float64), batch[1][:8]
@@ -68,6 +69,7 @@ def test_every_way_of_running_gives_the_same(make_model, batch, stage):
             np.testing.assert_allclose(other[key], history[key], rtol=1e-4, atol=1e-5, err_msg=f"{name} {key}")
 
 
+@pytest.mark.slow
 def test_stacks_that_hold_fewer_batches_than_an_execution(make_model, batch, monkeypatch):
     """16 batches of 4 and stacks of 3: all of them are trained on, each once."""
     model, twin = make_model(), make_model()
@@ -241,6 +243,7 @@ def test_coloured_dots(dots):
     assert accuracy > 0.97
 
 
+@pytest.mark.slow
 def test_seeds_decide_everything(batch):
     def train():
         keras.utils.set_random_seed(7)

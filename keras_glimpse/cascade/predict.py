@@ -106,7 +106,7 @@ def _look_once(model, images, evidence, rows, evidence_rows, runtime):
     else:
         images = tf.gather(images, rows)
         evidence = keras.tree.map_structure(lambda values: tf.gather(values, evidence_rows), evidence)
-        evidence = model.look_again(images, evidence, runtime)
+        evidence = model.look_again(images, evidence, runtime=runtime)
     return evidence, tf.nn.softmax(model.combine(evidence))
 
 

@@ -29,8 +29,9 @@ class Epoch(keras.callbacks.Callback):
 
     Given to the dataset and to `fit`, it makes training that was interrupted go on with the very batches that would have come:
 
-    >>> epoch = Epoch()
-    >>> train, _, _ = plain(embedded_digits(), epoch=epoch)
+    >>> from keras_glimpse import data
+    >>> epoch = data.Epoch()
+    >>> train, _, _ = data.plain(data.embedded_digits(), epoch=epoch)
     >>> callbacks = [epoch, keras.callbacks.BackupAndRestore("backup")]  # ... keras_model.fit(train, callbacks=callbacks)
 
     `GlimpseClassifier.fit` with `checkpoint` does not need it.
@@ -95,7 +96,8 @@ def jittered(
         ValueError: a canvas smaller than the digits, or other arguments out of their range.
 
     Example:
-    >>> train, _, test = jittered(embedded_digits(), copies=2)
+    >>> from keras_glimpse import data
+    >>> train, _, test = data.jittered(data.embedded_digits(), copies=2)
     >>> images, labels = next(iter(train))
     >>> images.shape, labels.shape
     (TensorShape([50, 48, 48, 1]), TensorShape([50]))

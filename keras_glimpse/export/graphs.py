@@ -34,7 +34,7 @@ def cascade_of_one(model, images: tf.Tensor, threshold: float | None, runtime: s
         stop = lambda: {"probabilities": probabilities, "exit_stage": tf.constant([stage])}  # noqa: E731
         if stage == model.active_glimpses:
             return stop()
-        look = lambda: decide(model.look_again(images, evidence, runtime))  # noqa: E731
+        look = lambda: decide(model.look_again(images, evidence, runtime=runtime))  # noqa: E731
         return look() if threshold is None else tf.cond(tf.reduce_max(probabilities) >= threshold, stop, look)
 
     images = model.prepare(images)
@@ -53,7 +53,7 @@ def cascade_of_batch(model, images: tf.Tensor, threshold: float | None, runtime:
 
         def look():
             left, known = keras.tree.map_structure(partial(_rows, unsure), (rows, evidence))
-            seen = model.look_again(tf.gather(images, left), known, runtime)
+            seen = model.look_again(tf.gather(images, left), known, runtime=runtime)
             answer = tf.nn.softmax(model.combine(seen))
             return continue_unsure(seen, left, answer, tf.tensor_scatter_nd_update(probabilities, left[:, None], answer))
 

@@ -12,6 +12,8 @@ from math import ceil, prod
 import keras
 import tensorflow as tf
 
+from keras_glimpse._compat import profiles_steps
+
 STEPS_PER_CALL = 32
 LARGE_IMAGE_BYTES = 2**18  # An image of more bytes is not copied to save a launch,
 STACK_BYTES = 2**26  # and no more than this is copied for one launch.
@@ -57,8 +59,7 @@ def plan(phase: str, callbacks, steps: int | None, steps_per_execution: int | st
 
 def _watches(callback, hooks):
     if type(callback) in FREQUENCY:
-        tracing = isinstance(callback, keras.callbacks.TensorBoard) and callback.profile_batch
-        return bool(tracing) or getattr(callback, FREQUENCY[type(callback)]) != "epoch"
+        return profiles_steps(callback) or getattr(callback, FREQUENCY[type(callback)]) != "epoch"
     if type(callback) is keras.callbacks.ProgbarLogger:
         return False
     base = keras.callbacks.Callback

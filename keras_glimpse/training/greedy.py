@@ -54,7 +54,8 @@ def fit_greedy(
         batch_size: for arrays.
         callbacks: function from a stage to a list of new callbacks.
         compile_args: further arguments of `compile`: `metrics`, `jit_compile`, ...
-        verbose, **kwargs: further arguments of `fit`: `validation_data`, `checkpoint`, ...
+        verbose: as in `fit`.
+        **kwargs: further arguments of `fit`: `validation_data`, `checkpoint`, ...
 
     Returns:
         dict from stage to the `keras.callbacks.History` of its training.

@@ -64,7 +64,7 @@ def testing_step(model, data) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
     evidence = model.first_look(images, runtime=TENSORFLOW)
     correct = [_is_correct(model.combine(evidence), shares)]
     for _ in range(model.active_glimpses):
-        location = model.locate(evidence, TENSORFLOW)
+        location = model.locate(evidence, runtime=TENSORFLOW)
         evidence = model.glimpse(evidence, model.crop(images, location, runtime=TENSORFLOW), location)
         logits = model.combine(evidence)
         correct.append(_is_correct(logits, shares))
@@ -100,13 +100,13 @@ def _look_until_stage(model, images, shares):
     stage = model.stage
     evidence = model.first_look(images, training=stage.trains_low_res, runtime=TENSORFLOW)
     correct = [_is_correct(model.combine(evidence), shares)]
-    locations = [model.locate(evidence, TENSORFLOW)]
+    locations = [model.locate(evidence, runtime=TENSORFLOW)]
     for _ in range(stage.glimpse):
         evidence = model.glimpse(evidence, model.crop(images, locations[-1], runtime=TENSORFLOW), locations[-1])
         # With weights shared by all glimpses, the earlier ones are held fixed all the same (section 2.2.1).
         evidence = keras.tree.map_structure(tf.stop_gradient, evidence)
         correct.append(_is_correct(model.combine(evidence), shares))
-        locations.append(model.locate(evidence, TENSORFLOW))
+        locations.append(model.locate(evidence, runtime=TENSORFLOW))
     return evidence, locations, correct
 
 

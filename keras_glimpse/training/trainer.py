@@ -335,7 +335,8 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         Labels are class numbers `[n]` or `[n, 1]`, one-hot `[n, num_classes]`, or soft as after label smoothing and MixUp.
 
         Args:
-            *args, **kwargs: as in Keras.
+            *args: as in Keras.
+            **kwargs: as in Keras.
             checkpoint: folder in which the state of each stage is kept after every epoch (see `Checkpoints`). If the process
                 is killed, the same program goes on from there, to the very same weights if it calls
                 `keras.utils.set_random_seed` first; a stage that was finished is not trained again.

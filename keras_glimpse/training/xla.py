@@ -10,7 +10,7 @@ from keras_glimpse._compat import all_layers, deterministic_ops
 
 log = logging.getLogger("keras_glimpse")
 
-# On a CPU, XLA's convolutions are slower than TensorFlow's own: recipes/compilation.py.
+# On a CPU, XLA's convolutions are slower than TensorFlow's own: recipes/benchmarks/compilation.py.
 CONVOLUTIONS = {"Conv2D", "Conv3D", "DepthwiseConv2dNative", "Conv2DBackpropInput", "Conv3DBackpropInputV2"}
 
 

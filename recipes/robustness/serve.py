@@ -1,0 +1,108 @@
+"""What stands in for a server: `serve.c`, built against the installed TensorFlow, with no Python in it.
+
+It loads a SavedModel by TensorFlow's C API and answers requests from several threads that share one session.
+"""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: what its C++ says is not for readers.
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+SOURCE = Path(__file__).with_name("serve.c")
+
+
+class Served(NamedTuple):
+    """What came of requests."""
+
+    answers: np.ndarray  # `[images of all requests, classes]`, in the order of the requests; NaN where there is none.
+    seconds: np.ndarray  # `[requests]`, from the request to its answer; NaN where it failed.
+    samples: np.ndarray  # `[samples, 4]`: requests done, seconds since the first, KiB resident, KiB allocated by malloc.
+    complaints: str  # what the program said of the first failures
+
+
+def compiler() -> str | None:
+    """The C compiler of this system, if it has one."""
+    return shutil.which("cc") or shutil.which("gcc")
+
+
+def build(folder: Path) -> Path:
+    """Compiles `serve.c` into a folder, with the headers and libraries of the installed TensorFlow."""
+    if not compiler():
+        raise FileNotFoundError("Expected a C compiler, cc or gcc; found neither.")
+    package, program = Path(tf.__file__).parent, folder / "serve"
+    libraries = [next(package.glob(name)) for name in ("libtensorflow_cc.so*", "libtensorflow_framework.so*")]
+    command = [compiler(), "-std=gnu11", "-O2", "-Wall", "-Werror", "-pthread", SOURCE, "-I", package / "include", *libraries]
+    linker = ["-fuse-ld=gold"] if shutil.which("ld.gold") else []  # Others take seconds to read so large a library.
+    subprocess.run([*command, *linker, f"-Wl,-rpath,{package}", "-o", program], check=True)
+    return program
+
+
+def signature(saved_model: Path, name: str):
+    """What a SavedModel takes and gives under a name: a `SignatureDef`."""
+    content = (saved_model / "saved_model.pb").read_bytes()
+    signatures = saved_model_pb2.SavedModel.FromString(content).meta_graphs[0].signature_def
+    if name not in signatures:
+        found = sorted(signatures)
+        raise ValueError(f"Expected a SavedModel of export_saved_model, with a signature {name!r}; {saved_model} has {found}.")
+    return signatures[name]
+
+
+def serve(
+    program: Path,
+    saved_model: Path,
+    images: np.ndarray,
+    requests: np.ndarray,
+    threads: int = 1,
+    every: int = 1000,
+    progress: Callable[[float], None] = lambda done: None,
+) -> Served:
+    """Has `program`, from `build`, compute `probabilities` by a SavedModel's signature for such images.
+
+    Args:
+        images: `[n, height, width, channels]`, float32 for `serving_default` or bytes for `uint8`.
+        requests: `[requests, 2]`: the first image, and how many.
+        threads: how many requests are in work at a time.
+        every: requests between two samples, of which each tells `progress` how many requests are done.
+
+    Raises:
+        RuntimeError: the program itself ended with an error; the message has what it said.
+    """
+    images, requests = np.ascontiguousarray(images), np.asarray(requests, np.int64)
+    chosen = signature(saved_model, "uint8" if images.dtype == np.uint8 else "serving_default")
+    source, target = chosen.inputs["images"], chosen.outputs["probabilities"]
+    rows = np.cumsum(requests[:, 1]) - requests[:, 1]
+    with tempfile.TemporaryDirectory() as scratch:
+        files = [Path(scratch) / name for name in ("images", "requests", "answers", "seconds")]
+        answers = np.full((requests[:, 1].sum(), target.tensor_shape.dim[-1].size), np.nan, np.float32)
+        contents = images, np.column_stack([requests, rows]), answers, np.full(len(requests), np.nan)
+        for path, content in zip(files, contents):
+            content.tofile(path)
+        figures = map(str, [*images.shape[1:], threads, every])
+        command = [program, saved_model, source.name, target.name, images.dtype.name, *figures, *files]
+        samples, complaints = _run(command, progress)
+        answers = np.fromfile(files[2], np.float32).reshape(answers.shape)
+        return Served(answers, np.fromfile(files[3]), samples, complaints)
+
+
+def _run(command, progress):
+    samples = []
+    with tempfile.TemporaryFile("w+") as errors:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
+            for line in process.stdout:
+                samples.append([float(figure) for figure in line.split()])
+                progress(samples[-1][0])
+        errors.seek(0)
+        said = errors.read()
+    if process.returncode:
+        done = int(samples[-1][0]) if samples else 0
+        raise RuntimeError(f"serve ended with {process.returncode} after {done:,} requests or a few more: {said[-2000:]}")
+    return np.array(sorted(samples)), "".join(said.partition("serve: ")[1:])  # What TensorFlow's C++ said is left out.

@@ -1,0 +1,222 @@
+"""A million requests to an exported SavedModel, as a server gets them: does one fail, is an answer wrong, does memory grow?
+
+    python recipes/robustness/soak.py                # the model that is shipped; three minutes on two cores
+    python recipes/robustness/soak.py EXPORTED/1 --threads 4  # any SavedModel of digits that export_saved_model wrote
+
+The server is `serve.c`: TensorFlow's C API, one session shared by all threads, no Python. Every answer is compared with that
+of a single call for the same image. Leaves soak.json and soak.png, memory against requests, in --out; the exit status is 1
+if a request failed or an answer was wrong. The first tenth of the requests are warm-up: latencies and growth of memory are of
+the rest. Shorter runs than 200,000 requests say little of memory, for its warm-up is longer than theirs: no slope is told.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import numpy as np
+import tensorflow as tf
+from arguments import at_least, folder_to_write, in_one_line, seed
+from console import show_table
+from google.protobuf.message import DecodeError
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import Progress
+from serve import Served, build, serve, signature
+from tables.config import commit
+from tables.digits import splits_for
+
+import keras_glimpse
+from keras_glimpse import data
+
+POOL, SAMPLES = 4096, 200
+WARM_UP = 0.1  # Of the requests.
+ENOUGH = 200_000  # Requests; of fewer, a straight line through memory is one through its warm-up.
+COUNTS = ("failures", "answers_that_differ", "labels_that_differ")
+TOLERANCE = 5e-5  # Float32: products of matrices of other sizes round differently.
+
+
+def main():
+    args = parse_args()
+    with in_one_line(RuntimeError, DecodeError, tf.errors.OpError, subprocess.CalledProcessError):
+        folder_to_write(args.out)  # All that can be known before the requests, first.
+        images = pool(args.saved_model, args.seed)
+        asked = plan(len(images), args.requests, args.batch_sizes, args.seed)
+        glimpses = deepest(args.saved_model, images, asked)
+        with tempfile.TemporaryDirectory() as scratch:
+            expected, served = run(build(Path(scratch)), args.saved_model, images, asked, args.threads)
+    result = about(args) | figures(asked, expected, served)
+    result |= {"requests_by_glimpses": glimpses, "samples": served.samples.tolist()}
+    lines = (f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in result.items())
+    (args.out / "soak.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    draw(served.samples, result, args.out / "soak.png")
+    show(result)
+    print(f"Wrote soak.json and soak.png to {args.out}/")
+    if result["failures"] or result["answers_that_differ"]:
+        sys.exit(f"soak: {served.complaints or 'answers differ from those of single calls'}")
+
+
+def about(args):
+    return {
+        "saved_model": "/".join(args.saved_model.resolve().parts[-3:]),
+        "threads": args.threads,
+        "batch_sizes": args.batch_sizes,
+        "seed": args.seed,
+        "cores": os.cpu_count(),
+        "MALLOC_ARENA_MAX": os.environ.get("MALLOC_ARENA_MAX"),
+        "tensorflow": tf.__version__,
+        "commit": commit(),
+    }
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    shipped = keras_glimpse.pretrained_folder() / "jittered-mnist" / "saved_model" / "1"
+    parser.add_argument("saved_model", type=Path, nargs="?", default=shipped, help="default: jittered-mnist, as shipped")
+    parser.add_argument("--requests", type=at_least(1), default=1_000_000, help="how many; default %(default)s")
+    parser.add_argument("--threads", type=at_least(1), default=8, help="that ask at the same time; default %(default)s")
+    sizes = "images in a request, separated by commas; each size gets as many images; default 1,2,3,5,8,16,32"
+    parser.add_argument("--batch-sizes", type=integers, default=[1, 2, 3, 5, 8, 16, 32], help=sizes)
+    parser.add_argument("--seed", type=seed, default=0, help="of images and requests; default 0")
+    parser.add_argument("--out", type=Path, default=Path("runs/soak"), help="folder to write to; default %(default)s")
+    return parser.parse_args()
+
+
+def integers(text: str) -> list[int]:
+    """The `type` of sizes, separated by commas."""
+    return [at_least(1)(size) for size in text.split(",")]
+
+
+def pool(saved_model: Path, seed: int) -> np.ndarray:
+    """The images that are asked for, uint8: test digits of MNIST if it is found, else the embedded ones."""
+    shape = tuple(side.size for side in signature(saved_model, "explain").inputs["images"].tensor_shape.dim[1:])
+    if shape not in ((48, 48, 1), (28, 28, 1)):
+        raise ValueError(f"Expected a model of digits, 48x48x1 or 28x28x1; got {shape}.")
+    try:
+        digits = data.mnist_digits()
+    except FileNotFoundError:
+        digits = data.embedded_digits()
+    test = splits_for(shape, digits).test
+    images = np.concatenate([images for images, _ in test.as_numpy_iterator()])
+    return np.random.default_rng(seed).permutation(images)[:POOL]
+
+
+def plan(images: int, requests: int, sizes: list[int], seed: int) -> np.ndarray:
+    """First image and number of images of each request, `[requests, 2]`. Small requests are the many: 1 / size of each."""
+    if max(sizes) > images:
+        raise ValueError(f"batch sizes must be at most {images}, the number of images; got {max(sizes)}.")
+    rng, share = np.random.default_rng(seed), 1 / np.array(sizes)
+    counts = rng.choice(sizes, requests, p=share / share.sum())
+    return np.column_stack([rng.integers(0, images - counts + 1), counts])
+
+
+def run(program: Path, saved_model: Path, images: np.ndarray, asked: np.ndarray, threads: int) -> tuple[np.ndarray, Served]:
+    """The answers of single calls, one for each image, and what came of the requests."""
+    with Progress(console=Console(stderr=True)) as progress:
+        singles = serve(program, saved_model, images, [(image, 1) for image in range(len(images))])
+        if np.isnan(singles.seconds).any():
+            raise RuntimeError(f"single calls fail: {singles.complaints}")
+        bar = progress.add_task(f"{len(asked):,} requests", total=len(asked))
+        every = max(1, len(asked) // SAMPLES)
+        told = lambda done: progress.update(bar, completed=done)  # noqa: E731
+        return singles.answers, serve(program, saved_model, images, asked, threads, every, told)
+
+
+def figures(asked: np.ndarray, expected: np.ndarray, served: Served) -> dict:
+    """What is to be said of a run."""
+    answered, (count, seconds) = ~np.isnan(served.seconds), served.samples[-1, :2]
+    kept = np.repeat(answered, asked[:, 1])
+    found, right = served.answers[kept], expected[image_of_each_answer(asked)[kept]]
+    difference = np.abs(found - right).max(axis=1, initial=0)
+    warm = int(WARM_UP * len(asked))
+    return {
+        "requests": int(count),
+        "images": int(asked[:, 1].sum()),
+        "different_images": len(expected),
+        "failures": int(np.sum(~answered)),
+        "answers_that_differ": int(np.sum(~(difference <= TOLERANCE))),  # Nor is what is not a number an answer.
+        "labels_that_differ": int(np.sum(found.argmax(axis=1) != right.argmax(axis=1))),
+        "largest_difference": float(difference.max(initial=0)),
+        "tolerance": TOLERANCE,
+        "seconds": seconds,
+        "requests_per_second": round(count / seconds),
+        "images_per_second": round(asked[:, 1].sum() / seconds),
+        "latency_ms": latency(served.seconds[warm:][answered[warm:]]),
+        "warm_up_requests": warm,
+        "memory": {name: growth(served.samples[:, [0, column]], warm) for column, name in ((2, "resident"), (3, "in use"))},
+    }
+
+
+def image_of_each_answer(asked):
+    first, count = asked.T
+    return np.arange(count.sum()) + np.repeat(first - (np.cumsum(count) - count), count)
+
+
+def latency(seconds):
+    if not len(seconds):
+        return None
+    return {name: round(1000 * float(np.quantile(seconds, q)), 3) for name, q in (("p50", 0.5), ("p99", 0.99), ("max", 1))}
+
+
+def growth(samples: np.ndarray, warm: int) -> dict:
+    """Of memory, in KiB, after warm-up: of a straight line, from its end to the highest sample, and in the last half."""
+    after = samples[samples[:, 0] >= warm]
+    last = after[after[:, 0] >= samples[-1, 0] / 2]
+    return {
+        "loaded": int(samples[0, 1]),
+        "warm": int(after[0, 1]),
+        "end": int(after[-1, 1]),
+        "growth": int(after[:, 1].max() - after[0, 1]),
+        "growth_in_last_half": int(last[:, 1].max() - last[0, 1]),
+        "slope_per_100000_requests": round(1e5 * float(np.polyfit(*after.T, 1)[0]), 1),
+    }
+
+
+def deepest(saved_model: Path, images: np.ndarray, asked: np.ndarray) -> list[int]:
+    """Requests whose hardest image takes no glimpse, one, ...: the branches of the cascade that they run."""
+    explain = tf.saved_model.load(str(saved_model)).signatures["explain"]
+    stop = explain(images=tf.constant(images / np.float32(255)))["exit_stage"].numpy()
+    starts = np.cumsum(asked[:, 1]) - asked[:, 1]
+    return np.bincount(np.maximum.reduceat(stop[image_of_each_answer(asked)], starts)).tolist()
+
+
+def draw(samples, result, path):
+    """Memory against requests, and once more what was added after warm-up."""
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    whole, added = figure.subplots(2, sharex=True)
+    after = samples[samples[:, 0] >= result["warm_up_requests"]]
+    for column, (name, kib) in zip((2, 3), result["memory"].items()):
+        whole.plot(samples[:, 0] / 1000, samples[:, column] / 1024, label=name)
+        slope = f", {kib['slope_per_100000_requests']:+,.0f} KiB per 100,000 requests" if result["requests"] >= ENOUGH else ""
+        added.plot(after[:, 0] / 1000, after[:, column] - after[0, column], label=name + slope)
+    whole.axvline(after[0, 0] / 1000, color="gray", linestyle="--", label="end of warm-up")
+    whole.set(ylabel="memory, MiB", ylim=(0, None))
+    added.set(xlabel=f"requests, thousands, from {result['threads']} threads", ylabel="added after warm-up, KiB")
+    for axes in (whole, added):
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(path, dpi=150)
+
+
+def show(result):
+    figures = [(name.replace("_", " "), f"{result[name]:,}") for name in ("images", *COUNTS)]
+    figures += [("largest difference", f"{result['largest_difference']:.1e}"), ("seconds", f"{result['seconds']:,.0f}")]
+    figures += [("requests/s, images/s", f"{result['requests_per_second']:,}, {result['images_per_second']:,}")]
+    figures += [(f"latency, {name}", f"{ms:,.2f} ms") for name, ms in (result["latency_ms"] or {}).items()]
+    figures += [("requests that took 0, 1, ... glimpses", ", ".join(f"{n:,}" for n in result["requests_by_glimpses"]))]
+    for name, kib in result["memory"].items():
+        figures += [(f"{name} memory: loaded, warm, end", f"{kib['loaded']:,}, {kib['warm']:,}, {kib['end']:,} KiB")]
+        figures += [("after warm-up, in the last half", f"+{kib['growth']:,}, +{kib['growth_in_last_half']:,} KiB")]
+        if result["requests"] >= ENOUGH:
+            figures += [("straight line after warm-up", f"{kib['slope_per_100000_requests']:+,.0f} KiB per 100,000 requests")]
+    title = f"{result['requests']:,} requests from {result['threads']} threads, {result['saved_model']}"
+    show_table(title, [{"": name, " ": figure} for name, figure in figures])
+
+
+if __name__ == "__main__":
+    main()
