@@ -16,11 +16,13 @@ class Evidence(NamedTuple):
         hidden: h^L, the features of the low-resolution network.
         low_res: o^L, its logits.
         glimpses: o^{H_1}, o^{H_2}, ..., the logits of the glimpses looked at, in order.
+        locations: where they looked, `[..., 2]` each.
     """
 
     hidden: tf.Tensor
     low_res: tf.Tensor
     glimpses: tuple = ()
+    locations: tuple = ()
 
 
 def combine(evidence: Evidence, averaging: str) -> tf.Tensor:

@@ -13,8 +13,8 @@ from keras_glimpse._validation.images import PixelRange, check_images, check_spe
 from keras_glimpse.attributes import Fixed, Setting
 from keras_glimpse.evidence import AVERAGING, LOCATION_INPUTS, Evidence, class_evidence, combine
 from keras_glimpse.layers import LowResNet, MultiScaleCrop
-from keras_glimpse.ops.geometry import check_image_shape
-from keras_glimpse.ops.runtime import ANY, TENSORFLOW, runtime_argument
+from keras_glimpse.ops.geometry import check_image_shape, grid
+from keras_glimpse.ops.runtime import ANY, TENSORFLOW, known_arguments
 from keras_glimpse.ops.thumbnail import to_unit_range
 from keras_glimpse.tracing import Functions
 
@@ -107,7 +107,7 @@ class GlimpseNetworks(keras.Model):
         if not isinstance(self.low_res_net, LowResNet):
             images = to_unit_range(images, images.dtype)
         net = self.low_res_net
-        hidden, logits = net(images, training=training, **runtime_argument(net, runtime))
+        hidden, logits = net(images, training=training, **known_arguments(net, runtime=runtime))
         return Evidence(hidden, ops.cast(logits, "float32"))
 
     def locate(self, evidence: Evidence, runtime=ANY) -> tf.Tensor:
@@ -115,15 +115,21 @@ class GlimpseNetworks(keras.Model):
         n = len(evidence.glimpses)
         seen = evidence._replace(glimpses=evidence.glimpses[: n - n % self.group_size])
         head = self.location_heads[n]
-        logits = class_evidence(seen, self.location_input, self.averaging)
-        return head(evidence.hidden, logits, **runtime_argument(head, runtime))
+        known = known_arguments(head, runtime=runtime, previous=evidence.locations)
+        return head(evidence.hidden, class_evidence(seen, self.location_input, self.averaging), **known)
+
+    def log_map(self, evidence: Evidence) -> tf.Tensor:
+        """log p(z) of the next location head, a `LocationMap`, `[batch, cells]`."""
+        logits = class_evidence(evidence, self.location_input, self.averaging)
+        head = self.location_heads[len(evidence.glimpses)]
+        return head.log_probabilities(evidence.hidden, logits, evidence.locations)
 
     def glimpse(self, evidence: Evidence, patches, location, training=False) -> Evidence:
         """Adds what the next glimpse network makes of `patches` (eqs. 4 and 7)."""
         net = self.glimpse_nets[len(evidence.glimpses)]
         where = (location,) if self.gated_glimpse else ()
         logits = ops.cast(net(patches, *where, training=training), "float32")
-        return evidence._replace(glimpses=(*evidence.glimpses, logits))
+        return evidence._replace(glimpses=(*evidence.glimpses, logits), locations=(*evidence.locations, location))
 
     def look_again(self, images, evidence: Evidence, runtime=ANY) -> Evidence:
         """Adds the next glimpse at prepared images, at the place that the model predicts."""
@@ -141,6 +147,28 @@ class GlimpseNetworks(keras.Model):
         output = ops.reshape(output, (-1, patches.shape[1], self.num_classes))
         before = [logits[:, None] for logits in evidence.glimpses]
         return self.combine(Evidence(None, evidence.low_res[:, None], (*before, output)))
+
+    def try_everywhere(self, images, evidence: Evidence, training=False, runtime=ANY) -> tf.Tensor:
+        """The class logits `[batch, cells, num_classes]` if the next glimpse were at each cell of the low-resolution features.
+
+        A glimpse network that has `everywhere` sees all of them in one pass over the image; for others, each is cropped.
+        """
+        rows, columns = grid(evidence.hidden.shape)
+        net = self.glimpse_nets[len(evidence.glimpses)]
+        if hasattr(net, "everywhere"):
+            levels, starts = self.crop.levels(images, rows, columns, runtime)
+            output = net.everywhere(levels, starts, self.crop.size, training=training)
+        else:
+            places = [tf.fill((tf.shape(images)[0], 1), 1.0) * [[y, x]] for y in rows for x in columns]
+            output = tf.stack([self._output_at(images, evidence, place, training, runtime) for place in places], axis=1)
+        output = ops.cast(ops.reshape(output, (-1, rows.size * columns.size, self.num_classes)), "float32")
+        before = [logits[:, None] for logits in evidence.glimpses]
+        return self.combine(Evidence(None, evidence.low_res[:, None], (*before, output)))
+
+    @tf.recompute_grad
+    def _output_at(self, images, evidence, place, training, runtime):
+        """What the next glimpse network says of one place of every image; computed again for the gradient, to save memory."""
+        return self.glimpse(evidence, self.crop(images, place, runtime=runtime), place, training).glimpses[-1]
 
     # ---- All of them: Keras's `call`, and `look` ----
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
@@ -72,6 +73,35 @@ class MultiScaleCrop(keras.layers.Layer):
         regions = self._regions(image, location, stride * (search_size - 1), runtime)
         patches = [self._slide(region, scale, search_size, stride, runtime) for region, scale in zip(regions, self.scales)]
         return to_unit_range(ops.concatenate(patches, axis=-1), image.dtype)
+
+    def levels(self, image, rows: np.ndarray, columns: np.ndarray, runtime: str = ANY) -> tuple[list, list]:
+        """The whole image at each scale, for a network that looks at all places of a grid in one pass.
+
+        Args:
+            image: `[batch, height, width, channels]`.
+            rows, columns: the y and the x of the locations of the grid.
+            runtime: see `call`.
+
+        Returns:
+            `(levels, starts)`, a list of each with one entry a scale: the image averaged s by s, with zeros around it as far as
+            patches reach; and the first rows and the first columns of the patches in it, in its pixels.
+        """
+        height, width = image.shape[1:3]
+        levels, starts = [], []
+        for scale in self.scales:
+            whole = tf.cast(image, tf.float32)
+            if height % scale or width % scale:
+                whole = tf.pad(whole, [[0, 0], [0, -height % scale], [0, -width % scale], [0, 0]])
+            level = to_unit_range(_average(whole, scale, runtime), image.dtype)
+            firsts, margins = [], [[0, 0]]
+            for places, side, size in ((rows, height, level.shape[1]), (columns, width, level.shape[2])):
+                first = (places * (side - 1) - (scale * self.size - 1) / 2) / scale
+                before = max(0, int(np.ceil(-first.min())))
+                margins.append([before, max(0, int(np.ceil(first.max())) + self.size - size)])
+                firsts.append(first + before)
+            levels.append(tf.pad(level, [*margins, [0, 0]]))
+            starts.append(tuple(firsts))
+        return levels, starts
 
     def _regions(self, image, location, margin, runtime):
         """For each scale, the window at the location and `margin` pixels more of its surroundings.

@@ -41,6 +41,11 @@ def stride_in_pixels(stride: int | float, image_shape) -> int:
     return max(2, round(stride * max(image_shape[1:3]))) if isinstance(stride, float) else stride
 
 
+def grid(features_shape) -> tuple[np.ndarray, np.ndarray]:
+    """The y and the x of the locations of the cells of features `[batch, rows, columns, units]` of whole images."""
+    return tuple(((np.arange(count) + 0.5) / count).astype(np.float32) for count in features_shape[1:3])
+
+
 def is_inside(location: tf.Tensor) -> tf.Tensor:
     """Whether locations `[..., 2]` lie in the image: in [0, 1], where a location head can point."""
     return tf.reduce_all((location >= 0.0) & (location <= 1.0), axis=-1)

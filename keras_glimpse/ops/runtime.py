@@ -25,6 +25,7 @@ def is_portable(runtime: str) -> bool:
     return runtime != TENSORFLOW and not tf.executing_eagerly() and not is_compiled_by_xla()
 
 
-def runtime_argument(layer, runtime: str) -> dict[str, str]:
-    """The argument `runtime` for a layer whose `call` has it. Ours do; a user's own need not."""
-    return {"runtime": runtime} if "runtime" in signature(layer.call).parameters else {}
+def known_arguments(layer, **arguments) -> dict:
+    """Those of the arguments that the layer's `call` has: `runtime`, say. Ours do; a user's own need not."""
+    parameters = signature(layer.call).parameters
+    return {name: value for name, value in arguments.items() if name in parameters}

@@ -18,7 +18,7 @@ from keras_glimpse._validation.data import checked_input, named_batches
 from keras_glimpse._validation.images import PixelRange, check_images
 from keras_glimpse.attributes import Setting
 from keras_glimpse.networks import GlimpseNetworks
-from keras_glimpse.ops.runtime import TENSORFLOW, runtime_argument
+from keras_glimpse.ops.runtime import TENSORFLOW, known_arguments
 from keras_glimpse.training import execution, replicas
 from keras_glimpse.training.checkpoints import Checkpoints, after_epochs, check_resumable
 from keras_glimpse.training.measures import Measures
@@ -245,7 +245,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
     def predict_step(self, data) -> tf.Tensor:
         """As Keras's: the logits of a batch."""
         images, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        return self(images, training=False, **runtime_argument(self, TENSORFLOW))
+        return self(images, training=False, **known_arguments(self, runtime=TENSORFLOW))
 
     def _train(self, data):
         data = _without_absent_parts(data)
