@@ -148,10 +148,10 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
             contrastive=contrastive,
             **kwargs,
         )
-        self.low_res_size = low_res_size
+        self.low_res_size = _fixed(low_res_size)
         self.patch_size = patch_size
         self.scales = integers("scales", scales)
-        self.hidden_units = hidden_units
+        self.hidden_units = _fixed(hidden_units)
         self.downsample = downsample
         self.parallel = parallel
         self.share_weights = share_weights
@@ -277,3 +277,8 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
     def compile_from_config(self, config):
         with clear_config_errors("compile_config"):
             super().compile_from_config(config)
+
+
+def _fixed(sizes):
+    """One integer as it is; several as a tuple, which nothing changes."""
+    return tuple(sizes) if isinstance(sizes, Sequence) else sizes

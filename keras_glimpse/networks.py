@@ -14,7 +14,7 @@ from keras_glimpse.attributes import Fixed, Setting
 from keras_glimpse.evidence import AVERAGING, LOCATION_INPUTS, Evidence, class_evidence, combine
 from keras_glimpse.layers import LowResNet, MultiScaleCrop
 from keras_glimpse.ops.geometry import check_image_shape
-from keras_glimpse.ops.runtime import ANY, TENSORFLOW, runtime_argument
+from keras_glimpse.ops.runtime import ANY, TENSORFLOW, for_runtime
 from keras_glimpse.ops.thumbnail import to_unit_range
 from keras_glimpse.tracing import Functions
 
@@ -70,7 +70,7 @@ class GlimpseNetworks(keras.Model):
         self.low_res_net = low_res_net
         self.location_heads = tuple(location_heads)
         self.glimpse_nets = tuple(glimpse_nets)
-        self.image_shape = None
+        self._image_shape = None
         self.group_size = group_size
         self._active = self.num_glimpses
         self._pixels = None if preprocess else PixelRange()
@@ -91,12 +91,21 @@ class GlimpseNetworks(keras.Model):
             raise ValueError(f"active_glimpses must be at most num_glimpses, {self.num_glimpses}; got {value}.")
         self._active = int(value)
 
+    @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """`(height, width, channels)` of the images that the model is built for; None before."""
+        return self._image_shape
+
+    def traced(self) -> tuple[list, list]:
+        """What graphs hold beside layers: values, and objects that are compared by identity (see `tracing`)."""
+        return [self.active_glimpses], []
+
     # ---- One glimpse at a time ----
 
     def prepare(self, images, training=False) -> tf.Tensor:
         """Images as all that follows is given them: checked, and through `preprocess`."""
         check_spec(images.shape, images.dtype, self.image_shape)
-        if self.image_shape is not None:  # Their size may not be known in the graph of somebody else.
+        if self.image_shape is not None:  # In a graph that the user traces, height and width may be unknown.
             images = tf.ensure_shape(images, (None, *self.image_shape))
         if self.preprocess is None:
             return images
@@ -104,19 +113,17 @@ class GlimpseNetworks(keras.Model):
 
     def first_look(self, images, training=False, runtime=ANY) -> Evidence:
         """The thumbnail, through the low-resolution network (eq. 1): what is known of prepared images before any glimpse."""
-        if not isinstance(self.low_res_net, LowResNet):
+        if type(self.low_res_net) is not LowResNet:
             images = to_unit_range(images, images.dtype)
-        net = self.low_res_net
-        hidden, logits = net(images, training=training, **runtime_argument(net, runtime))
+        hidden, logits = for_runtime(self.low_res_net, runtime)(images, training=training)
         return Evidence(hidden, ops.cast(logits, "float32"))
 
     def locate(self, evidence: Evidence, runtime=ANY) -> tf.Tensor:
         """Where the next glimpse looks, `[batch, 2]` (eqs. 3 and 8)."""
         n = len(evidence.glimpses)
         seen = evidence._replace(glimpses=evidence.glimpses[: n - n % self.group_size])
-        head = self.location_heads[n]
-        logits = class_evidence(seen, self.location_input, self.averaging)
-        return head(evidence.hidden, logits, **runtime_argument(head, runtime))
+        head = for_runtime(self.location_heads[n], runtime)
+        return head(evidence.hidden, class_evidence(seen, self.location_input, self.averaging))
 
     def glimpse(self, evidence: Evidence, patches, location, training=False) -> Evidence:
         """Adds what the next glimpse network makes of `patches` (eqs. 4 and 7)."""
@@ -127,7 +134,7 @@ class GlimpseNetworks(keras.Model):
 
     def look_again(self, images, evidence: Evidence, runtime=ANY) -> Evidence:
         """Adds the next glimpse at prepared images, at the place that the model predicts."""
-        location = self.locate(evidence, runtime=runtime)
+        location = for_runtime(self.locate, runtime)(evidence)
         return self.glimpse(evidence, self.crop(images, location, runtime=runtime), location)
 
     def combine(self, evidence: Evidence) -> tf.Tensor:
@@ -147,10 +154,10 @@ class GlimpseNetworks(keras.Model):
     def look_at_all(self, images, training=False, runtime=ANY) -> dict[str, tf.Tensor]:
         """What `look` returns, as part of whatever graph is traced."""
         images = self.prepare(images, training)
-        evidence = self.first_look(images, training=training, runtime=runtime)
+        evidence = for_runtime(self.first_look, runtime)(images, training=training)
         logits, locations, patches = [self.combine(evidence)], [], []
         for _ in range(self.active_glimpses):
-            locations.append(self.locate(evidence, runtime=runtime))
+            locations.append(for_runtime(self.locate, runtime)(evidence))
             patches.append(self.crop(images, locations[-1], runtime=runtime))
             evidence = self.glimpse(evidence, patches[-1], locations[-1], training)
             logits.append(self.combine(evidence))
@@ -205,7 +212,7 @@ class GlimpseNetworks(keras.Model):
         for _ in range(self.num_glimpses):  # Builds every network, the user's too, on what it will be given.
             evidence = self.look_again(images, evidence)
             self._check_logits("glimpse_net", evidence.glimpses[-1])
-        self.image_shape = tuple(input_shape[1:])
+        self._image_shape = tuple(input_shape[1:])
 
     def _check_logits(self, name, logits):
         if tuple(logits.shape[1:]) != (self.num_classes,):

@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras_glimpse._validation.arguments import check_built_classifier, check_integers, check_threshold
 from keras_glimpse._validation.images import check_images
 from keras_glimpse.cascade.macs import known_stage_macs
+from keras_glimpse.ops.runtime import for_runtime
 
 
 class CascadePrediction(NamedTuple):
@@ -60,17 +61,13 @@ def cascade_predict(model, images, threshold: float = 0.95, batch_size: int = 20
     if not isinstance(images, tf.data.Dataset):
         check_images(images, model.image_shape)
         images = [images[start : start + batch_size] for start in range(0, len(images), batch_size)] or [images]
-    looks, macs = model.cached("cascade", lambda: _prepared(model))
+    macs = model.cached("macs", lambda: known_stage_macs(model))
+    looks = model.cached("cascade", lambda: [model.graph(partial(_look_once, model)) for _ in range(model.active_glimpses + 1)])
     results = [_until_sure(model, looks, _only_images(batch), threshold) for batch in images]
     if not results:
         raise ValueError("Expected at least one batch of images; got an empty dataset.")
     probabilities, exit_stage = (np.concatenate(parts) for parts in zip(*results))
     return CascadePrediction(probabilities, exit_stage, None if macs is None else macs[exit_stage])
-
-
-def _prepared(model):
-    """Each look as a compiled function, and the MACs of the stages."""
-    return [model.graph(partial(_look_once, model)) for _ in range(model.active_glimpses + 1)], known_stage_macs(model)
 
 
 def _until_sure(model, looks, images, threshold):
@@ -102,11 +99,11 @@ def _padded(rows):
 def _look_once(model, images, evidence, rows, evidence_rows, runtime):
     """The thumbnails of all images, prepared; or, where there is evidence, one more glimpse at some rows of them."""
     if not evidence:
-        evidence = model.first_look(images, runtime=runtime)
+        evidence = for_runtime(model.first_look, runtime)(images)
     else:
         images = tf.gather(images, rows)
         evidence = keras.tree.map_structure(lambda values: tf.gather(values, evidence_rows), evidence)
-        evidence = model.look_again(images, evidence, runtime=runtime)
+        evidence = for_runtime(model.look_again, runtime)(images, evidence)
     return evidence, tf.nn.softmax(model.combine(evidence))
 
 

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from keras_glimpse.cascade.macs import known_stage_macs
-from keras_glimpse.ops.runtime import ANY
+from keras_glimpse.ops.runtime import ANY, for_runtime
 
 
 def explain(model, images: tf.Tensor, threshold: float | None, runtime: str = ANY) -> dict[str, tf.Tensor]:
@@ -34,11 +34,11 @@ def cascade_of_one(model, images: tf.Tensor, threshold: float | None, runtime: s
         stop = lambda: {"probabilities": probabilities, "exit_stage": tf.constant([stage])}  # noqa: E731
         if stage == model.active_glimpses:
             return stop()
-        look = lambda: decide(model.look_again(images, evidence, runtime=runtime))  # noqa: E731
+        look = lambda: decide(for_runtime(model.look_again, runtime)(images, evidence))  # noqa: E731
         return look() if threshold is None else tf.cond(tf.reduce_max(probabilities) >= threshold, stop, look)
 
     images = model.prepare(images)
-    return decide(model.first_look(images, runtime=runtime))
+    return decide(for_runtime(model.first_look, runtime)(images))
 
 
 def cascade_of_batch(model, images: tf.Tensor, threshold: float | None, runtime: str = ANY) -> dict[str, tf.Tensor]:
@@ -53,7 +53,7 @@ def cascade_of_batch(model, images: tf.Tensor, threshold: float | None, runtime:
 
         def look():
             left, known = keras.tree.map_structure(partial(_rows, unsure), (rows, evidence))
-            seen = model.look_again(tf.gather(images, left), known, runtime=runtime)
+            seen = for_runtime(model.look_again, runtime)(tf.gather(images, left), known)
             answer = tf.nn.softmax(model.combine(seen))
             return continue_unsure(seen, left, answer, tf.tensor_scatter_nd_update(probabilities, left[:, None], answer))
 
@@ -61,7 +61,7 @@ def cascade_of_batch(model, images: tf.Tensor, threshold: float | None, runtime:
         return tf.cond(tf.size(unsure) > 0, look, lambda: probabilities)
 
     images = model.prepare(images)
-    evidence = model.first_look(images, runtime=runtime)
+    evidence = for_runtime(model.first_look, runtime)(images)
     probabilities = tf.nn.softmax(model.combine(evidence))
     return {"probabilities": continue_unsure(evidence, tf.range(tf.shape(images)[0]), probabilities, probabilities)}
 

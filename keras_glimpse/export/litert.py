@@ -15,7 +15,7 @@ from keras_glimpse._validation.images import check_spec
 from keras_glimpse.cascade.predict import cascade_predict
 from keras_glimpse.export.files import complete_file, write_marked
 from keras_glimpse.export.graphs import cascade_of_batch, cascade_of_one
-from keras_glimpse.ops.runtime import ANY, LITERT_INT8
+from keras_glimpse.ops.runtime import ANY, LITERT_QUANTIZED
 from keras_glimpse.ops.thumbnail import to_unit_range
 from keras_glimpse.quantization import float_products
 from keras_glimpse.version import __version__
@@ -116,7 +116,7 @@ def _check_every_stage_is_reached(model, calibration, threshold):
 
 def convert(compute: Callable, model, signature: tf.TensorSpec, quantize: str | None = None, calibration=None) -> bytes:
     """The content of a LiteRT file: a function of images and a `runtime`, and of a model's weights, by built-in operations."""
-    compute = partial(compute, runtime=LITERT_INT8 if quantize else ANY)
+    compute = partial(compute, runtime=LITERT_QUANTIZED if quantize else ANY)
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")  # The converter warns of its own internals.
         function = tf.function(compute, autograph=False).get_concrete_function(signature)

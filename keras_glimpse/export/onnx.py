@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras_glimpse._validation.arguments import check_exportable
 from keras_glimpse.export.files import complete_file
 from keras_glimpse.export.graphs import cascade_of_batch, cascade_of_one
+from keras_glimpse.ops.runtime import ANY, for_runtime
 from keras_glimpse.quantization import float_products
 
 
@@ -36,9 +37,9 @@ class Branches:
         self.prepare, self.first_look = model.prepare, model.first_look
         self._look_again, self._weights = model.look_again, [(weight, weight.numpy()) for weight in model.variables]
 
-    def look_again(self, images, evidence, runtime):
+    def look_again(self, images, evidence, runtime=ANY):
         with keras.StatelessScope([(weight, tf.constant(value)) for weight, value in self._weights]):
-            return self._look_again(images, evidence, runtime)
+            return for_runtime(self._look_again, runtime)(images, evidence)
 
 
 def export_onnx(model, path: str | os.PathLike, threshold: float | None = None) -> None:

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_glimpse.layers.inner import KeepsInner
-from keras_glimpse.ops.runtime import ANY, LITERT_INT8
+from keras_glimpse.ops.runtime import ANY, LITERT_QUANTIZED
 
 
 @keras.saving.register_keras_serializable(package="keras_glimpse")
@@ -19,7 +19,7 @@ class LocationHead(KeepsInner, keras.layers.Layer):
     Call arguments:
         hidden: `[batch, units]`, the features h^L of the low-resolution network; more axes are flattened.
         logits: `[batch, num_classes]`, the class evidence so far: o^L, or o^L plus the sum of the glimpses' outputs.
-        runtime: what will run the graph: "any" (the default), "tensorflow" or "litert_int8".
+        runtime: what will run the graph: "any" (the default), "tensorflow" or "litert_quantized".
 
     Returns:
         `[batch, 2]`, float32: the location `(y, x)` in [0, 1].
@@ -53,7 +53,7 @@ class LocationHead(KeepsInner, keras.layers.Layer):
         hidden = ops.reshape(hidden, (-1, self.from_hidden.kernel.shape[0]))
         if self.gated:
             hidden = ops.cast(hidden, "float32") * self.gate(logits)
-        apply = _in_float32 if runtime == LITERT_INT8 else lambda layer, inputs: layer(inputs)
+        apply = _in_float32 if runtime == LITERT_QUANTIZED else lambda layer, inputs: layer(inputs)
         return ops.sigmoid(apply(self.from_hidden, hidden) + apply(self.from_logits, logits))
 
     def get_config(self):

@@ -18,7 +18,7 @@ from keras_glimpse._validation.data import checked_input, named_batches
 from keras_glimpse._validation.images import PixelRange, check_images
 from keras_glimpse.attributes import Setting
 from keras_glimpse.networks import GlimpseNetworks
-from keras_glimpse.ops.runtime import TENSORFLOW, runtime_argument
+from keras_glimpse.ops.runtime import TENSORFLOW, for_runtime
 from keras_glimpse.training import execution, replicas
 from keras_glimpse.training.checkpoints import Checkpoints, after_epochs, check_resumable
 from keras_glimpse.training.measures import Measures
@@ -129,8 +129,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         if loss is not None or kwargs.pop("loss_weights", None) is not None:
             raise ValueError(f"GlimpseClassifier brings its own loss (eqs. 16 to 18); got loss={loss!r}.")
         self._check_methods()
-        if jit_compile is True:
-            is_supported(self)
+        is_compiled = jit_compile == "auto" or (bool(jit_compile) and is_supported(self))
         before, self._stage = self._stage, Stage.parse(stage, self.num_glimpses)
         try:
             self._check_optimizer(optimizer)
@@ -142,12 +141,12 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         stage = stage if isinstance(stage, str) else int(stage)
         self._choices = {"stage": stage, "jit_compile": jit_compile, "steps_per_execution": steps_per_execution}
         steps = 1 if steps_per_execution == "auto" else steps_per_execution
-        self._xla = False  # Not to be resolved before all is set.
+        self._xla = False  # `super().compile` must not resolve "auto" yet: the trackers of the stage are not set.
         with replicas.scope_of(self):
             super().compile(optimizer, jit_compile=None, steps_per_execution=steps, **kwargs)
         _compat.track(self, *trackers)
         self._functions.clear()
-        self._xla = "auto" if jit_compile == "auto" else bool(jit_compile) and is_supported(self)
+        self._xla = "auto" if jit_compile == "auto" else is_compiled
 
     def _trackers(self, metrics, weighted_metrics):
         tested = testing_measures(self.num_glimpses)
@@ -182,6 +181,11 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
     def stage(self) -> Stage | None:
         """What `compile` chose to train; None before."""
         return self._stage
+
+    def traced(self):
+        values, objects = super().traced()
+        compiled = [self.run_eagerly] if self.compiled else []
+        return [*values, self.stage, *compiled], [*objects, *([self.optimizer] if self.compiled else [])]
 
     @property
     def objective(self) -> Objective:
@@ -234,26 +238,20 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
 
     def train_step(self, data) -> dict[str, tf.Tensor]:
         """One step of training on a batch (section 2.2), and the measures since they were last reset."""
-        self._train(data)
-        return self._train_results()
+        data = _without_absent_parts(data)
+        self._measure(data, *training_step(self, data))
+        return self._results("train")
 
     def test_step(self, data) -> dict[str, tf.Tensor]:
         """Measures a batch, and returns the measures since they were last reset."""
-        self._test(data)
-        return self._test_results()
+        data = _without_absent_parts(data)
+        self._measure(data, *testing_step(self, data))
+        return self._results("test")
 
     def predict_step(self, data) -> tf.Tensor:
         """As Keras's: the logits of a batch."""
         images, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        return self(images, training=False, **runtime_argument(self, TENSORFLOW))
-
-    def _train(self, data):
-        data = _without_absent_parts(data)
-        self._measure(data, *training_step(self, data))
-
-    def _test(self, data):
-        data = _without_absent_parts(data)
-        self._measure(data, *testing_step(self, data))
+        return for_runtime(self, TENSORFLOW)(images, training=False)
 
     def _measure(self, data, measured, logits):
         images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
@@ -262,13 +260,12 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         if metrics is not None:
             metrics.update_state(labels, logits, sample_weight=weights)
 
-    def _train_results(self):
-        return self._results(training_measures(self.stage, self.contrastive))
-
-    def _test_results(self):
-        return self._results(testing_measures(self.active_glimpses))
-
-    def _results(self, names=None):
+    def _results(self, phase=None):
+        """The measures of a phase, "train" or "test"; outside of graphs, of all that was measured since the last reset."""
+        names = None
+        if phase:
+            is_training = phase == "train"
+            names = training_measures(self.stage, self.contrastive) if is_training else testing_measures(self.active_glimpses)
         measures, metrics = _compat.trackers(self)
         return measures.result(names) | (metrics.result() if metrics is not None and metrics.built else {})
 
@@ -284,10 +281,10 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
     # ---- Compiled functions: Keras asks for them before it runs any of them ----
 
     def make_train_function(self, force=False):
-        self.train_function = self._made("train", self._train, self._train_results, super().make_train_function)
+        self.train_function = self._made("train", self.train_step, super().make_train_function)
 
     def make_test_function(self, force=False):
-        self.test_function = self._made("test", self._test, self._test_results, super().make_test_function)
+        self.test_function = self._made("test", self.test_step, super().make_test_function)
 
     def make_predict_function(self, force=False):
         def by_keras():
@@ -301,13 +298,13 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
     def _runs_on_one_device_in_graphs(self):
         return self.distribute_strategy.num_replicas_in_sync == 1 and not (self.compiled and self.run_eagerly)
 
-    def _made(self, phase, step, results, by_keras):
+    def _made(self, phase, step, by_keras):
         def make():
             if getattr(type(self), f"{phase}_step") is not getattr(Trainer, f"{phase}_step"):
                 by_keras(force=True)  # A subclass has a step of its own.
                 return getattr(self, f"{phase}_function")
             compiled = {"jit_compile": self.jit_compile, "eager": self.run_eagerly}
-            return execution.step_function(self.distribute_strategy, step, results, **compiled)
+            return execution.step_function(self.distribute_strategy, step, partial(self._results, phase), **compiled)
 
         function = self.cached(phase, make)
         if isinstance(function, execution.StepFunction):
@@ -453,7 +450,8 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         return super().predict_on_batch(x)
 
     def _plan(self, phase, callbacks, steps):
-        self._plans[phase] = execution.plan(phase, callbacks, steps, self._choices["steps_per_execution"])
+        is_auto = self._choices["steps_per_execution"] == "auto"
+        self._plans[phase] = execution.plan(phase, callbacks, steps, "auto" if is_auto else self.steps_per_execution)
 
     def _check_compiled(self, method):
         if not self.compiled:
