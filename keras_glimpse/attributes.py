@@ -1,4 +1,4 @@
-"""The attributes of a model: fixed when it is made, or checked whenever they are set."""
+"""Attributes of models and layers: fixed when they are made, or checked whenever they are set."""
 
 from collections.abc import Callable
 

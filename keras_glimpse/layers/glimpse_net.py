@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from keras_glimpse._validation.arguments import check_integers, integers
+from keras_glimpse.attributes import Fixed
 from keras_glimpse.layers.inner import KeepsInner
 
 
@@ -37,6 +38,7 @@ class GlimpseNet(KeepsInner, keras.layers.Layer):
     """
 
     inner = ("hidden_layers", "output_layer", "gate")
+    num_classes, hidden_units, gated = Fixed(), Fixed(), Fixed()
 
     def __init__(self, num_classes: int, hidden_units: int | Sequence[int] = 500, gated: bool = False, **kwargs):
         super().__init__(**kwargs)

@@ -5,6 +5,7 @@ from math import prod
 import keras
 from keras import ops
 
+from keras_glimpse.attributes import Fixed
 from keras_glimpse.layers.inner import KeepsInner
 from keras_glimpse.ops.runtime import ANY, LITERT_QUANTIZED
 
@@ -33,6 +34,7 @@ class LocationHead(KeepsInner, keras.layers.Layer):
     """
 
     inner = ("from_hidden", "from_logits", "gate")
+    gated = Fixed()
 
     def __init__(self, gated: bool = False, **kwargs):
         super().__init__(**{"autocast": False, **kwargs})

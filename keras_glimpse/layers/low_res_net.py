@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_glimpse._validation.arguments import check_integers, check_one_of, integers
+from keras_glimpse.attributes import Fixed
 from keras_glimpse.layers.inner import KeepsInner
 from keras_glimpse.ops.geometry import check_image_shape
 from keras_glimpse.ops.runtime import ANY
@@ -41,6 +42,7 @@ class LowResNet(KeepsInner, keras.layers.Layer):
     """
 
     inner = ("hidden_layers", "output_layer")
+    num_classes, size, hidden_units, downsample = Fixed(), Fixed(), Fixed(), Fixed()
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_glimpse._validation.arguments import check_integers, integers
+from keras_glimpse.attributes import Fixed
 from keras_glimpse.ops.crop import crop_window
 from keras_glimpse.ops.geometry import candidate_locations, check_image_shape, search_grid
 from keras_glimpse.ops.runtime import ANY
@@ -42,6 +43,8 @@ class MultiScaleCrop(keras.layers.Layer):
 
     Reference: Ranzato, "On Learning Where To Look", 2014, sections 2.1, 2.2.3 and 4.1.
     """
+
+    size, scales = Fixed(), Fixed()
 
     def __init__(self, size: int = 12, scales: Sequence[int] = (1, 2), **kwargs):
         super().__init__(**{"autocast": False, **kwargs})  # Geometry stays float32 under mixed precision.

@@ -57,7 +57,7 @@ def training_step(model, data) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
     return terms | _accuracies(correct) | distances, predicted_logits
 
 
-def testing_step(model, data) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+def evaluation_step(model, data) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
     """Measures of what the model answers, looking where it says, for one batch; returns as `training_step`."""
     images, shares, weights = _unpack(model, data)
     images = model.prepare(images)
@@ -83,8 +83,8 @@ def training_measures(stage, contrastive: bool) -> list[str]:
     return ["loss", *parts, *accuracies, *["moved_px"] * stage.searches, "border_px"]
 
 
-def testing_measures(glimpses: int) -> list[str]:
-    """What `testing_step` measures of so many glimpses."""
+def evaluation_measures(glimpses: int) -> list[str]:
+    """What `evaluation_step` measures of so many glimpses."""
     return ["loss", *(f"accuracy_{n}" for n in range(glimpses + 1)), "border_px"]
 
 

@@ -25,7 +25,7 @@ from keras_glimpse.training.measures import Measures
 from keras_glimpse.training.metrics import UserMetrics
 from keras_glimpse.training.objective import Objective
 from keras_glimpse.training.stages import Stage
-from keras_glimpse.training.step import testing_measures, testing_step, training_measures, training_step
+from keras_glimpse.training.step import evaluation_measures, evaluation_step, training_measures, training_step
 from keras_glimpse.training.xla import chooses_xla, is_supported
 
 NOT_CALLED = {  # Methods of Keras that its own training calls, and this one does not.
@@ -149,7 +149,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         self._xla = "auto" if jit_compile == "auto" else is_compiled
 
     def _trackers(self, metrics, weighted_metrics):
-        tested = testing_measures(self.num_glimpses)
+        tested = evaluation_measures(self.num_glimpses)
         names = dict.fromkeys([*training_measures(self.stage, contrastive=True), *tested])
         if metrics is weighted_metrics is None:
             return Measures(names), None  # Keras would keep the metrics of the last `compile`.
@@ -245,7 +245,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
     def test_step(self, data) -> dict[str, tf.Tensor]:
         """Measures a batch, and returns the measures since they were last reset."""
         data = _without_absent_parts(data)
-        self._measure(data, *testing_step(self, data))
+        self._measure(data, *evaluation_step(self, data))
         return self._results("test")
 
     def predict_step(self, data) -> tf.Tensor:
@@ -265,7 +265,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         names = None
         if phase:
             is_training = phase == "train"
-            names = training_measures(self.stage, self.contrastive) if is_training else testing_measures(self.active_glimpses)
+            names = training_measures(self.stage, self.contrastive) if is_training else evaluation_measures(self.active_glimpses)
         measures, metrics = _compat.trackers(self)
         return measures.result(names) | (metrics.result() if metrics is not None and metrics.built else {})
 
