@@ -78,9 +78,10 @@ class GlimpseNetworks(keras.Model):
 
     @property
     def active_glimpses(self) -> int:
-        """How many glimpses the model looks at, in `predict`, `evaluate`, `look`, the cascade and every exported file.
+        """Integer, the number of glimpses used by `predict`, `evaluate`, `look`, the cascade and exported files.
 
-        All of them, until a stage is trained: then those up to the glimpse that was trained last. May be set, to do with fewer.
+        It equals `num_glimpses` until a stage is trained, then the number of the glimpse trained last. May be set to any integer
+        from 1 to `num_glimpses`.
         """
         return self._active
 
@@ -166,15 +167,28 @@ class GlimpseNetworks(keras.Model):
         return self.look_at_all(images, training, runtime)["logits"][:, -1]
 
     def look(self, images) -> dict[str, tf.Tensor]:
-        """Looks at images, and returns where it looked and what it concluded.
+        """Returns the logits after each glimpse, the locations and the patches, for a batch of images.
 
         Args:
-            images: `[batch, height, width, channels]`; all at once, so not more than fit in memory several times over.
+            images: Array or tensor `[batch, height, width, channels]` of floats or unsigned integers, processed as one batch.
 
         Returns:
-            dict of float32 tensors: `logits` `[batch, active_glimpses + 1, num_classes]`, after 0, 1, ... glimpses;
-            `locations` `[batch, active_glimpses, 2]`, `(y, x)` in [0, 1]; `patches` `[batch, active_glimpses, size, size,
-            channels * len(scales)]`, the glimpses themselves.
+            Dict of float32 tensors:
+
+            - `"logits"`: `[batch, active_glimpses + 1, num_classes]`, after 0, 1, ... glimpses (eq. 6);
+            - `"locations"`: `[batch, active_glimpses, 2]`, `(y, x)` in [0, 1];
+            - `"patches"`: `[batch, active_glimpses, size, size, channels * len(scales)]`, the patches of each glimpse.
+
+        Raises:
+            ValueError: If the images are not of the shape that the model was built for.
+            TypeError: If `images` is not one array of floats, uint8 or uint16.
+
+        Example:
+        >>> from keras_glimpse import GlimpseClassifier
+        >>> model = GlimpseClassifier(num_classes=10)
+        >>> seen = model.look(ops.zeros((3, 48, 48, 1)))
+        >>> seen["logits"].shape, seen["locations"].shape, seen["patches"].shape
+        (TensorShape([3, 3, 10]), TensorShape([3, 2, 2]), TensorShape([3, 2, 12, 12, 2]))
         """
         check_images(images, self.image_shape)
         if not self.built:

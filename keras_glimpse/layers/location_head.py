@@ -11,18 +11,23 @@ from keras_glimpse.ops.runtime import ANY, LITERT_INT8
 
 @keras.saving.register_keras_serializable(package="keras_glimpse")
 class LocationHead(KeepsInner, keras.layers.Layer):
-    """Predicts where to look next from low-level features and what is known of the class (eqs. 3 and 8).
+    """Predicts the location of the next glimpse from low-resolution features and class evidence (eqs. 3 and 8).
+
+    The layer computes in float32 whatever its dtype policy, and `quantize` leaves it unchanged.
 
     Args:
-        gated: let the class evidence gate the features, `h * sigmoid(V o + c)`, before the weighted sum (section 2.2.3).
+        gated: Boolean, whether class evidence gates the features, `h * sigmoid(V o + c)`, before the weighted sum (section
+            2.2.3). Defaults to `False`.
+        **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
 
     Call arguments:
-        hidden: `[batch, units]`, the features h^L of the low-resolution network; more axes are flattened.
-        logits: `[batch, num_classes]`, the class evidence so far: o^L, or o^L plus the sum of the glimpses' outputs.
-        runtime: what will run the graph: "any" (the default), "tensorflow" or "litert_int8".
+        hidden: Tensor `[batch, units]`, the features h^L of the low-resolution network; further axes are flattened.
+        logits: Tensor `[batch, num_classes]`, the class evidence: o^L plus the sum of the outputs of earlier glimpses.
+        runtime: String, the runtime of the traced graph: `"any"`, `"tensorflow"`, or `"litert_int8"`, which avoids operations
+            that LiteRT would quantize. Defaults to `"any"`.
 
     Returns:
-        `[batch, 2]`, float32: the location `(y, x)` in [0, 1].
+        Float32 tensor `[batch, 2]`: the location `(y, x)` in [0, 1].
 
     Example:
     >>> LocationHead()(ops.zeros((2, 500)), ops.zeros((2, 10))).numpy()
