@@ -36,8 +36,8 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
     of the image's longer side, so the same weights apply to images of any size.
 
     These attributes may be set at any time and take effect immediately: `search_size`, `search_stride`, `location_weight`,
-    `diversity_weight`, `diversity_variance`, `contrastive`, `averaging`, `location_input` and `active_glimpses`. So do changes of
-    the layers (`trainable`, `quantize`, LoRA). All other arguments are fixed after construction.
+    `diversity_weight`, `diversity_variance`, `contrastive`, `averaging`, `location_input` and `active_glimpses`. So do changes
+    of the layers (`trainable`, `quantize`, LoRA). All other arguments are fixed after construction.
 
     Args:
         num_classes: Integer, at least 2, the number of classes C.
@@ -63,26 +63,27 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         share_weights: Boolean, whether all glimpses share one glimpse network; each has its own location head. Every stage then
             updates the shared network, from the gradient at its own glimpse only (section 2.2.1), which also changes the
             outputs of the other glimpses. Defaults to `False`.
-        averaging: `"paper"` (eq. 6: the low-resolution logits plus the mean of the glimpses' logits) or `"uniform"` (the mean of
-            all logits). Defaults to `"paper"`.
+        averaging: `"paper"` (eq. 6: the low-resolution logits plus the mean of the glimpses' logits) or `"uniform"` (the mean
+            of all logits). Defaults to `"paper"`.
         location_input: `"logits"` (eq. 8) or `"probabilities"`, the class evidence that location heads receive. Defaults to
             `"logits"`.
         gated_location: Boolean, whether class evidence gates the features of the location heads (section 2.2.3). Defaults to
             `False`.
         gated_glimpse: Boolean, whether the location gates the features of the glimpse networks (section 2.2.3). Defaults to
             `False`.
-        downsample: `"area"`, `"strided"` or `"bilinear"`, how the thumbnail is computed (see `LowResNet`). Defaults to `"area"`.
-        low_res_net: Optional Keras layer or model that maps images to `(hidden, logits)`, in place of `LowResNet`. Its inputs are
-            floats. Defaults to `None`.
-        glimpse_net: Optional Keras layer or model that maps patches to logits, in place of `GlimpseNet`, cloned for each glimpse;
-            or a list with one for each. Its inputs are floats. Defaults to `None`.
+        downsample: `"area"`, `"strided"` or `"bilinear"`, how the thumbnail is computed (see `LowResNet`). Defaults to
+            `"area"`.
+        low_res_net: Optional Keras layer or model that maps images to `(hidden, logits)`, in place of `LowResNet`. Its inputs
+            are floats. Defaults to `None`.
+        glimpse_net: Optional Keras layer or model that maps patches to logits, in place of `GlimpseNet`, cloned for each
+            glimpse; or a list with one for each. Its inputs are floats. Defaults to `None`.
         preprocess: Optional Keras layer or model applied to the images first, such as `Rescaling`, `RandomFlip` or a
             `Sequential` of several. Its inputs are unscaled pixels as floats; its outputs are used unchanged. It is part of
-            `fit`, of saved models and of exported files. Defaults to `None`.
+            `fit`, of saved models and of exported files; random augmentation applies in training only. Defaults to `None`.
         **kwargs: Base model keyword arguments, such as `name` and `dtype`.
 
     Call arguments:
-        images: Tensor `[batch, height, width, channels]` of floats, used as they are, or of unsigned integers, scaled to [0, 1].
+        images: Tensor `[batch, height, width, channels]` of floats (used unchanged) or unsigned integers (scaled to [0, 1]).
         training: Boolean, whether layers such as `Dropout` and random augmentation are in training mode. Defaults to `False`.
         runtime: String, the runtime of the traced graph: `"any"` uses portable operations only, `"tensorflow"` also faster ones
             that only TensorFlow has, and `"litert_int8"` is for int8 conversion by LiteRT. Defaults to `"any"`.
@@ -234,8 +235,8 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         """Exports the model for inference, as `keras.Model.export` does.
 
         The graph consists of operations that TensorFlow, LiteRT and ONNX share, as does every graph in which you call the model
-        yourself: `tf.function`, `TFLiteConverter.from_keras_model(model)`, `tf2onnx.convert.from_keras(model)`. All active glimpses
-        are computed; for early exit, use `export_saved_model`, `export_litert` or `export_onnx`.
+        yourself: `tf.function`, `TFLiteConverter.from_keras_model(model)`, `tf2onnx.convert.from_keras(model)`. All active
+        glimpses are computed; for early exit, use `export_saved_model`, `export_litert` or `export_onnx`.
 
         Args:
             filepath: String or path, the folder or file to write.

@@ -80,8 +80,8 @@ class GlimpseNetworks(keras.Model):
     def active_glimpses(self) -> int:
         """Integer, the number of glimpses used by `predict`, `evaluate`, `look`, the cascade and exported files.
 
-        It equals `num_glimpses` until a stage is trained, then the number of the glimpse trained last. May be set to any integer
-        from 1 to `num_glimpses`.
+        It equals `num_glimpses` until a stage is trained, then the number of the glimpse trained last. May be set to any
+        integer from 1 to `num_glimpses`.
         """
         return self._active
 

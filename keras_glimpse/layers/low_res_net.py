@@ -29,7 +29,7 @@ class LowResNet(KeepsInner, keras.layers.Layer):
         **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
 
     Call arguments:
-        image: Tensor `[batch, height, width, channels]` of floats, used as they are, or of unsigned integers, scaled to [0, 1].
+        image: Tensor `[batch, height, width, channels]` of floats (used unchanged) or unsigned integers (scaled to [0, 1]).
         runtime: String, the runtime of the traced graph: `"any"` uses portable operations only, `"tensorflow"` also faster ones
             that only TensorFlow has. Defaults to `"any"`.
 

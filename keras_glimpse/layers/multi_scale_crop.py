@@ -28,7 +28,7 @@ class MultiScaleCrop(keras.layers.Layer):
         **kwargs: Base layer keyword arguments, such as `name`.
 
     Call arguments:
-        image: Tensor `[batch, height, width, channels]` of floats, used as they are, or of unsigned integers, scaled to [0, 1].
+        image: Tensor `[batch, height, width, channels]` of floats (used unchanged) or unsigned integers (scaled to [0, 1]).
         location: Tensor `[batch, 2]`, `(y, x)` in [0, 1]; the centre in pixels is `location * (side - 1)`. No gradient flows to
             it: the paper does not differentiate cropping.
         runtime: String, the runtime of the traced graph: `"any"` uses portable operations only, `"tensorflow"` also faster ones
@@ -64,8 +64,8 @@ class MultiScaleCrop(keras.layers.Layer):
     def candidates(self, image, location, search_size: int, stride: int, runtime: str = ANY) -> tf.Tensor:
         """Patches at every point of the search grid around a location (eq. 12), row by row.
 
-        If the windows overlap, all are slices of one crop, `stride * (search_size - 1)` pixels wider than the widest window, which
-        makes the search cheap.
+        If the windows overlap, all are slices of one crop, `stride * (search_size - 1)` pixels wider than the widest window,
+        which makes the search cheap.
 
         Args:
             image: Tensor `[batch, height, width, channels]`, as in `call`.

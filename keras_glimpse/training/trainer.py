@@ -89,24 +89,24 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
 
         `fit` reports these values for each batch and epoch:
 
-        - `loss`, the minimised value, and its terms: `low_res_loss`, E0 of eq. 10; `best_loss`, En at z* (at the predicted
-          location in fine-tuning); `offending_loss`, En at z-; `location_loss`, the terms of eqs. 9 and 18. Losses that networks
-          add themselves (regularizers, `add_loss`) are included in `loss` only. `val_loss` differs: it is the cross-entropy after
-          the last glimpse, without those terms.
+        - `loss`, the minimised value, and its terms: `low_res_loss`, E0 of eq. 10; `best_loss`, En at the best candidate
+          location z* (at the predicted one in fine-tuning); `offending_loss`, En at the most offending z-; `location_loss`, the
+          terms of eqs. 9 and 18. Losses that networks add themselves (regularizers, `add_loss`) are included in `loss` only.
+          `val_loss` differs: it is the cross-entropy after the last glimpse, without those terms.
         - `accuracy_n`, after n glimpses at the predicted locations.
         - `moved_px`, the distance in pixels from the predicted location to z*.
         - `border_px`, the distance in pixels from the predicted location to the nearest image border. A value near 0 means that
           the location head has saturated.
 
-        In callbacks with `mode="auto"`, accuracies are maximised, losses and `moved_px` minimised; `border_px` has no direction.
-        Sample weights apply to the losses and to `weighted_metrics` only.
+        In callbacks with `mode="auto"`, accuracies are maximised, losses and `moved_px` minimised; `border_px` has no
+        direction. Sample weights apply to the losses and to `weighted_metrics` only.
 
         `metrics` are updated with the prediction after the last glimpse of the stage:
 
-        - Keras's own metrics receive probabilities (the softmax of eq. 6), logits if created with `from_logits=True`, or the class
-          if they compare classes (`Accuracy`, `MeanIoU`). Labels are converted to class indices for these and for sparse metrics,
-          else to distributions over classes. Binary metrics (`AUC`, `Precision`, `F1Score`, ...) treat a soft label as its most
-          probable class.
+        - Keras's own metrics receive probabilities (the softmax of eq. 6), logits if created with `from_logits=True`, or the
+          class if they compare classes (`Accuracy`, `MeanIoU`). Labels are converted to class indices for these and for sparse
+          metrics, else to distributions over classes. Binary metrics (`AUC`, `Precision`, `F1Score`, ...) treat a soft label as
+          its most probable class.
         - Functions and custom metrics receive the labels unchanged, and the logits.
 
         Args:
@@ -115,15 +115,15 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
             stage: Integer from 1 to `num_glimpses`, the glimpse to train, with all earlier ones frozen; stage 1 also trains the
                 low-resolution network. Or `"fine_tune"`, which trains the last glimpse network at the predicted locations
                 (section 2.2.2). `fit` sets `active_glimpses` to the glimpse that it trains. Defaults to `1`.
-            jit_compile: Boolean or `"auto"`, whether to compile with XLA. `"auto"` uses XLA except for convolutions on a CPU, for
-                several replicas, and for layers or operations that XLA does not support. Defaults to `"auto"`.
+            jit_compile: Boolean or `"auto"`, whether to compile with XLA. `"auto"` uses XLA except for convolutions on a CPU,
+                for several replicas, and for layers or operations that XLA does not support. Defaults to `"auto"`.
             steps_per_execution: Positive integer, the batches per call of the train function, or `"auto"`: many, or one if a
                 callback has batch hooks. `steps_per_epoch` and batch counts are exact either way. Defaults to `"auto"`.
             **kwargs: Other arguments of `keras.Model.compile`: `metrics`, `weighted_metrics`, `run_eagerly`, ...
 
         Raises:
-            ValueError: If `stage` does not exist, `loss` is given, the optimizer has trained another stage, a metric is invalid or
-                has one of the names above, `jit_compile=True` with several replicas, or a subclass overrides a method that
+            ValueError: If `stage` does not exist, `loss` is given, the optimizer has trained another stage, a metric is invalid
+                or has one of the names above, `jit_compile=True` with several replicas, or a subclass overrides a method that
                 training does not call.
 
         Example:
@@ -341,21 +341,21 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
 
         Args:
             *args: Arguments of `keras.Model.fit`, in its order: `x`, `y`, `batch_size`, `epochs`, ... `x` is an array of images
-                `[n, height, width, channels]`, of floats or unsigned integers, or a `tf.data.Dataset`, `keras.utils.PyDataset` or
-                generator of batches `(images, labels)` or `(images, labels, sample_weight)`. Labels are class indices `[n]` or
-                `[n, 1]`, one-hot, or soft labels `[n, num_classes]` that sum to 1.
+                `[n, height, width, channels]`, of floats or unsigned integers, or a `tf.data.Dataset`, `keras.utils.PyDataset`
+                or generator of batches `(images, labels)` or `(images, labels, sample_weight)`. Labels are class indices `[n]`
+                or `[n, 1]`, one-hot, or soft labels `[n, num_classes]` that sum to 1.
             checkpoint: Optional string or path of a folder. The state of each stage is saved there after every epoch (see
-                `Checkpoints`). If the process is killed, running the same program again resumes after the last finished epoch, with
-                bit-identical weights if it calls `keras.utils.set_random_seed` first. Finished stages are not trained again.
-                Defaults to `None`.
+                `Checkpoints`). If the process is killed, running the same program again resumes after the last finished epoch,
+                with bit-identical weights if it calls `keras.utils.set_random_seed` first. Finished stages are not trained
+                again. Defaults to `None`.
             **kwargs: Arguments of `keras.Model.fit` by name: `validation_data`, `callbacks`, `sample_weight`, ...
 
         Returns:
             A `keras.callbacks.History`; its `history` has the values listed in `compile`.
 
         Raises:
-            ValueError: If images, labels or sample weights have invalid shapes or values, the model is not compiled, no layer of the
-                stage is trainable, or with `checkpoint`, `steps_per_epoch` does not match the data.
+            ValueError: If images, labels or sample weights have invalid shapes or values, the model is not compiled, no layer
+                of the stage is trainable, or with `checkpoint`, `steps_per_epoch` does not match the data.
             TypeError: If images or labels have an invalid type.
 
         Example:
