@@ -253,7 +253,8 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         >>> model.build((None, 48, 48, 1))
         >>> folder = tempfile.mkdtemp() + "/1"
         >>> model.export(folder, verbose=False)
-        >>> tf.saved_model.load(folder).serve(tf.zeros((3, 48, 48, 1))).shape
+        >>> loaded = tf.saved_model.load(folder)
+        >>> loaded.serve(tf.zeros((3, 48, 48, 1))).shape
         TensorShape([3, 10])
         """
         if not self.built:
