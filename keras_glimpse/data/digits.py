@@ -139,7 +139,7 @@ def embedded_digits(test_fraction: float = 0.25) -> Digits:
     pixels. The random split is the same at every call. It mixes writers, so errors are lower than for unseen writers.
 
     Args:
-        test_fraction: Float in [0, 1), the fraction of the images in the test set. Defaults to `0.25`.
+        test_fraction: Float in (0, 1), the fraction of the images in the test set. Defaults to `0.25`.
 
     Returns:
         A `Digits` of uint8 images `[n, 28, 28, 1]` and int32 labels `[n]`.

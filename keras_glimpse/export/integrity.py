@@ -17,7 +17,8 @@ MARK, ASSETS = "keras_glimpse.json", "assets.extra"
 PARTS = ("metadata.json", "config.json", "model.weights.h5")
 NAMES = ("module", "class_name", "registered_name")
 MOST_PACKED = 100  # Largest plausible compression ratio; Keras stores without compression.
-SIZES = ("num_classes", "num_glimpses", "hidden_units", "units", "filters", "lora_rank")  # Each counts units with at least one weight.
+# Each counts units with at least one weight.
+SIZES = ("num_classes", "num_glimpses", "hidden_units", "units", "filters", "lora_rank")
 
 
 def check_file(path: str | os.PathLike) -> None:

@@ -80,7 +80,7 @@ def export_onnx(model, path: str | os.PathLike, threshold: float | None = None) 
 
 
 def _check_valid(path):
-    """Raises if the file is invalid: for operations that it cannot convert, tf2onnx logs an error and writes an invalid file."""
+    """Raises if the file is invalid: where tf2onnx cannot convert an operation, it only logs that and writes an invalid file."""
     import onnx  # Which tf2onnx brings.
 
     try:
