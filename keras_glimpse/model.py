@@ -100,8 +100,9 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         location_heads: Tuple of `num_glimpses` `LocationHead` layers (eqs. 3 and 8).
         glimpse_nets: Tuple of `num_glimpses` glimpse networks (eqs. 4 and 7); the same layer throughout with `share_weights`.
         crop: The `MultiScaleCrop` layer.
-        active_glimpses: Integer, the number of glimpses used in inference and in exported files; may be set.
-        trained_glimpses: Tuple of integers, the glimpses (from 1) that have been trained; read-only.
+        active_glimpses: Integer, the number of glimpses used in inference and in exported files: `num_glimpses` until a stage
+            is trained, then the number of the glimpse trained last. May be set.
+        trained_glimpses: Tuple of integers, the glimpses (from 1) that have been trained; saved with the weights, read-only.
         image_shape: Tuple `(height, width, channels)` that the model was built for; `None` before.
         stage: The stage chosen by `compile`, with fields `glimpse` (index from 0) and `searches`; `None` before.
 

@@ -80,7 +80,7 @@ def export_onnx(model, path: str | os.PathLike, threshold: float | None = None) 
 
 
 def _check_valid(path):
-    """Raises if the file is invalid: where tf2onnx cannot convert an operation, it only logs that and writes an invalid file."""
+    """Raises if the file is invalid: tf2onnx only logs operations that it cannot convert, and writes the file anyway."""
     import onnx  # Which tf2onnx brings.
 
     try:
