@@ -1,4 +1,4 @@
-"""`GlimpseClassifier`: the whole system of the paper as one Keras model."""
+"""`GlimpseClassifier`: the system of the paper as one Keras model."""
 
 import os
 import warnings
@@ -193,12 +193,12 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
 
     @property
     def inputs(self) -> list[keras.KerasTensor] | None:
-        """What a functional model has, and converters ask for: the images that the model was built for."""
+        """Symbolic inputs, as of a functional model, which converters ask for; `None` before the model is built."""
         return self.image_shape and [keras.KerasTensor((None, *self.image_shape), self.input_dtype, name="images")]
 
     @property
     def input_dtype(self) -> str:
-        """What exported graphs are given, whatever precision the networks have."""
+        """Dtype of the images in exported graphs, whatever the precision of the networks."""
         return "float32"
 
     def quantize(self, mode=None, config=None, filters=None, **kwargs) -> None:
@@ -268,7 +268,7 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
 
     @property
     def inner(self):
-        """The networks that the model made itself (see `KeepsInner`)."""
+        """Names of the attributes with networks that the model created itself (see `KeepsInner`)."""
         made = {"low_res_net": "low_res_net", "glimpse_nets": "glimpse_net"}
         return ("location_heads", *(name for name in made if not self._of_user[made[name]]))
 
@@ -297,7 +297,7 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         return super().save(filepath, *args, **kwargs)
 
     def save_own_variables(self, store):
-        """Keeps beside the weights what they were trained for."""
+        """Saves the active and the trained glimpses and the pixel range beside the weights."""
         if any(layer.quantization_mode and getattr(layer, "lora_enabled", False) for layer in all_layers(self)):
             warnings.warn("LoRA on quantized layers is saved as part of their kernels, rounded: answers change.", stacklevel=2)
         store["active_glimpses"] = np.asarray(self.active_glimpses)

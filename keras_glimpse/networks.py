@@ -1,4 +1,4 @@
-"""The networks of the model and what they see: inference, section 2.1, eqs. 1 to 8."""
+"""The networks of the model and their inputs: inference, section 2.1, eqs. 1 to 8."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -59,7 +59,7 @@ class GlimpseNetworks(keras.Model):
         location_input: str,
         **kwargs,
     ):
-        super().__init__(**{"autocast": False, **kwargs})  # Images keep the precision they came in.
+        super().__init__(**{"autocast": False, **kwargs})  # Images keep their precision.
         self.num_classes = num_classes
         self.num_glimpses = len(glimpse_nets)
         self.gated_glimpse = gated_glimpse
@@ -95,7 +95,7 @@ class GlimpseNetworks(keras.Model):
     # ---- One glimpse at a time ----
 
     def prepare(self, images, training=False) -> tf.Tensor:
-        """Images as all that follows is given them: checked, and through `preprocess`."""
+        """Checks the images and applies `preprocess`; the other methods take its result."""
         check_spec(images.shape, images.dtype, self.image_shape)
         if self.image_shape is not None:  # Their size may not be known in the graph of somebody else.
             images = tf.ensure_shape(images, (None, *self.image_shape))
@@ -104,7 +104,7 @@ class GlimpseNetworks(keras.Model):
         return self.preprocess(tf.cast(images, keras.config.floatx()), training=training)
 
     def first_look(self, images, training=False, runtime=ANY) -> Evidence:
-        """The thumbnail, through the low-resolution network (eq. 1): what is known of prepared images before any glimpse."""
+        """The low-resolution network on the thumbnail of prepared images (eq. 1): the evidence before any glimpse."""
         if not isinstance(self.low_res_net, LowResNet):
             images = to_unit_range(images, images.dtype)
         net = self.low_res_net
@@ -112,7 +112,7 @@ class GlimpseNetworks(keras.Model):
         return Evidence(hidden, ops.cast(logits, "float32"))
 
     def locate(self, evidence: Evidence, runtime=ANY) -> tf.Tensor:
-        """Where the next glimpse looks, `[batch, 2]` (eqs. 3 and 8)."""
+        """Location of the next glimpse, `[batch, 2]` (eqs. 3 and 8)."""
         n = len(evidence.glimpses)
         seen = evidence._replace(glimpses=evidence.glimpses[: n - n % self.group_size])
         head = self.location_heads[n]
@@ -120,19 +120,19 @@ class GlimpseNetworks(keras.Model):
         return head(evidence.hidden, logits, **runtime_argument(head, runtime))
 
     def glimpse(self, evidence: Evidence, patches, location, training=False) -> Evidence:
-        """Adds what the next glimpse network makes of `patches` (eqs. 4 and 7)."""
+        """Adds the logits of the next glimpse network for `patches` (eqs. 4 and 7)."""
         net = self.glimpse_nets[len(evidence.glimpses)]
         where = (location,) if self.gated_glimpse else ()
         logits = ops.cast(net(patches, *where, training=training), "float32")
         return evidence._replace(glimpses=(*evidence.glimpses, logits))
 
     def look_again(self, images, evidence: Evidence, runtime=ANY) -> Evidence:
-        """Adds the next glimpse at prepared images, at the place that the model predicts."""
+        """Adds the next glimpse at prepared images, at the predicted location."""
         location = self.locate(evidence, runtime=runtime)
         return self.glimpse(evidence, self.crop(images, location, runtime=runtime), location)
 
     def combine(self, evidence: Evidence) -> tf.Tensor:
-        """The class logits after the glimpses so far, `[..., num_classes]` (eqs. 5 and 6)."""
+        """Class logits after the glimpses so far, `[..., num_classes]` (eqs. 5 and 6)."""
         return combine(evidence, self.averaging)
 
     def try_glimpse(self, evidence: Evidence, patches, places, training=False) -> tf.Tensor:
@@ -146,7 +146,7 @@ class GlimpseNetworks(keras.Model):
     # ---- All of them: Keras's `call`, and `look` ----
 
     def look_at_all(self, images, training=False, runtime=ANY) -> dict[str, tf.Tensor]:
-        """What `look` returns, as part of whatever graph is traced."""
+        """The outputs of `look`, as part of the current graph."""
         images = self.prepare(images, training)
         evidence = self.first_look(images, training=training, runtime=runtime)
         logits, locations, patches = [self.combine(evidence)], [], []
@@ -199,7 +199,7 @@ class GlimpseNetworks(keras.Model):
         return self.cached("look", lambda: self.graph(self.look_at_all))(ops.convert_to_tensor(images))
 
     def see_pixels(self, images) -> None:
-        """Warns, once, if the pixels of floats are not in the range that the model expects; looks at the first few images."""
+        """Warns, once, if float pixels are outside the range that the model expects; checks the first 32 images."""
         if self._pixels:
             self._pixels.see(images[:32])
 

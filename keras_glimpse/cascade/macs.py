@@ -11,7 +11,7 @@ from keras_glimpse._validation.arguments import check_built_classifier
 
 
 class Uncountable(ValueError):
-    """The graph of a network does not tell what the network costs."""
+    """The cost of a network cannot be read from its graph."""
 
 
 def count_macs(net, *input_shapes) -> int:
@@ -83,7 +83,7 @@ def stage_macs(model) -> np.ndarray:
 
 
 def known_stage_macs(model) -> np.ndarray | None:
-    """`stage_macs`, or None for networks that cannot be counted: those work all the same."""
+    """`stage_macs`, or `None` for networks that cannot be counted."""
     try:
         return stage_macs(model)
     except Uncountable:

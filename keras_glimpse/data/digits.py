@@ -63,7 +63,7 @@ def mnist_digits(data_dir: str | os.PathLike | None = None, download: bool = Fal
 
 @contextlib.contextmanager
 def _clear_errors(path):
-    """Turns whatever is raised of corrupt files into one error that names them."""
+    """Turns any exception that corrupt files raise into a ValueError that names them."""
     try:
         yield
     except Exception as error:
@@ -71,7 +71,7 @@ def _clear_errors(path):
 
 
 def check_digits(digits: Digits) -> Digits:
-    """The digits as arrays, unless they are not what `Digits` says: then ValueError."""
+    """The digits as arrays; raises ValueError unless they have the shapes and dtypes of `Digits`."""
     digits = Digits(*map(np.asarray, digits))
     for images, labels in (digits[:2], digits[2:]):
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 1 or not len(images):

@@ -1,4 +1,4 @@
-"""Nn, the networks that look closely."""
+"""Nn, the networks on the patches."""
 
 from collections.abc import Sequence
 from math import prod

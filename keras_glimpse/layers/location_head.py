@@ -1,4 +1,4 @@
-"""Where to look next."""
+"""The location of the next glimpse."""
 
 from math import prod
 
@@ -66,13 +66,13 @@ class LocationHead(KeepsInner, keras.layers.Layer):
 
 
 class Float32Dense(keras.layers.Dense):
-    """In half precision a place would be pixels off, and in 8 bits more: `quantize` leaves this layer as it is."""
+    """A dense layer that `quantize` leaves unchanged: in 8 bits, or in half precision, a location would be pixels off."""
 
     def quantize(self, mode=None, type_check=True, config=None):
         pass
 
 
 def _in_float32(layer, inputs):
-    """What a dense layer does, by operations that LiteRT does not quantize: 256 places are too few in a large image."""
+    """A dense layer by operations that LiteRT does not quantize: 256 locations are too few in a large image."""
     products = ops.sum(inputs[:, None, :] * ops.transpose(layer.kernel), axis=-1)
     return products if layer.bias is None else products + layer.bias

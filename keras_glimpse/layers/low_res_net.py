@@ -1,4 +1,4 @@
-"""N0, the network that sees the whole image as a thumbnail."""
+"""N0, the network on the downsampled image."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""The glimpse itself: a patch of the full-resolution image, with its surroundings more coarsely around it."""
+"""Multi-scale patches of the full-resolution image."""
 
 from collections.abc import Sequence
 
@@ -90,9 +90,9 @@ class MultiScaleCrop(keras.layers.Layer):
         return to_unit_range(ops.concatenate(patches, axis=-1), image.dtype)
 
     def _regions(self, image, location, margin, runtime):
-        """For each scale, the window at the location and `margin` pixels more of its surroundings.
+        """For each scale, the window at the location with `margin` more pixels in total along each axis.
 
-        All are parts of one crop. (Windows of odd and of even width sit half a pixel apart: one crop for each.)
+        All are slices of one crop for each parity of the width: windows of odd and of even width are half a pixel apart.
         """
         check_image_shape(image.shape, {})
         widths = [scale * self.size for scale in self.scales]

@@ -136,7 +136,7 @@ class Checkpoints(keras.callbacks.Callback):
             path.unlink()
 
     def _write(self, path, content):
-        """An atomic write: under the final name there is the whole file, or none, whenever the process ends."""
+        """An atomic write: if the process is killed, the file is complete or absent."""
         scratch = self.folder / "unfinished"
         try:
             with scratch.open("wb") as file:

@@ -1,4 +1,4 @@
-"""Keras's hooks of training: what `compile`, `fit`, `evaluate` and `predict` of a `GlimpseClassifier` do."""
+"""Keras's training hooks: `compile`, `fit`, `evaluate` and `predict` of `GlimpseClassifier`."""
 
 import numbers
 import os
@@ -192,7 +192,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
 
     @property
     def objective(self) -> Objective:
-        """The numbers of the loss, as they are now."""
+        """The `Objective` with the current weights of the loss."""
         return Objective(self.location_weight, self.diversity_weight, self.diversity_variance, self.contrastive)
 
     @property
@@ -202,14 +202,14 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
 
     @property
     def trained_layers(self) -> list[keras.Layer]:
-        """The layers that the stage trains."""
+        """List of the layers that the stage trains."""
         low_res = [self.low_res_net] if self.stage.trains_low_res else []
         head = [self.location_heads[self.stage.glimpse]] if self.stage.searches else []
         return [*low_res, *head, self.glimpse_nets[self.stage.glimpse]]
 
     @property
     def trainable_variables(self):
-        """What the stage trains; before `compile`, everything. Layers that you froze yourself stay frozen."""
+        """Variables that the stage trains, without those of layers that you froze; before `compile`, all trainable ones."""
         if self.stage is None:
             return super().trainable_variables
         return [variable for layer in self.trained_layers for variable in layer.trainable_variables]
@@ -397,7 +397,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         return None if data is None else self._checked(data, None, "the validation data")[0]
 
     def _begin_training(self, image):
-        """Checks that there is something to train, and notes that it is trained on images of this shape and dtype."""
+        """Checks that there are variables to train, and records the glimpse and the image dtype that are trained."""
         if not self.trainable_variables:
             raise ValueError(f"There is nothing to train in stage {self._choices['stage']!r}: all its layers are frozen.")
         self._check_optimizer(self.optimizer)
@@ -414,7 +414,9 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
             )
 
     def _resume(self, x, checkpoint, given):
-        """Restores what was saved of this stage; returns the data that come next, and what will save the rest."""
+        """Restores the checkpoint of this stage; returns the data positioned after it, and the callback that saves the next
+        ones.
+        """
         check_resumable(x, given["y"], given["batch_size"], given["steps_per_epoch"])
         saved = Checkpoints(Path(checkpoint) / f"stage_{self._choices['stage']}")
         given["initial_epoch"] = saved.restore(self)
@@ -599,7 +601,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
 
 
 class RetraceAfterChange(keras.callbacks.Callback):
-    """Has the step traced anew when a callback before this one has set an attribute of the model between two epochs."""
+    """Retraces the step if an earlier callback has set an attribute of the model between two epochs."""
 
     def on_epoch_begin(self, epoch, logs=None):
         self.model.make_train_function()
@@ -613,5 +615,5 @@ def _arguments(method, args, kwargs):
 
 
 def _without_absent_parts(data):
-    """A batch without what Keras has for parts that a generator gave as None."""
+    """Replaces by `None` the parts of a batch that Keras passes as `tf.experimental.Optional`: a generator yielded `None`."""
     return keras.tree.map_structure(lambda part: None if isinstance(part, tf.experimental.Optional) else part, data)
