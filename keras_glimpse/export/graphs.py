@@ -1,4 +1,4 @@
-"""What exported files compute, as graphs: the cascade of one image, the cascade of a batch, and all stages at once."""
+"""The graphs of exported files: the cascade for one image, the cascade for a batch, and all stages at once."""
 
 from functools import partial
 
@@ -10,7 +10,7 @@ from keras_glimpse.ops.runtime import ANY, for_runtime
 
 
 def explain(model, images: tf.Tensor, threshold: float | None, runtime: str = ANY) -> dict[str, tf.Tensor]:
-    """All stages of all images, wherever the cascade would stop: what to show a person."""
+    """Probabilities and locations at all stages for all images, and the stage at which the cascade would stop."""
     seen = model.look_at_all(images, runtime=runtime)
     probabilities = tf.nn.softmax(seen["logits"])
     exit_stage = tf.fill(tf.shape(images)[:1], model.active_glimpses)
@@ -26,7 +26,7 @@ def explain(model, images: tf.Tensor, threshold: float | None, runtime: str = AN
 
 
 def cascade_of_one(model, images: tf.Tensor, threshold: float | None, runtime: str = ANY) -> dict[str, tf.Tensor]:
-    """The cascade for a batch of one, as branches that a runtime takes or skips."""
+    """The cascade for a batch of one, with branches that a runtime takes or skips."""
 
     def decide(evidence):
         stage = len(evidence.glimpses)
@@ -42,7 +42,7 @@ def cascade_of_one(model, images: tf.Tensor, threshold: float | None, runtime: s
 
 
 def cascade_of_batch(model, images: tf.Tensor, threshold: float | None, runtime: str = ANY) -> dict[str, tf.Tensor]:
-    """The cascade for a batch: each network runs only on the images that none before it was sure of."""
+    """The cascade for a batch: each network runs only on the images that are still below the threshold."""
     if threshold is None:
         return {"probabilities": tf.nn.softmax(model.look_at_all(images, runtime=runtime)["logits"][:, -1])}
 
