@@ -86,7 +86,7 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         images: Tensor `[batch, height, width, channels]` of floats (used unchanged) or unsigned integers (scaled to [0, 1]).
         training: Boolean, whether layers such as `Dropout` and random augmentation are in training mode. Defaults to `False`.
         runtime: String, the runtime of the traced graph: `"any"` uses portable operations only, `"tensorflow"` also faster ones
-            that only TensorFlow has, and `"litert_int8"` is for int8 conversion by LiteRT. Defaults to `"any"`.
+            that only TensorFlow has, and `"litert_quantized"` is for quantization by LiteRT. Defaults to `"any"`.
 
     Returns:
         Float32 tensor `[batch, num_classes]`: the logits of eq. 6 after `active_glimpses` glimpses.

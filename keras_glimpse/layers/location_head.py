@@ -24,8 +24,8 @@ class LocationHead(KeepsInner, keras.layers.Layer):
     Call arguments:
         hidden: Tensor `[batch, units]`, the features h^L of the low-resolution network; further axes are flattened.
         logits: Tensor `[batch, num_classes]`, the class evidence: o^L plus the sum of the outputs of earlier glimpses.
-        runtime: String, the runtime of the traced graph: `"any"`, `"tensorflow"`, or `"litert_quantized"`, which avoids operations
-            that LiteRT would quantize. Defaults to `"any"`.
+        runtime: String, the runtime of the traced graph: `"any"`, `"tensorflow"`, or `"litert_quantized"`, which avoids
+            operations that LiteRT would quantize. Defaults to `"any"`.
 
     Returns:
         Float32 tensor `[batch, 2]`: the location `(y, x)` in [0, 1].
