@@ -57,8 +57,8 @@ def fused(weights: dict, stage: int) -> Callable:
 def _loss(images, labels, w, stage, straightforward=False):
     """Eqs. 16 (stage 1) and 17 with 18 (stage 2), with the search of eqs. 12 and 15."""
     images = tf.cast(images[..., 0], tf.float32) / 255.0
-    look, shrink = (_crops, _pool) if straightforward else (_slices, _shrink)
-    hidden = tf.nn.relu(tf.reshape(shrink(images, 4), [-1, 144]) @ w["low_res"][0] + w["low_res"][1])
+    look = _crops if straightforward else _slices
+    hidden = tf.nn.relu(tf.reshape(_shrink(images, 4), [-1, 144]) @ w["low_res"][0] + w["low_res"][1])
     low_res = hidden @ w["low_res"][2] + w["low_res"][3]
     place = _place(hidden, low_res, w["head1"])
     before, share, net = low_res, 1.0, w["net1"]
@@ -94,10 +94,6 @@ def _shrink(images, by):
     return tf.reduce_mean(tf.reshape(images, [-1, height // by, by, width // by, by]), axis=[2, 4])
 
 
-def _pool(images, by):
-    return tf.nn.avg_pool2d(images[..., None], by, by, "VALID")[..., 0]
-
-
 def _place(hidden, logits, head):
     return tf.sigmoid(hidden @ head[0] + logits @ head[2] + head[1])
 
@@ -129,7 +125,7 @@ def _crops(images, place, count):
         return tf.image.crop_and_resize(images[..., None], boxes, tf.range(tf.shape(images)[0]), [size, size])[..., 0]
 
     centres = [tf.stop_gradient(place) + offset for offset in (OFFSETS if count == 3 else [0.0])]
-    patches = [tf.stack([crop(centre, 12), _pool(crop(centre, 24), 2)], axis=-1) for centre in centres]
+    patches = [tf.stack([crop(centre, 12), _shrink(crop(centre, 24), 2)], axis=-1) for centre in centres]
     return tf.reshape(tf.stack(patches, axis=1), [-1, len(centres), 288])
 
 
@@ -163,36 +159,27 @@ class Straightforward(keras.Model):
 
 def matrix_products(batch: int, stage: int, steps: int) -> Callable:
     """A loop, as one XLA program, of the matrix products of a step and nothing else."""
-    shapes = [(144, 500), (500, 10), (288, 500), (500, 10)]
-    weights = [tf.random.stateless_normal(shape, [1, 2]) * 0.01 for shape in shapes]
-    inputs = tf.random.stateless_uniform([9 * batch, 288], [3, 4])
 
-    def backward(x, hidden, output, w1, w2):
-        """The products of back-propagation: both weights' gradients, and the hidden layer's between them."""
-        inner = tf.matmul(output, w2, transpose_b=True)
-        return tf.matmul(x, inner, transpose_a=True), tf.matmul(hidden, output, transpose_a=True)
+    def forward(rows, inputs):
+        return [(rows, inputs, 500), (rows, 500, 10)]
+
+    def backward(rows, inputs):
+        """Of back-propagation: both weights' gradients, and the hidden layer's between them."""
+        return [(inputs, rows, 500), (500, rows, 10), (rows, 10, 500)]
+
+    # The thumbnails, the nine candidates, and the two chosen ones with a gradient.
+    shapes = [*forward(batch, 144), *forward(9 * batch, 288), *forward(2 * batch, 288), *backward(2 * batch, 288)]
+    shapes += backward(batch, 144) if stage == 1 else forward(batch, 288)  # The low-resolution network, or the first glimpse.
+    random = tf.random.stateless_normal
+    factors = [(random((m, k), [1, 2]), random((k, n), [3, 4])) for m, k, n in shapes]
 
     @tf.function(jit_compile=True)
     def loop():
-        def step(i, w1, w2, v1, v2):
-            thumbnails = inputs[:batch, :144]
-            hidden = thumbnails @ w1
-            low_res = hidden @ w2
-            if stage == 2:
-                v1 += 1e-9 * tf.reduce_max((inputs[:batch] @ v1) @ v2)  # The first glimpse.
-            tried = (inputs @ v1) @ v2
-            chosen = inputs[: 2 * batch]
-            features = chosen @ v1
-            output = features @ v2
-            dv1, dv2 = backward(chosen, features, output, v1, v2)
-            w1 *= 1 + 1e-30 * tf.reduce_max(tried)  # Nothing is left out as unused, or taken out of the loop as constant.
-            if stage == 1:
-                dw1, dw2 = backward(thumbnails, hidden, low_res, w1, w2)
-                w1, w2 = w1 - 1e-9 * dw1, w2 - 1e-9 * dw2
-            else:
-                w2 *= 1 + 1e-30 * tf.reduce_max(low_res)
-            return i + 1, w1, w2, v1 - 1e-9 * dv1, v2 - 1e-9 * dv2
+        def step(i, total):
+            # Nothing is left out as unused, or taken out of the loop as constant: each product needs the step before.
+            same = 1 + 1e-30 * total
+            return i + 1, tf.add_n([tf.reduce_max(a @ (same * b)) for a, b in factors])
 
-        return tf.while_loop(lambda i, *_: i < steps, step, (0, *weights))[1:]
+        return tf.while_loop(lambda i, _: i < steps, step, (0, 0.0))[1]
 
-    return loop
+    return lambda: float(loop())
