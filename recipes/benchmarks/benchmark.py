@@ -14,7 +14,6 @@ import argparse
 import importlib.util
 import itertools
 import multiprocessing
-import os
 import resource
 import sys
 import timeit
@@ -23,7 +22,6 @@ from csv import DictWriter
 from functools import partial
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: its C++ logs are not for readers.
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import contenders

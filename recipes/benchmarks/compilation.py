@@ -9,14 +9,12 @@ gradient (the search) and on two with one, at places that are fixed. What is com
 hold on a noisy machine, times do not. The table goes to `recipes/results/benchmark_xla.csv`.
 """
 
-import os
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: its C++ logs are not for readers.
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import keras

@@ -13,7 +13,6 @@ import os
 import sys
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: its C++ logs are not for readers.
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import keras

@@ -3,15 +3,12 @@
 It loads a SavedModel by TensorFlow's C API and answers requests from several threads that share one session.
 """
 
-import os
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: what its C++ says is not for readers.
 
 import numpy as np
 import tensorflow as tf
@@ -76,7 +73,7 @@ def serve(
     Raises:
         RuntimeError: the program itself ended with an error; the message has what it said.
     """
-    images, requests = np.ascontiguousarray(images), np.asarray(requests, np.int64)
+    requests = np.asarray(requests, np.int64)
     chosen = signature(saved_model, "uint8" if images.dtype == np.uint8 else "serving_default")
     source, target = chosen.inputs["images"], chosen.outputs["probabilities"]
     rows = np.cumsum(requests[:, 1]) - requests[:, 1]

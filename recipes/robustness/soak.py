@@ -6,7 +6,7 @@
 The server is `serve.c`: TensorFlow's C API, one session shared by all threads, no Python. Every answer is compared with that
 of a single call for the same image. Leaves soak.json and soak.png, memory against requests, in --out; the exit status is 1
 if a request failed or an answer was wrong. The first tenth of the requests are warm-up: latencies and growth of memory are of
-the rest. Shorter runs than 200,000 requests say little of memory, for its warm-up is longer than theirs: no slope is told.
+the rest. Of memory, runs of fewer than 200,000 requests say little, for its warm-up is longer than theirs.
 """
 
 import argparse
@@ -30,14 +30,13 @@ from rich.progress import Progress
 from serve import Served, build, serve, signature
 from tables.config import commit
 from tables.digits import splits_for
+from trained import check_shape
 
 import keras_glimpse
 from keras_glimpse import data
 
 POOL, SAMPLES = 4096, 200
 WARM_UP = 0.1  # Of the requests.
-ENOUGH = 200_000  # Requests; of fewer, a straight line through memory is one through its warm-up.
-COUNTS = ("failures", "answers_that_differ", "labels_that_differ")
 TOLERANCE = 5e-5  # Float32: products of matrices of other sizes round differently.
 
 
@@ -50,28 +49,16 @@ def main():
         glimpses = deepest(args.saved_model, images, asked)
         with tempfile.TemporaryDirectory() as scratch:
             expected, served = run(build(Path(scratch)), args.saved_model, images, asked, args.threads)
-    result = about(args) | figures(asked, expected, served)
+    result = {name: getattr(args, name) for name in ("threads", "batch_sizes", "seed")} | figures(asked, expected, served)
+    result |= {"saved_model": "/".join(args.saved_model.resolve().parts[-3:]), "cores": os.cpu_count(), "commit": commit()}
+    result |= {"MALLOC_ARENA_MAX": os.environ.get("MALLOC_ARENA_MAX"), "tensorflow": tf.__version__}
     result |= {"requests_by_glimpses": glimpses, "samples": served.samples.tolist()}
-    lines = (f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in result.items())
-    (args.out / "soak.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    (args.out / "soak.json").write_text(json.dumps(result) + "\n")
     draw(served.samples, result, args.out / "soak.png")
     show(result)
     print(f"Wrote soak.json and soak.png to {args.out}/")
     if result["failures"] or result["answers_that_differ"]:
         sys.exit(f"soak: {served.complaints or 'answers differ from those of single calls'}")
-
-
-def about(args):
-    return {
-        "saved_model": "/".join(args.saved_model.resolve().parts[-3:]),
-        "threads": args.threads,
-        "batch_sizes": args.batch_sizes,
-        "seed": args.seed,
-        "cores": os.cpu_count(),
-        "MALLOC_ARENA_MAX": os.environ.get("MALLOC_ARENA_MAX"),
-        "tensorflow": tf.__version__,
-        "commit": commit(),
-    }
 
 
 def parse_args():
@@ -95,14 +82,12 @@ def integers(text: str) -> list[int]:
 def pool(saved_model: Path, seed: int) -> np.ndarray:
     """The images that are asked for, uint8: test digits of MNIST if it is found, else the embedded ones."""
     shape = tuple(side.size for side in signature(saved_model, "explain").inputs["images"].tensor_shape.dim[1:])
-    if shape not in ((48, 48, 1), (28, 28, 1)):
-        raise ValueError(f"Expected a model of digits, 48x48x1 or 28x28x1; got {shape}.")
+    check_shape(shape)
     try:
         digits = data.mnist_digits()
     except FileNotFoundError:
         digits = data.embedded_digits()
-    test = splits_for(shape, digits).test
-    images = np.concatenate([images for images, _ in test.as_numpy_iterator()])
+    images = np.concatenate([images for images, _ in splits_for(shape, digits).test.as_numpy_iterator()])
     return np.random.default_rng(seed).permutation(images)[:POOL]
 
 
@@ -192,8 +177,8 @@ def draw(samples, result, path):
     after = samples[samples[:, 0] >= result["warm_up_requests"]]
     for column, (name, kib) in zip((2, 3), result["memory"].items()):
         whole.plot(samples[:, 0] / 1000, samples[:, column] / 1024, label=name)
-        slope = f", {kib['slope_per_100000_requests']:+,.0f} KiB per 100,000 requests" if result["requests"] >= ENOUGH else ""
-        added.plot(after[:, 0] / 1000, after[:, column] - after[0, column], label=name + slope)
+        label = f"{name}, {kib['slope_per_100000_requests']:+,.0f} KiB per 100,000 requests"
+        added.plot(after[:, 0] / 1000, after[:, column] - after[0, column], label=label)
     whole.axvline(after[0, 0] / 1000, color="gray", linestyle="--", label="end of warm-up")
     whole.set(ylabel="memory, MiB", ylim=(0, None))
     added.set(xlabel=f"requests, thousands, from {result['threads']} threads", ylabel="added after warm-up, KiB")
@@ -204,18 +189,10 @@ def draw(samples, result, path):
 
 
 def show(result):
-    figures = [(name.replace("_", " "), f"{result[name]:,}") for name in ("images", *COUNTS)]
-    figures += [("largest difference", f"{result['largest_difference']:.1e}"), ("seconds", f"{result['seconds']:,.0f}")]
-    figures += [("requests/s, images/s", f"{result['requests_per_second']:,}, {result['images_per_second']:,}")]
-    figures += [(f"latency, {name}", f"{ms:,.2f} ms") for name, ms in (result["latency_ms"] or {}).items()]
-    figures += [("requests that took 0, 1, ... glimpses", ", ".join(f"{n:,}" for n in result["requests_by_glimpses"]))]
-    for name, kib in result["memory"].items():
-        figures += [(f"{name} memory: loaded, warm, end", f"{kib['loaded']:,}, {kib['warm']:,}, {kib['end']:,} KiB")]
-        figures += [("after warm-up, in the last half", f"+{kib['growth']:,}, +{kib['growth_in_last_half']:,} KiB")]
-        if result["requests"] >= ENOUGH:
-            figures += [("straight line after warm-up", f"{kib['slope_per_100000_requests']:+,.0f} KiB per 100,000 requests")]
     title = f"{result['requests']:,} requests from {result['threads']} threads, {result['saved_model']}"
-    show_table(title, [{"": name, " ": figure} for name, figure in figures])
+    apart = ("memory", "samples", "requests", "threads", "saved_model")
+    show_table(title, [{"figure": name, "value": value} for name, value in result.items() if name not in apart])
+    show_table("Memory after warm-up, KiB", [{"": name} | kib for name, kib in result["memory"].items()])
 
 
 if __name__ == "__main__":

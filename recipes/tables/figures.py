@@ -9,12 +9,10 @@ Leaves PNG files in `recipes/results/figures/`, those of another model in `runs/
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: what its C++ says is not for readers.
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import keras
