@@ -2,9 +2,7 @@
 
     pip install -e ".[benchmark]"
     python recipes/benchmarks/benchmark.py train         # about 15 minutes on two cores; PyTorch only if it is installed
-    python recipes/benchmarks/benchmark.py inference     # about 3 minutes
-    python recipes/benchmarks/benchmark.py size          # about 3 minutes
-    python recipes/benchmarks/benchmark.py memory        # about 1 minute
+    python recipes/benchmarks/benchmark.py size          # about 3 minutes, as inference; memory: 1 minute
 
 What is compared runs in turn, again and again, in one process: ratios of medians hold on a noisy machine, times do not.
 Tables go to `recipes/results/benchmark_*.csv`.
@@ -109,7 +107,6 @@ def train(rounds, smoke):
         for name, each in seconds.items():
             row = {"stage": stage, "batch": batch, "what": name, "ms a step": 1000 * each, "images/s": round(batch / each)}
             rows.append(row | {"fit / this": seconds["fit"] / each})
-        print(f"stage {stage}, batch {batch}: {seconds}")
     report("train", "Training, 48x48, 500 hidden units, 3x3 search", rows, smoke)
     _pipeline(digits, rounds, smoke)
 
@@ -178,14 +175,10 @@ def _pipeline(digits, rounds, smoke):
 def inference(rounds, smoke):
     images = np.concatenate([images for images, _ in data.jittered(digits_for(smoke)).test.take(200)])
     model, one = keras_glimpse.load_pretrained("jittered-mnist"), GlimpseClassifier(10, 1)
-    model.compile()
-    nets = {"dense": networks.dense(), "conv": networks.conv(), "1 glimpse": one}
+    nets = {"dense": networks.dense(), "conv": networks.conv(), "1 glimpse": one, "2 glimpses": model}
     for name, net in nets.items():
         net.build((None, 48, 48, 1))
-        net.compile(jit_compile="auto" if net is one else name == "dense")
-    for mine, theirs in zip(_first(one), _first(model)):
-        mine.set_weights(theirs.get_weights())
-    nets["2 glimpses"] = model
+        net.compile(jit_compile={"dense": True, "conv": False}.get(name, "auto"))
     macs = {name: count_macs(nets[name]) for name in ("dense", "conv")}
     macs |= zip(("1 glimpse", "2 glimpses"), stage_macs(model)[1:])
 
@@ -199,10 +192,6 @@ def inference(rounds, smoke):
     timers = {name: timer(lambda file=file: [file(image) for image in singles], len(singles)) for name, file in files.items()}
     rows += _speed_ups("LiteRT, one thread", 1, timers, rounds, macs | _cascade_macs(model, [images[:200]]))
     report("inference", "Inference, jittered MNIST", rows, smoke)
-
-
-def _first(model):
-    return model.low_res_net, model.location_heads[0], model.glimpse_nets[0]
 
 
 def _cascade_macs(model, batches):
@@ -263,7 +252,6 @@ def size(rounds, smoke):
             first = next((row["ms an image"] for row in rows if row["what"] == name), 1000 * each)
             row = {"side": side, "what": name, "ms an image": 1000 * each, "MACs": macs.get(name)}
             rows.append(row | {"over 48": 1000 * each / first, "over tf.reduce_mean": each / seconds["tf.reduce_mean"]})
-        print(rows[-len(seconds) :])
     report("size", "Inference, two glimpses, one image of float32 in memory", rows, smoke)
 
 
@@ -272,10 +260,9 @@ def size(rounds, smoke):
 
 def memory(_, smoke):
     """Peaks of processes that each do one thing."""
-    images, side = 10 * len(digits_for(smoke).train_images), 256 if smoke else 4096
-    jobs = {"import only": int, f"a sweep of {images:,} jittered images": partial(_sweep, smoke)}
+    side, rows = 256 if smoke else 4096, []
+    jobs = {"import only": int, "a sweep of jittered images": partial(_sweep, smoke)}
     jobs[f"inference at {side}x{side}"] = partial(_large, side)
-    rows = []
     for name, job in jobs.items():
         with multiprocessing.get_context("spawn").Pool(1) as process:
             rows.append({"what": name, "peak resident MB": process.apply(_peak, [job])})

@@ -73,12 +73,12 @@ class Plain(keras.Model):
         self.size, self.scales = model.crop.size, model.crop.scales
 
     def patches(self, images, count):
-        places = [ops.concatenate([self.window(images, 2 * n, scale) for scale in self.scales], axis=-1) for n in range(count)]
-        return ops.concatenate(places, axis=0)
+        def patch(start, scale):
+            window = images[:, start : start + scale * self.size, start : start + scale * self.size]
+            return window if scale == 1 else ops.average_pool(window, scale, scale)
 
-    def window(self, images, start, scale):
-        window = images[:, start : start + scale * self.size, start : start + scale * self.size]
-        return window if scale == 1 else ops.average_pool(window, scale, scale)
+        places = [ops.concatenate([patch(2 * n, scale) for scale in self.scales], axis=-1) for n in range(count)]
+        return ops.concatenate(places, axis=0)
 
     def call(self, images, training=False):
         _, low = self.low_res_net(images, training=training)

@@ -62,7 +62,7 @@ def litertjs(folder):
     if (folder / PACKAGES).is_dir():
         return folder / PACKAGES
     npm = shutil.which("npm")
-    if npm is None:
+    if not npm:
         raise FileNotFoundError(f"LiteRT.js is not in {folder}, and there is no npm to install it by: see https://nodejs.org.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:  # Moved when whole: an interrupted one is not taken for it.
@@ -78,11 +78,8 @@ def litertjs(folder):
 
 
 def explaining_file(model) -> bytes:
-    """A LiteRT file that looks at everything and tells, from `images` `[1, height, width, 1]` in [0, 1], what was seen where.
-
-    Its outputs are `stage_probabilities` `[1, num_glimpses + 1, num_classes]`, `locations` and `patches` as in
-    `GlimpseClassifier.look`, and `thumbnail` `[1, rows, columns, 1]`.
-    """
+    """A LiteRT file that looks at everything and tells what was seen where: `stage_probabilities`, `[1, num_glimpses + 1,
+    num_classes]`, `locations` and `patches` as in `GlimpseClassifier.look`, and `thumbnail` `[1, rows, columns, 1]`."""
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec((1, *model.image_shape), name="images")])
     def look(images):
