@@ -24,7 +24,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import contenders
 import keras
-import litert
 import numpy as np
 import tensorflow as tf
 from arguments import at_least, in_one_line, refuse
@@ -173,6 +172,7 @@ def _pipeline(digits, rounds, smoke):
 
 
 def inference(rounds, smoke):
+    """In Keras; `on_device.py` has the same in LiteRT."""
     images = np.concatenate([images for images, _ in data.jittered(digits_for(smoke)).test.take(200)])
     model, one = keras_glimpse.load_pretrained("jittered-mnist"), GlimpseClassifier(10, 1)
     nets = {"dense": networks.dense(), "conv": networks.conv(), "1 glimpse": one, "2 glimpses": model}
@@ -181,54 +181,25 @@ def inference(rounds, smoke):
         net.compile(jit_compile={"dense": True, "conv": False}.get(name, "auto"))
     macs = {name: count_macs(nets[name]) for name in ("dense", "conv")}
     macs |= zip(("1 glimpse", "2 glimpses"), stage_macs(model)[1:])
-
     rows = []
-    for batch in (1, 100) if smoke else (1, 100, 10_000):
-        batches = [images[start : start + batch] for start in range(0, max(batch, 200), batch)]
-        rows += _speed_ups("Keras", batch, _in_keras(nets, model, batches), rounds, macs | _cascade_macs(model, batches))
-    files = {name: litert.opened(partial(export_plainly, net)) for name, net in nets.items()}
-    files["cascade"] = litert.opened(partial(keras_glimpse.export_litert, model, threshold=THRESHOLD))
-    singles = images[:200, None].astype("float32") / 255
-    timers = {name: timer(lambda file=file: [file(image) for image in singles], len(singles)) for name, file in files.items()}
-    rows += _speed_ups("LiteRT, one thread", 1, timers, rounds, macs | _cascade_macs(model, [images[:200]]))
-    report("inference", "Inference, jittered MNIST", rows, smoke)
+    for size in (1, 100) if smoke else (1, 100, 10_000):
+        batches = [tf.constant(images[start : start + size]) for start in range(0, max(size, 200), size)]
+        cascade = partial(cascade_predict, model, threshold=THRESHOLD, batch_size=size)
+        calls = {name: net.predict_on_batch for name, net in nets.items()} | {"cascade": cascade}
+        if size > 1000:
+            del calls["conv"]  # Its first layer alone would give 5 GB.
+        timers = {name: timer(partial(_each, call, batches), len(batches)) for name, call in calls.items()}
+        macs["cascade"] = np.mean([cascade(batch).macs for batch in batches])
+        for name, each in (seconds := in_turn(timers, rounds)).items():
+            row = {"batch": size, "what": name, "images/s": round(size / each), "ms": 1000 * each}
+            gained = {"speed-up over dense": seconds["dense"] / each, "by MACs": float(macs["dense"] / macs[name])}
+            rows.append(row | gained)
+    report("inference", "Inference in Keras, jittered MNIST", rows, smoke)
 
 
-def _cascade_macs(model, batches):
-    return {"cascade": cascade_predict(model, np.concatenate(batches), THRESHOLD).macs.mean()}
-
-
-def _in_keras(nets, model, batches):
-    """Timers of classifying a batch."""
-    batches, size = [tf.constant(batch) for batch in batches], len(batches[0])
-    calls = {name: net.predict_on_batch for name, net in nets.items()}
-    if size > 1000:
-        del calls["conv"]  # Its first layer alone would give 5 GB.
-    calls["cascade"] = lambda batch: cascade_predict(model, batch, THRESHOLD, batch_size=size)
-    return {name: timer(lambda call=call: [*map(call, batches)], len(batches)) for name, call in calls.items()}
-
-
-def _speed_ups(runtime, batch, timers, rounds, macs):
-    seconds = in_turn(timers, rounds)
-    return [
-        {
-            "runtime": runtime,
-            "batch": batch,
-            "what": name,
-            "images/s": round(batch / each),
-            "ms": 1000 * each,
-            "speed-up over dense": seconds["dense"] / each,
-            "by MACs": float(macs["dense"] / macs[name]),
-        }
-        for name, each in seconds.items()
-    ]
-
-
-def export_plainly(net, path, image_shape=(48, 48, 1)):
-    """As Keras does it."""
-    signature = [keras.InputSpec(shape=(1, *image_shape), dtype="float32")]
-    builtins = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}
-    net.export(path, format="litert", input_signature=signature, target_spec=builtins, verbose=False)
+def _each(call, batches):
+    for batch in batches:
+        call(batch)
 
 
 # ---- size ----

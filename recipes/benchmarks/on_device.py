@@ -19,6 +19,7 @@ import benchmark
 import keras
 import litert
 import numpy as np
+import tensorflow as tf
 from arguments import in_one_line
 from tables import networks
 from tables.digits import splits_for
@@ -50,7 +51,7 @@ def early_exit(model, images, rounds):
     nets = [keras.Model(thumbnail, model.low_res_net(thumbnail)[1]), networks.dense(), networks.conv()]
     for net in nets:
         net.build((None, *shape))
-    low_res, dense, conv = (partial(benchmark.export_plainly, net, image_shape=shape) for net in nets)
+    low_res, dense, conv = (partial(export_plainly, net, shape) for net in nets)
     exports = {"thumbnail network alone": low_res}
     exports |= {"all glimpses": partial(export_litert, model), "cascade at 0.95": partial(export_litert, model, threshold=0.95)}
     exports |= {f"dense {np.prod(shape)}-500-10": dense, "conv": conv}
@@ -64,6 +65,13 @@ def early_exit(model, images, rounds):
         {"what": name, "µs, mean": 1e6 * each, "times as fast as dense": dense / each, "times as fast as conv": conv / each}
         for name, each in median.items()
     ]
+
+
+def export_plainly(net, image_shape, path):
+    """As Keras does it."""
+    signature = [keras.InputSpec(shape=(1, *image_shape), dtype="float32")]
+    builtins = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}
+    net.export(path, format="litert", input_signature=signature, target_spec=builtins, verbose=False)
 
 
 def mean_seconds(file, images):

@@ -43,8 +43,7 @@ PAGE = Path(__file__).with_name("demo.html")
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    default = Path("runs/quickstart/model.keras")
-    parser.add_argument("model", nargs="?", default=default, help=f"{HELP}; default %(default)s")
+    parser.add_argument("model", nargs="?", default="runs/quickstart/model.keras", help=f"{HELP}; default %(default)s")
     parser.add_argument("--port", type=int, default=8000, help="to listen at, on this machine only; default %(default)s")
     parser.add_argument("--litertjs", type=Path, default=CACHE, help="folder to keep LiteRT.js in; default %(default)s")
     args = parser.parse_args()

@@ -80,8 +80,7 @@ def _digits(args):
     if args.smoke:
         return smoke_digits()
     digits = mnist_digits(args.data_dir) if args.data == "mnist" else data.embedded_digits()
-    count = len(digits.train_images)
-    if args.digits and args.digits > count:
+    if args.digits and args.digits > (count := len(digits.train_images)):
         raise ValueError(f"--digits must be at most {count:,}, those there are to train on; got {args.digits}.")
     return first_digits(digits, args.digits)
 

@@ -25,8 +25,6 @@ from arguments import at_least, folder_to_write, in_one_line, seed
 from console import show_table
 from google.protobuf.message import DecodeError
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.progress import Progress
 from serve import Served, build, serve, signature
 from tables.config import commit
 from tables.digits import splits_for
@@ -35,7 +33,7 @@ from trained import check_shape
 import keras_glimpse
 from keras_glimpse import data
 
-POOL, SAMPLES = 4096, 200
+POOL = 4096  # images
 WARM_UP = 0.1  # Of the requests.
 TOLERANCE = 5e-5  # Float32: products of matrices of other sizes round differently.
 
@@ -53,7 +51,8 @@ def main():
     result |= {"saved_model": "/".join(args.saved_model.resolve().parts[-3:]), "cores": os.cpu_count(), "commit": commit()}
     result |= {"MALLOC_ARENA_MAX": os.environ.get("MALLOC_ARENA_MAX"), "tensorflow": tf.__version__}
     result |= {"requests_by_glimpses": glimpses, "samples": served.samples.tolist()}
-    (args.out / "soak.json").write_text(json.dumps(result) + "\n")
+    lines = (f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in result.items())
+    (args.out / "soak.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
     draw(served.samples, result, args.out / "soak.png")
     show(result)
     print(f"Wrote soak.json and soak.png to {args.out}/")
@@ -102,14 +101,10 @@ def plan(images: int, requests: int, sizes: list[int], seed: int) -> np.ndarray:
 
 def run(program: Path, saved_model: Path, images: np.ndarray, asked: np.ndarray, threads: int) -> tuple[np.ndarray, Served]:
     """The answers of single calls, one for each image, and what came of the requests."""
-    with Progress(console=Console(stderr=True)) as progress:
-        singles = serve(program, saved_model, images, [(image, 1) for image in range(len(images))])
-        if np.isnan(singles.seconds).any():
-            raise RuntimeError(f"single calls fail: {singles.complaints}")
-        bar = progress.add_task(f"{len(asked):,} requests", total=len(asked))
-        every = max(1, len(asked) // SAMPLES)
-        told = lambda done: progress.update(bar, completed=done)  # noqa: E731
-        return singles.answers, serve(program, saved_model, images, asked, threads, every, told)
+    singles = serve(program, saved_model, images, [(image, 1) for image in range(len(images))])
+    if np.isnan(singles.seconds).any():
+        raise RuntimeError(f"single calls fail: {singles.complaints}")
+    return singles.answers, serve(program, saved_model, images, asked, threads)
 
 
 def figures(asked: np.ndarray, expected: np.ndarray, served: Served) -> dict:
