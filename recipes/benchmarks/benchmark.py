@@ -115,17 +115,16 @@ def _trainers(stage):
     from the same weights, and returns the loss of the last step."""
     model = GlimpseClassifier(10, 2)
     model.build((None, 48, 48, 1))
-    weights, sgd = contenders.weights_of(model), partial(keras.optimizers.SGD, contenders.RATE, contenders.MOMENTUM)
-    model.compile(sgd(), stage=stage)
-    plain, loop = contenders.Straightforward(weights, stage), contenders.fused(weights, stage)
-    plain.compile(sgd(), steps_per_execution=1)
+    model.compile(keras.optimizers.SGD(contenders.RATE, contenders.MOMENTUM), stage=stage)
+    weights = contenders.weights_of(model)
+    loop, plain = (contenders.Contender(weights, stage, look) for look in (contenders.slices, contenders.crops))
 
     def by_fit(model, images, labels, dataset):
         return lambda: model.fit(dataset, shuffle=False, verbose=0).history["loss"][0]
 
     def by_loop(images, labels, dataset):
         images, labels = tf.constant(images), tf.constant(labels)
-        return lambda: float(loop(images, labels))
+        return lambda: float(loop.fused(images, labels))
 
     trainers = {"fit": partial(by_fit, model), "fused XLA loop": by_loop, "straightforward Keras": partial(by_fit, plain)}
     if importlib.util.find_spec("torch"):
