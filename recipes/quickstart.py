@@ -27,7 +27,7 @@ from keras_glimpse import data
 THRESHOLD = 0.95  # The paper's, section 4.1.
 
 
-def parse_args():
+def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     about = "1,797 embedded digits (default), or MNIST"
     parser.add_argument("--data", choices=["digits", "mnist"], default="digits", help=about)
@@ -40,11 +40,6 @@ def parse_args():
     args = parser.parse_args()
     if args.data != "mnist":
         refuse(parser, args, "needs --data mnist", "data_dir", "download")
-    return args
-
-
-def main():
-    args = parse_args()
     keras.utils.set_random_seed(args.seed)
     with in_one_line():  # All that can be known before training.
         digits = mnist_digits(args.data_dir, args.download) if args.data == "mnist" else data.embedded_digits()

@@ -114,6 +114,7 @@ def figures(asked: np.ndarray, expected: np.ndarray, served: Served) -> dict:
     found, right = served.answers[kept], expected[image_of_each_answer(asked)[kept]]
     difference = np.abs(found - right).max(axis=1, initial=0)
     warm = int(WARM_UP * len(asked))
+    latencies = 1000 * np.nanquantile(served.seconds[warm:], [0.5, 0.99, 1])
     return {
         "requests": int(count),
         "images": int(asked[:, 1].sum()),
@@ -126,7 +127,7 @@ def figures(asked: np.ndarray, expected: np.ndarray, served: Served) -> dict:
         "seconds": seconds,
         "requests_per_second": round(count / seconds),
         "images_per_second": round(asked[:, 1].sum() / seconds),
-        "latency_ms": latency(served.seconds[warm:][answered[warm:]]),
+        "latency_ms": dict(zip(("p50", "p99", "max"), latencies.round(3).tolist())),
         "warm_up_requests": warm,
         "memory": {name: growth(served.samples[:, [0, column]], warm) for column, name in ((2, "resident"), (3, "in use"))},
     }
@@ -135,12 +136,6 @@ def figures(asked: np.ndarray, expected: np.ndarray, served: Served) -> dict:
 def image_of_each_answer(asked):
     first, count = asked.T
     return np.arange(count.sum()) + np.repeat(first - (np.cumsum(count) - count), count)
-
-
-def latency(seconds):
-    if not len(seconds):
-        return None
-    return {name: round(1000 * float(np.quantile(seconds, q)), 3) for name, q in (("p50", 0.5), ("p99", 0.99), ("max", 1))}
 
 
 def growth(samples: np.ndarray, warm: int) -> dict:

@@ -73,9 +73,8 @@ class Run:
         return result
 
     def _describe(self, table):
-        log = self.folder / "log.csv"
+        log, names = self.folder / "log.csv", ("tensorflow", "keras", "keras-glimpse")
         epochs = csv.DictReader(log.read_text().splitlines()) if log.exists() else []
-        names = ("tensorflow", "keras", "keras-glimpse")
         return {
             "table": table.name,
             "row": self.row.name,
@@ -161,10 +160,9 @@ def _take_over(source, target):
 
 def _append(path, result):
     """Adds a line to a CSV file."""
-    is_new = not path.exists()
     with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
-        if is_new:
+        if not file.tell():
             writer.writeheader()
         writer.writerow(result | {"details": json.dumps(result["details"])})
 
