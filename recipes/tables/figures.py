@@ -51,10 +51,12 @@ def main():
     if args.model:
         refuse(parser, args, "--model draws no other", "runs")
     keras.utils.set_random_seed(0)
-    with tempfile.TemporaryDirectory() as scratch, in_one_line():
-        models = _models(args)
-        folder = args.out or Path(scratch if args.smoke else "runs/figures" if args.model else RESULTS / "figures")
-        draw_all(models, smoke_digits() if args.smoke else mnist_digits(), folder_to_write(folder))
+    with tempfile.TemporaryDirectory() as scratch:
+        with in_one_line():
+            models, digits = _models(args), smoke_digits() if args.smoke else mnist_digits()
+            folder = args.out or Path(scratch if args.smoke else "runs/figures" if args.model else RESULTS / "figures")
+            folder_to_write(folder)
+        draw_all(models, digits, folder)
 
 
 def _models(args):
