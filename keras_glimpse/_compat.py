@@ -1,5 +1,7 @@
 """Every private name of Keras and TensorFlow that we touch, each with the reason. `tests/test_compat.py` watches them."""
 
+from types import SimpleNamespace
+
 import keras
 import tensorflow as tf
 from keras.src import backend
@@ -69,6 +71,11 @@ def profiles_steps(callback: keras.callbacks.Callback) -> bool:
 # `_direction`, in the `metrics` of these two classes only.
 
 
+def shown_by_callbacks(name: str, direction: str | None) -> SimpleNamespace:
+    """What callbacks find in the `metrics` of a `MetricsList`: a name and, for mode "auto", a direction, "up" or "down"."""
+    return SimpleNamespace(name=name, **({} if direction is None else {"_direction": direction}))
+
+
 @no_automatic_dependency_tracking  # Else Keras would list them twice, and save them.
 def track(model, loss, metrics) -> None:
     """Puts `loss` and `metrics` where `compile` keeps its own, and where `metrics`, `reset_metrics` and callbacks look."""
@@ -133,7 +140,16 @@ def pop_arguments_of_fit(arguments: dict) -> dict:
     return {name: arguments.pop(name) for name in ("_use_cached_eval_dataset",) if name in arguments}
 
 
-# ---- SavedModels and LiteRT ----
+# ---- SavedModels, quantized layers and LiteRT ----
+
+
+def input_quantizer(layer: keras.Layer):
+    """What turns the inputs of a layer into 8-bit integers and their scale: undocumented. None for layers without."""
+    return getattr(layer, "inputs_quantizer", None)
+
+
+def set_input_quantizer(layer: keras.Layer, quantizer) -> None:
+    layer.inputs_quantizer = quantizer
 
 
 def litert_operations() -> list[str]:

@@ -1,4 +1,4 @@
-"""The attributes of a model: fixed when it is made, or checked whenever they are set."""
+"""Attributes of models and layers: fixed when they are made, or checked whenever they are set."""
 
 from collections.abc import Callable
 
@@ -20,7 +20,7 @@ class Fixed:
             raise AttributeError(f"{type(model).__name__} has no {self.name} yet.") from None
 
     def __set__(self, model, value):
-        if self.name in vars(model):
+        if self.name in vars(model) and vars(model)[self.name] != value:
             raise AttributeError(
                 f"{self.name} is fixed when the model is made; got {value!r} for {vars(model)[self.name]!r}. "
                 f"Make a new {type(model).__name__} with it."
@@ -32,7 +32,7 @@ class Setting(Fixed):
     """An attribute that may be set at any time, and takes effect everywhere: all graphs are traced anew (see `tracing`).
 
     Args:
-        check: raises ValueError or TypeError for a value that is not good, which it is given by the attribute's name.
+        check: Callable, called as `check(**{name: value})`; raises ValueError or TypeError if the value is invalid.
     """
 
     def __init__(self, check: Callable):

@@ -1,4 +1,4 @@
-"""What is known of an image after some glimpses, and how it is combined (eqs. 5, 6 and 8)."""
+"""The outputs of the networks after some glimpses, and how they are combined (eqs. 5, 6 and 8)."""
 
 from typing import NamedTuple
 
@@ -10,13 +10,12 @@ LOCATION_INPUTS = ("logits", "probabilities")
 
 
 class Evidence(NamedTuple):
-    """The outputs of the networks so far, float32 logits `[..., num_classes]`.
+    """Outputs of the networks so far. Logits are float32, `[..., num_classes]`.
 
     Attributes:
-        hidden: h^L, the features of the low-resolution network.
-        low_res: o^L, its logits.
-        glimpses: o^{H_1}, o^{H_2}, ..., the logits of the glimpses looked at, in order.
-        locations: where they looked, `[..., 2]` each.
+        hidden: Tensor, h^L, the features of the low-resolution network.
+        low_res: Tensor, o^L, the logits of the low-resolution network.
+        glimpses: Tuple of tensors, o^{H_1}, o^{H_2}, ..., the logits of the glimpses so far, in order.
     """
 
     hidden: tf.Tensor
@@ -26,9 +25,15 @@ class Evidence(NamedTuple):
 
 
 def combine(evidence: Evidence, averaging: str) -> tf.Tensor:
-    """The class logits of eqs. 5 and 6: averaged logits, which is a geometric mean of the distributions.
+    """Class logits of eqs. 5 and 6: an average of logits, which is a geometric mean of the distributions.
 
-    "paper" is o^L + 1/n sum_j o^{H_j}; "uniform" is the plain mean of all n + 1 (section 2.1: "worked comparably well").
+    Args:
+        evidence: The `Evidence` after n glimpses.
+        averaging: `"paper"`, o^L + 1/n sum_j o^{H_j}, or `"uniform"`, the mean of all n + 1 (section 2.1: "worked comparably
+            well").
+
+    Returns:
+        Float32 tensor `[..., num_classes]`.
     """
     if not evidence.glimpses:
         return evidence.low_res
@@ -39,10 +44,18 @@ def combine(evidence: Evidence, averaging: str) -> tf.Tensor:
 
 
 def class_evidence(evidence: Evidence, location_input: str, averaging: str) -> tf.Tensor:
-    """The class evidence that a location head gets (eqs. 3 and 8): o^L + sum_j o^{H_j}, a sum and not a mean.
+    """Class evidence for a location head (eqs. 3 and 8): o^L + sum_j o^{H_j}, a sum and not a mean.
 
-    As printed, eq. 8 has the location of glimpse n depend on glimpse n itself; we sum over the glimpses before it, which
-    agrees with eq. 3. "probabilities" has y^L and y^{H_j} (eqs. 2 and 6) in place of the logits (end of section 2.1).
+    As printed, eq. 8 has the location of glimpse n depend on glimpse n itself; here the sum is over earlier glimpses, which
+    agrees with eq. 3.
+
+    Args:
+        evidence: The `Evidence` after the glimpses before this one.
+        location_input: `"logits"`, or `"probabilities"`: y^L and y^{H_j} (eqs. 2 and 6) instead of logits (end of section 2.1).
+        averaging: As in `combine`, for the probabilities.
+
+    Returns:
+        Float32 tensor `[..., num_classes]`.
     """
     if location_input == "logits":
         return evidence.low_res + sum(evidence.glimpses)

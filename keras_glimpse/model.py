@@ -1,4 +1,4 @@
-"""`GlimpseClassifier`: the whole system of the paper as one Keras model."""
+"""`GlimpseClassifier`: the system of the paper as one Keras model."""
 
 import os
 import warnings
@@ -29,55 +29,82 @@ NETWORKS = ("low_res_net", "glimpse_net", "preprocess")  # Arguments that are la
 
 @keras.saving.register_keras_serializable(package="keras_glimpse")
 class GlimpseClassifier(Saveable, KeepsInner, Trainer):
-    """Classifies images by a thumbnail and a few glimpses at full resolution, at places it learns by itself.
+    """Image classifier that looks at a thumbnail, then at a few full-resolution patches at predicted locations.
 
-    Defaults are the paper's for 48x48 images, except `location_weight`: with 100 as printed, and the learning rate
-    printed with it (0.05), the location head saturates within two epochs; with 10 it does not. Distances in the loss are in
-    units of the image's longer side, so that the weights mean the same for images of any size.
+    The defaults are the paper's for 48x48 images, except `location_weight`: with the printed value of 100 and the printed
+    learning rate of 0.05 the location head saturates within two epochs; with 10 it does not. Distances in the loss are in units
+    of the image's longer side, so the same weights apply to images of any size.
 
-    What is set after the model was made takes effect everywhere, at once: `search_size`, `search_stride`, the weights of the
-    loss, `contrastive`, `averaging`, `location_input`, `active_glimpses`, and whatever is done to the layers. All others are
-    fixed; Keras lets no layer of a model that is built be replaced.
+    These attributes may be set at any time and take effect immediately: `search_size`, `search_stride`, `location_weight`,
+    `diversity_weight`, `diversity_variance`, `contrastive`, `averaging`, `location_input` and `active_glimpses`. So do changes
+    of the layers (`trainable`, `quantize`, LoRA). All other arguments are fixed after construction.
 
     Args:
-        num_classes: number of classes, C.
-        num_glimpses: number of glimpses after the thumbnail.
-        low_res_size: side of the thumbnail in pixels, or `(rows, columns)`.
-        patch_size: side of a patch in pixels, w.
-        scales: the patches of a glimpse: how many image pixels make one of their pixels.
-        hidden_units: units of the hidden layer, or of each, in all networks.
-        search_size: side of the grid of candidate places (odd); 3 means 3x3.
-        search_stride: pixels between candidates; a float is a share of the image's longer side, at least 2 pixels. Default
-            1/24, which is the paper's 2 pixels of 48.
-        location_weight: lambda, what a candidate pays for its squared distance from the prediction, in units of the image's
-            longer side (eq. 9).
-        diversity_weight: gamma, what it pays for being near an earlier glimpse (eq. 18); 0 for no such term.
-        diversity_variance: sigma^2 of eq. 18, in squared units of the image's longer side.
-        contrastive: train on the most offending place too (eqs. 15 and 16).
-        parallel: predict all places from the thumbnail alone; or, an integer M, M places at a time (section 2.2.3).
-        share_weights: one glimpse network for all glimpses; each keeps a location head of its own. A stage trains the
-            network at its own glimpse only: no gradient comes from earlier ones, as in section 2.2.1. But it is the same
-            network, so that what it says there changes too, and with it where later glimpses look.
-        averaging: "paper" (eq. 6) or "uniform".
-        location_input: "logits" (eq. 8) or "probabilities": the class evidence that location heads get.
-        gated_location: gate the features of the location heads by the class evidence (section 2.2.3).
-        gated_glimpse: gate the features of the glimpse networks by the location (section 2.2.3).
-        downsample: "area", "strided" or "bilinear" thumbnails.
-        low_res_net: a layer or model of your own that maps images to `(hidden, logits)`, instead of `LowResNet`.
-        glimpse_net: one of your own that maps patches to logits, instead of `GlimpseNet`: cloned for each glimpse, or a list
-            with one for each. Both are given floats, whatever the images are.
-        preprocess: a layer or model in front: `Rescaling`, `RandomFlip`, a `Sequential` of several. It is given the pixels as
-            they are, as floats; what it returns is used as it is. It runs inside `fit` and every exported file, is saved
-            with the model, and what Keras turns off in inference is off there.
+        num_classes: Integer, at least 2, the number of classes C.
+        num_glimpses: Positive integer, the number of glimpses after the thumbnail. Defaults to `2`.
+        low_res_size: Positive integer, the side of the thumbnail in pixels, or a tuple `(rows, columns)`. Defaults to `12`.
+        patch_size: Positive integer, the side w of a patch in pixels. Defaults to `12`.
+        scales: Sequence of positive integers. A glimpse has one patch for each scale s, which covers a window of
+            `s * patch_size` image pixels, averaged s by s. Defaults to `(1, 2)`.
+        hidden_units: Positive integer or sequence of them, the units of the hidden layer, or of each hidden layer, of the
+            low-resolution and the glimpse networks. Defaults to `500`.
+        search_size: Positive odd integer, the side of the grid of candidate locations in training (eq. 12): 3 is a 3x3 grid.
+            Defaults to `3`.
+        search_stride: Pixels between neighbouring candidates if an integer; if a float in (0, 1), that fraction of the image's
+            longer side, at least 2 pixels. Defaults to `1 / 24`, the paper's 2 pixels of 48.
+        location_weight: Non-negative float, lambda of eq. 9: the weight of the squared distance between candidate and
+            predicted location, in units of the image's longer side. Defaults to `10.0`.
+        diversity_weight: Non-negative float, gamma of eq. 18: the penalty for a location near an earlier glimpse; `0`
+            disables it. Defaults to `0.01`.
+        diversity_variance: Positive float, sigma^2 of eq. 18, in squared units of the image's longer side. Defaults to `0.002`.
+        contrastive: Boolean, whether the most offending location is trained on too (eqs. 15 and 16). Defaults to `True`.
+        parallel: Boolean or non-negative integer (section 2.2.3). `True` predicts all locations from the thumbnail alone; an
+            integer M predicts M locations at a time. Defaults to `False`.
+        share_weights: Boolean, whether all glimpses share one glimpse network; each has its own location head. Every stage then
+            updates the shared network, from the gradient at its own glimpse only (section 2.2.1), which also changes the
+            outputs of the other glimpses. Defaults to `False`.
+        averaging: `"paper"` (eq. 6: the low-resolution logits plus the mean of the glimpses' logits) or `"uniform"` (the mean
+            of all logits). Defaults to `"paper"`.
+        location_input: `"logits"` (eq. 8) or `"probabilities"`, the class evidence that location heads receive. Defaults to
+            `"logits"`.
+        gated_location: Boolean, whether class evidence gates the features of the location heads (section 2.2.3). Defaults to
+            `False`.
+        gated_glimpse: Boolean, whether the location gates the features of the glimpse networks (section 2.2.3). Defaults to
+            `False`.
+        downsample: `"area"`, `"strided"` or `"bilinear"`, how the thumbnail is computed (see `LowResNet`). Defaults to
+            `"area"`.
+        low_res_net: Optional Keras layer or model that maps images to `(hidden, logits)`, in place of `LowResNet`. Its inputs
+            are floats. Defaults to `None`.
+        glimpse_net: Optional Keras layer or model that maps patches to logits, in place of `GlimpseNet`, cloned for each
+            glimpse; or a list with one for each. Its inputs are floats. Defaults to `None`.
+        preprocess: Optional Keras layer or model applied to the images first, such as `Rescaling`, `RandomFlip` or a
+            `Sequential` of several. Its inputs are unscaled pixels as floats; its outputs are used unchanged. It is part of
+            `fit`, of saved models and of exported files; random augmentation applies in training only. Defaults to `None`.
+        **kwargs: Base model keyword arguments, such as `name` and `dtype`.
 
     Call arguments:
-        images: `[batch, height, width, channels]`, floats as you scaled them or unsigned integers (scaled to [0, 1]).
+        images: Tensor `[batch, height, width, channels]` of floats (used unchanged) or unsigned integers (scaled to [0, 1]).
+        training: Boolean, whether layers such as `Dropout` and random augmentation are in training mode. Defaults to `False`.
+        runtime: String, the runtime of the traced graph: `"any"` uses portable operations only, `"tensorflow"` also faster ones
+            that only TensorFlow has, and `"litert_quantized"` is for quantization by LiteRT. Defaults to `"any"`.
 
     Returns:
-        `[batch, num_classes]`, float32: the logits of eq. 6 after the last of the `active_glimpses`.
+        Float32 tensor `[batch, num_classes]`: the logits of eq. 6 after `active_glimpses` glimpses.
 
     Raises:
-        ValueError: an argument out of its range, or images that a patch or the thumbnail does not fit in.
+        ValueError: If an argument is out of range, or the images are smaller than a patch or the thumbnail.
+        TypeError: If `low_res_net`, `glimpse_net` or `preprocess` is not a Keras layer.
+
+    Attributes:
+        low_res_net: The low-resolution network N0 (eq. 1), a `LowResNet` or the layer passed as `low_res_net`.
+        location_heads: Tuple of `num_glimpses` `LocationHead` layers (eqs. 3 and 8).
+        glimpse_nets: Tuple of `num_glimpses` glimpse networks (eqs. 4 and 7); the same layer throughout with `share_weights`.
+        crop: The `MultiScaleCrop` layer.
+        active_glimpses: Integer, the number of glimpses used in inference and in exported files: `num_glimpses` until a stage
+            is trained, then the number of the glimpse trained last. May be set.
+        trained_glimpses: Tuple of integers, the glimpses (from 1) that have been trained; saved with the weights, read-only.
+        image_shape: Tuple `(height, width, channels)` that the model was built for; `None` before.
+        stage: The stage chosen by `compile`, with fields `glimpse` (index from 0) and `searches`; `None` before.
 
     Example:
     >>> import numpy as np
@@ -148,10 +175,10 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
             contrastive=contrastive,
             **kwargs,
         )
-        self.low_res_size = low_res_size
+        self.low_res_size = _fixed(low_res_size)
         self.patch_size = patch_size
         self.scales = integers("scales", scales)
-        self.hidden_units = hidden_units
+        self.hidden_units = _fixed(hidden_units)
         self.downsample = downsample
         self.parallel = parallel
         self.share_weights = share_weights
@@ -166,30 +193,31 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
 
     @property
     def inputs(self) -> list[keras.KerasTensor] | None:
-        """What a functional model has, and converters ask for: the images that the model was built for."""
+        """Symbolic inputs, as of a functional model, which converters ask for; `None` before the model is built."""
         return self.image_shape and [keras.KerasTensor((None, *self.image_shape), self.input_dtype, name="images")]
 
     @property
     def input_dtype(self) -> str:
-        """What exported graphs are given, whatever precision the networks have."""
+        """Dtype of the images in exported graphs, whatever the precision of the networks."""
         return "float32"
 
     def quantize(self, mode=None, config=None, filters=None, **kwargs) -> None:
-        """As `keras.Model.quantize`: dense layers of the networks, ours and yours, in 8 or 4 bits.
+        """Quantizes the dense layers of the networks in place, as `keras.Model.quantize` does.
 
-        Location heads stay float32, so that places are not rounded. Convolutions stay as they are, with a warning: Keras has no
-        quantized form of them. Kernels that are quantized are not trained any more; biases, location heads and LoRA are. A
-        model that was compiled gets a fresh optimizer. `export_litert` and `export_onnx` know int8 only.
+        Location heads stay float32, so that locations are not rounded. Layers that Keras cannot quantize, such as convolutions,
+        are left unchanged, with a warning. Quantized kernels are frozen; biases, location heads and LoRA weights are still
+        trained. A compiled model gets a fresh optimizer. `export_litert` and `export_onnx` support `"int8"` only.
 
         Args:
-            mode: "int8" or "int4".
-            config: a `keras.quantizers.QuantizationConfig`; optional.
-            filters: which layers: a regular expression for their names, a list of them, or a function of a layer.
-            **kwargs: as in Keras.
+            mode: `"int8"` or `"int4"`. May be `None` if `config` is given. Defaults to `None`.
+            config: Optional `keras.quantizers.QuantizationConfig`. Defaults to `None`.
+            filters: Optional regular expression, list of them (matched with the layers' names), or function from a layer to a
+                boolean: the layers to quantize. Defaults to `None`, all of them.
+            **kwargs: Other arguments of `keras.Model.quantize`.
 
         Raises:
-            ValueError: before anything is changed: a model that is not built or is quantized already, a mode that does not
-                exist or not work here, filters that match nothing.
+            ValueError: Before any change, if the model is not built or already quantized, `mode` is not supported, or no layer
+                matches.
 
         Example:
         >>> model = GlimpseClassifier(num_classes=10)
@@ -205,13 +233,30 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
             self.optimizer.build(self.trainable_variables)
 
     def export(self, filepath, format="tf_saved_model", *args, **kwargs):
-        """As `keras.Model.export`.
+        """Exports the model for inference, as `keras.Model.export` does.
 
-        Its graphs have operations that every runtime has, as have all that you trace yourself: `tf.function`s that call the
-        model, models that it is a part of, `TFLiteConverter.from_keras_model(model)` and `tf2onnx.convert.from_keras(model)`.
+        The graph consists of operations that TensorFlow, LiteRT and ONNX share, as does every graph in which you call the model
+        yourself: `tf.function`, `TFLiteConverter.from_keras_model(model)`, `tf2onnx.convert.from_keras(model)`. All active
+        glimpses are computed; for early exit, use `export_saved_model`, `export_litert` or `export_onnx`.
+
+        Args:
+            filepath: String or path, the folder or file to write.
+            format: String, `"tf_saved_model"` or another format of `keras.Model.export`. Defaults to `"tf_saved_model"`.
+            *args: Other arguments of `keras.Model.export`.
+            **kwargs: Other arguments of `keras.Model.export`: `verbose`, `input_signature`, ...
 
         Raises:
-            ValueError: the model is not built, or has layers of int4 in another format than a SavedModel.
+            ValueError: If the model is not built, or has int4 layers and `format` is not `"tf_saved_model"`.
+
+        Example:
+        >>> import tempfile
+        >>> model = GlimpseClassifier(num_classes=10)
+        >>> model.build((None, 48, 48, 1))
+        >>> folder = tempfile.mkdtemp() + "/1"
+        >>> model.export(folder, verbose=False)
+        >>> loaded = tf.saved_model.load(folder)
+        >>> loaded.serve(tf.zeros((3, 48, 48, 1))).shape
+        TensorShape([3, 10])
         """
         if not self.built:
             raise ValueError("Only a model that is built can be exported: fit it, load it or call it on images first.")
@@ -223,18 +268,36 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
 
     @property
     def inner(self):
-        """The networks that the model made itself (see `KeepsInner`)."""
+        """Names of the attributes with networks that the model created itself (see `KeepsInner`)."""
         made = {"low_res_net": "low_res_net", "glimpse_nets": "glimpse_net"}
         return ("location_heads", *(name for name in made if not self._of_user[made[name]]))
 
     def save(self, filepath, *args, **kwargs):
-        """As `keras.Model.save`, to a `.keras` file."""
+        """Saves the model to a `.keras` file, as `keras.Model.save` does; `keras.models.load_model` loads it.
+
+        Args:
+            filepath: String or path that ends in `.keras`.
+            *args: Other arguments of `keras.Model.save`.
+            **kwargs: Other arguments of `keras.Model.save`: `overwrite`, `zipped`.
+
+        Raises:
+            ValueError: If the path ends in `.h5` or `.hdf5`, which cannot store a subclassed model.
+
+        Example:
+        >>> import tempfile
+        >>> model = GlimpseClassifier(num_classes=10)
+        >>> model.build((None, 48, 48, 1))
+        >>> path = tempfile.mkdtemp() + "/model.keras"
+        >>> model.save(path)
+        >>> keras.models.load_model(path).num_glimpses
+        2
+        """
         if os.fspath(filepath).endswith((".h5", ".hdf5")):
             raise ValueError(f"Expected a path that ends in .keras, since .h5 cannot hold a subclassed model; got {filepath}")
         return super().save(filepath, *args, **kwargs)
 
     def save_own_variables(self, store):
-        """Keeps beside the weights what they were trained for."""
+        """Saves the active and the trained glimpses and the pixel range beside the weights."""
         if any(layer.quantization_mode and getattr(layer, "lora_enabled", False) for layer in all_layers(self)):
             warnings.warn("LoRA on quantized layers is saved as part of their kernels, rounded: answers change.", stacklevel=2)
         store["active_glimpses"] = np.asarray(self.active_glimpses)
@@ -277,3 +340,8 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
     def compile_from_config(self, config):
         with clear_config_errors("compile_config"):
             super().compile_from_config(config)
+
+
+def _fixed(sizes):
+    """One integer as it is; several as a tuple, which nothing changes."""
+    return tuple(sizes) if isinstance(sizes, Sequence) else sizes

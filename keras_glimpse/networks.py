@@ -1,4 +1,4 @@
-"""The networks of the model and what they see: inference, section 2.1, eqs. 1 to 8."""
+"""The networks of the model and their inputs: inference, section 2.1, eqs. 1 to 8."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,7 +14,7 @@ from keras_glimpse.attributes import Fixed, Setting
 from keras_glimpse.evidence import AVERAGING, LOCATION_INPUTS, Evidence, class_evidence, combine
 from keras_glimpse.layers import LowResNet, MultiScaleCrop
 from keras_glimpse.ops.geometry import check_image_shape, grid
-from keras_glimpse.ops.runtime import ANY, TENSORFLOW, known_arguments
+from keras_glimpse.ops.runtime import ANY, TENSORFLOW, for_runtime, parameters_of
 from keras_glimpse.ops.thumbnail import to_unit_range
 from keras_glimpse.tracing import Functions
 
@@ -59,7 +59,7 @@ class GlimpseNetworks(keras.Model):
         location_input: str,
         **kwargs,
     ):
-        super().__init__(**{"autocast": False, **kwargs})  # Images keep the precision they came in.
+        super().__init__(**{"autocast": False, **kwargs})  # Images keep their precision.
         self.num_classes = num_classes
         self.num_glimpses = len(glimpse_nets)
         self.gated_glimpse = gated_glimpse
@@ -70,7 +70,7 @@ class GlimpseNetworks(keras.Model):
         self.low_res_net = low_res_net
         self.location_heads = tuple(location_heads)
         self.glimpse_nets = tuple(glimpse_nets)
-        self.image_shape = None
+        self._image_shape = None
         self.group_size = group_size
         self._active = self.num_glimpses
         self._pixels = None if preprocess else PixelRange()
@@ -78,9 +78,10 @@ class GlimpseNetworks(keras.Model):
 
     @property
     def active_glimpses(self) -> int:
-        """How many glimpses the model looks at, in `predict`, `evaluate`, `look`, the cascade and every exported file.
+        """Integer, the number of glimpses used by `predict`, `evaluate`, `look`, the cascade and exported files.
 
-        All of them, until a stage is trained: then those up to the glimpse that was trained last. May be set, to do with fewer.
+        It equals `num_glimpses` until a stage is trained, then the number of the glimpse trained last. May be set to any
+        integer from 1 to `num_glimpses`.
         """
         return self._active
 
@@ -91,32 +92,40 @@ class GlimpseNetworks(keras.Model):
             raise ValueError(f"active_glimpses must be at most num_glimpses, {self.num_glimpses}; got {value}.")
         self._active = int(value)
 
+    @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """`(height, width, channels)` of the images that the model is built for; None before."""
+        return self._image_shape
+
+    def traced(self) -> tuple[list, list]:
+        """What graphs hold beside layers: values, and objects that are compared by identity (see `tracing`)."""
+        return [self.active_glimpses], []
+
     # ---- One glimpse at a time ----
 
     def prepare(self, images, training=False) -> tf.Tensor:
-        """Images as all that follows is given them: checked, and through `preprocess`."""
+        """Checks the images and applies `preprocess`; the other methods take its result."""
         check_spec(images.shape, images.dtype, self.image_shape)
-        if self.image_shape is not None:  # Their size may not be known in the graph of somebody else.
+        if self.image_shape is not None:  # In a graph that the user traces, height and width may be unknown.
             images = tf.ensure_shape(images, (None, *self.image_shape))
         if self.preprocess is None:
             return images
         return self.preprocess(tf.cast(images, keras.config.floatx()), training=training)
 
     def first_look(self, images, training=False, runtime=ANY) -> Evidence:
-        """The thumbnail, through the low-resolution network (eq. 1): what is known of prepared images before any glimpse."""
-        if not isinstance(self.low_res_net, LowResNet):
+        """The low-resolution network on the thumbnail of prepared images (eq. 1): the evidence before any glimpse."""
+        if type(self.low_res_net) is not LowResNet:
             images = to_unit_range(images, images.dtype)
-        net = self.low_res_net
-        hidden, logits = net(images, training=training, **known_arguments(net, runtime=runtime))
+        hidden, logits = for_runtime(self.low_res_net, runtime)(images, training=training)
         return Evidence(hidden, ops.cast(logits, "float32"))
 
     def locate(self, evidence: Evidence, runtime=ANY) -> tf.Tensor:
-        """Where the next glimpse looks, `[batch, 2]` (eqs. 3 and 8)."""
+        """Location of the next glimpse, `[batch, 2]` (eqs. 3 and 8)."""
         n = len(evidence.glimpses)
         seen = evidence._replace(glimpses=evidence.glimpses[: n - n % self.group_size])
-        head = self.location_heads[n]
-        known = known_arguments(head, runtime=runtime, previous=evidence.locations)
-        return head(evidence.hidden, class_evidence(seen, self.location_input, self.averaging), **known)
+        head = for_runtime(self.location_heads[n], runtime)
+        previous = {"previous": evidence.locations} if "previous" in parameters_of(self.location_heads[n]) else {}
+        return head(evidence.hidden, class_evidence(seen, self.location_input, self.averaging), **previous)
 
     def log_map(self, evidence: Evidence) -> tf.Tensor:
         """log p(z) of the next location head, a `LocationMap`, `[batch, cells]`."""
@@ -125,19 +134,19 @@ class GlimpseNetworks(keras.Model):
         return head.log_probabilities(evidence.hidden, logits, evidence.locations)
 
     def glimpse(self, evidence: Evidence, patches, location, training=False) -> Evidence:
-        """Adds what the next glimpse network makes of `patches` (eqs. 4 and 7)."""
+        """Adds the logits of the next glimpse network for `patches` (eqs. 4 and 7)."""
         net = self.glimpse_nets[len(evidence.glimpses)]
         where = (location,) if self.gated_glimpse else ()
         logits = ops.cast(net(patches, *where, training=training), "float32")
         return evidence._replace(glimpses=(*evidence.glimpses, logits), locations=(*evidence.locations, location))
 
     def look_again(self, images, evidence: Evidence, runtime=ANY) -> Evidence:
-        """Adds the next glimpse at prepared images, at the place that the model predicts."""
-        location = self.locate(evidence, runtime=runtime)
+        """Adds the next glimpse at prepared images, at the predicted location."""
+        location = for_runtime(self.locate, runtime)(evidence)
         return self.glimpse(evidence, self.crop(images, location, runtime=runtime), location)
 
     def combine(self, evidence: Evidence) -> tf.Tensor:
-        """The class logits after the glimpses so far, `[..., num_classes]` (eqs. 5 and 6)."""
+        """Class logits after the glimpses so far, `[..., num_classes]` (eqs. 5 and 6)."""
         return combine(evidence, self.averaging)
 
     def try_glimpse(self, evidence: Evidence, patches, places, training=False) -> tf.Tensor:
@@ -158,27 +167,25 @@ class GlimpseNetworks(keras.Model):
         if hasattr(net, "everywhere"):
             levels, starts = self.crop.levels(images, rows, columns, runtime)
             output = net.everywhere(levels, starts, self.crop.size, training=training)
+            output = ops.cast(ops.reshape(output, (-1, rows.size * columns.size, self.num_classes)), "float32")
         else:
-            places = [tf.fill((tf.shape(images)[0], 1), 1.0) * [[y, x]] for y in rows for x in columns]
+            places = [tf.tile(tf.constant([[y, x]]), (tf.shape(images)[0], 1)) for y in rows for x in columns]
             output = tf.stack([self._output_at(images, evidence, place, training, runtime) for place in places], axis=1)
-        output = ops.cast(ops.reshape(output, (-1, rows.size * columns.size, self.num_classes)), "float32")
         before = [logits[:, None] for logits in evidence.glimpses]
         return self.combine(Evidence(None, evidence.low_res[:, None], (*before, output)))
 
-    @tf.recompute_grad
     def _output_at(self, images, evidence, place, training, runtime):
-        """What the next glimpse network says of one place of every image; computed again for the gradient, to save memory."""
         return self.glimpse(evidence, self.crop(images, place, runtime=runtime), place, training).glimpses[-1]
 
     # ---- All of them: Keras's `call`, and `look` ----
 
     def look_at_all(self, images, training=False, runtime=ANY) -> dict[str, tf.Tensor]:
-        """What `look` returns, as part of whatever graph is traced."""
+        """The outputs of `look`, as part of the current graph."""
         images = self.prepare(images, training)
-        evidence = self.first_look(images, training=training, runtime=runtime)
+        evidence = for_runtime(self.first_look, runtime)(images, training=training)
         logits, locations, patches = [self.combine(evidence)], [], []
         for _ in range(self.active_glimpses):
-            locations.append(self.locate(evidence, runtime=runtime))
+            locations.append(for_runtime(self.locate, runtime)(evidence))
             patches.append(self.crop(images, locations[-1], runtime=runtime))
             evidence = self.glimpse(evidence, patches[-1], locations[-1], training)
             logits.append(self.combine(evidence))
@@ -194,15 +201,28 @@ class GlimpseNetworks(keras.Model):
         return self.look_at_all(images, training, runtime)["logits"][:, -1]
 
     def look(self, images) -> dict[str, tf.Tensor]:
-        """Looks at images, and returns where it looked and what it concluded.
+        """Returns the logits after each glimpse, the locations and the patches, for a batch of images.
 
         Args:
-            images: `[batch, height, width, channels]`; all at once, so not more than fit in memory several times over.
+            images: Array or tensor `[batch, height, width, channels]` of floats or unsigned integers, processed as one batch.
 
         Returns:
-            dict of float32 tensors: `logits` `[batch, active_glimpses + 1, num_classes]`, after 0, 1, ... glimpses;
-            `locations` `[batch, active_glimpses, 2]`, `(y, x)` in [0, 1]; `patches` `[batch, active_glimpses, size, size,
-            channels * len(scales)]`, the glimpses themselves.
+            Dict of float32 tensors:
+
+            - `"logits"`: `[batch, active_glimpses + 1, num_classes]`, after 0, 1, ... glimpses (eq. 6);
+            - `"locations"`: `[batch, active_glimpses, 2]`, `(y, x)` in [0, 1];
+            - `"patches"`: `[batch, active_glimpses, size, size, channels * len(scales)]`, the patches of each glimpse.
+
+        Raises:
+            ValueError: If the images are not of the shape that the model was built for.
+            TypeError: If `images` is not one array of floats, uint8 or uint16.
+
+        Example:
+        >>> from keras_glimpse import GlimpseClassifier
+        >>> model = GlimpseClassifier(num_classes=10)
+        >>> seen = model.look(ops.zeros((3, 48, 48, 1)))
+        >>> seen["logits"].shape, seen["locations"].shape, seen["patches"].shape
+        (TensorShape([3, 3, 10]), TensorShape([3, 2, 2]), TensorShape([3, 2, 12, 12, 2]))
         """
         check_images(images, self.image_shape)
         if not self.built:
@@ -213,7 +233,7 @@ class GlimpseNetworks(keras.Model):
         return self.cached("look", lambda: self.graph(self.look_at_all))(ops.convert_to_tensor(images))
 
     def see_pixels(self, images) -> None:
-        """Warns, once, if the pixels of floats are not in the range that the model expects; looks at the first few images."""
+        """Warns, once, if float pixels are outside the range that the model expects; checks the first 32 images."""
         if self._pixels:
             self._pixels.see(images[:32])
 
@@ -233,7 +253,7 @@ class GlimpseNetworks(keras.Model):
         for _ in range(self.num_glimpses):  # Builds every network, the user's too, on what it will be given.
             evidence = self.look_again(images, evidence)
             self._check_logits("glimpse_net", evidence.glimpses[-1])
-        self.image_shape = tuple(input_shape[1:])
+        self._image_shape = tuple(input_shape[1:])
 
     def _check_logits(self, name, logits):
         if tuple(logits.shape[1:]) != (self.num_classes,):

@@ -1,4 +1,4 @@
-"""Pictures of where a model looks."""
+"""Plots of where a model looks."""
 
 import os
 
@@ -12,27 +12,34 @@ COLOURS = ("tab:red", "tab:cyan", "tab:orange", "tab:green", "tab:purple", "tab:
 
 
 def draw_glimpses(model, images, labels=None, path: str | os.PathLike | None = None, class_names=None):
-    """One row an image, as figure 5 of the paper: the image, its thumbnail, and each glimpse.
+    """Plots one row per image, as in figure 5 of the paper: the image, its thumbnail, and each glimpse.
 
-    On the image, a solid frame shows where each glimpse looked at full resolution, dashed ones its coarser surroundings.
-    Titles are the predictions, of the low-resolution network and after each glimpse: green if correct, red if wrong, where
-    labels are given.
+    On the image, a solid frame marks each glimpse's finest patch, dashed frames its coarser ones. Titles are the predictions of
+    the low-resolution network and after each glimpse; with labels, green if correct and red if wrong.
 
     Args:
-        model: a trained `GlimpseClassifier`.
-        images: `[n, height, width, 1 or 3]`; a dozen fit on a page.
-        labels: `[n]`, integers, or None.
-        path: file to write, in the format of its suffix; None to write none.
-        class_names: what to call the classes; by default their numbers.
+        model: A `GlimpseClassifier`.
+        images: Array `[n, height, width, channels]` with 1 or 3 channels, of floats in [0, 1] or unsigned integers; a dozen fit
+            on a page.
+        labels: Optional integer array `[n]` of class indices. Defaults to `None`.
+        path: Optional string or path of the picture to write, in the format of its suffix. Defaults to `None`.
+        class_names: Optional sequence of strings, the names of the classes. Defaults to `None`, their indices.
 
     Returns:
         The `matplotlib.figure.Figure`.
 
     Raises:
-        ImportError: matplotlib is not installed (extra `[pictures]`).
-        TypeError: not one array of images.
-        ValueError: no images; images of neither 1 nor 3 channels, or of another shape than the model's; labels that are not an
-            integer for each image.
+        ImportError: If matplotlib is not installed (`pip install keras-glimpse[pictures]`).
+        TypeError: If `images` is not one array of floats, uint8 or uint16.
+        ValueError: If there are no images, they have neither 1 nor 3 channels or the wrong shape, or labels are not one integer
+            for each image.
+
+    Example:
+    >>> from keras_glimpse import GlimpseClassifier
+    >>> model = GlimpseClassifier(num_classes=10, num_glimpses=2)
+    >>> figure = draw_glimpses(model, np.zeros((3, 48, 48, 1), "float32"))
+    >>> len(figure.axes)  # 3 rows of the image, its thumbnail and 2 glimpses
+    12
     """
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""Models that were trained by the recipes and come with the package."""
+"""Pretrained models, which are part of the package."""
 
 from pathlib import Path
 
@@ -8,26 +8,41 @@ from keras_glimpse.export.integrity import check_file
 
 
 def pretrained_folder() -> Path:
-    """Where they are: inside the installed package, or beside it in a checkout."""
+    """Folder of the pretrained models, in the installed package or in the checkout.
+
+    Each model has a folder with `model.keras`, a SavedModel, LiteRT files, and a model card `README.md`.
+
+    Returns:
+        A `pathlib.Path`.
+
+    Example:
+    >>> (pretrained_folder() / "jittered-mnist" / "README.md").is_file()
+    True
+    """
     installed = Path(__file__).parent / "saved_models"
     return installed if installed.is_dir() else Path(__file__).parent.parent / "saved_models"
 
 
 def load_pretrained(name: str) -> keras.Model:
-    """Loads a trained model by name.
+    """Loads a pretrained model by name.
 
-    What it was trained on, its errors, costs and limits stand in `README.md` of its folder, `pretrained_folder() / name`,
-    beside the same model for TensorFlow Serving and LiteRT.
+    Its model card, `pretrained_folder() / name / "README.md"`, describes the training data, errors, costs and limits. The same
+    folder contains the model for TensorFlow Serving and LiteRT.
 
     Args:
-        name: of a folder in `pretrained_folder()`: "jittered-mnist" (48x48, two glimpses), ...
+        name: String, the name of a folder in `pretrained_folder()`: `"jittered-mnist"`, `"jittered-mnist-best"` or `"mnist"`.
 
     Returns:
-        A trained `GlimpseClassifier`, not compiled: before `evaluate` or more training, `compile` it with a stage. It takes
-        images of unsigned bytes, or floats in [0, 1].
+        A trained `GlimpseClassifier` for uint8 images, or floats in [0, 1]. It is not compiled: call `compile` before
+        `evaluate` or further training.
 
     Raises:
-        ValueError: there is no such model; the message names those there are. Or its file is corrupt.
+        ValueError: If there is no such model, or its file is corrupt.
+
+    Example:
+    >>> model = load_pretrained("jittered-mnist")
+    >>> model.image_shape, model.num_glimpses
+    ((48, 48, 1), 2)
     """
     found = sorted(path.parent.name for path in pretrained_folder().glob("*/model.keras"))
     if name not in found:

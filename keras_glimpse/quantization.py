@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import keras
 from keras import ops
 
-from keras_glimpse._compat import all_layers
+from keras_glimpse._compat import all_layers, input_quantizer, set_input_quantizer
 
 MODES = ("int8", "int4")
 NOT_MODES = {
@@ -59,18 +59,14 @@ def _matches(filters) -> Callable[[keras.Layer], bool]:
 @contextlib.contextmanager
 def float_products(model) -> Iterator[None]:
     """Within this context, int8 layers multiply their 8-bit integers as floats: the same numbers, by portable operations."""
-    quantizers = {layer: layer.inputs_quantizer for layer in all_layers(model) if _quantizes_inputs(layer)}
+    quantizers = {layer: input_quantizer(layer) for layer in all_layers(model) if input_quantizer(layer)}
     try:
         for layer, quantizer in quantizers.items():
-            layer.inputs_quantizer = _ToFloats(quantizer)
+            set_input_quantizer(layer, _ToFloats(quantizer))
         yield
     finally:
         for layer, quantizer in quantizers.items():
-            layer.inputs_quantizer = quantizer
-
-
-def _quantizes_inputs(layer):
-    return getattr(layer, "inputs_quantizer", None) is not None
+            set_input_quantizer(layer, quantizer)
 
 
 class _ToFloats:

@@ -1,5 +1,6 @@
 """Compiled functions, traced again when something that their graphs hold has changed."""
 
+import operator
 from collections.abc import Callable
 
 import keras
@@ -22,7 +23,7 @@ class Functions:
     """
 
     def __init__(self, model):
-        self._model, self._made, self._state = model, {}, (None, None)
+        self._model, self._made, self._state = model, {}, ([], [])
 
     def clear(self) -> None:
         self._made.clear()
@@ -30,7 +31,7 @@ class Functions:
     def get(self, name: str, make: Callable):
         """What `make()` returned when it was last called under this name, if that is not out of date."""
         state = traced_state(self._model)
-        if state[0] != self._state[0]:
+        if not _is_same(state, self._state):
             self._made.clear()
             self._state = state
         if name not in self._made:
@@ -42,12 +43,9 @@ def traced_state(model) -> tuple[list, list]:
     """All that a graph of the model holds.
 
     Returns:
-        `(values, things)`: values to compare with those of another time, the identities of `things` among them. While the
-        things are kept, nothing else can get the identity of one.
+        `(values, things)`: values that are compared by equality, and things that are compared by identity.
     """
-    values, things = [model.active_glimpses, model.stage, model.compiled and model.run_eagerly], []
-    if model.compiled:
-        things.append(model.optimizer)
+    values, things = model.traced()
     for layer in all_layers(model):
         values.append(layer.trainable)
         things += (layer, layer.dtype_policy, *own_variables(layer))
@@ -60,4 +58,9 @@ def traced_state(model) -> tuple[list, list]:
                 values.append(tuple(each for each in value if type(each) in PLAIN))
             elif callable(value) and not isinstance(value, keras.Layer):  # An activation, say.
                 things.append(value)
-    return [*values, *map(id, things)], things
+    return values, things
+
+
+def _is_same(state, other):
+    (values, things), (other_values, other_things) = state, other
+    return values == other_values and len(things) == len(other_things) and all(map(operator.is_, things, other_things))

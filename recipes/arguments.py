@@ -8,23 +8,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def at_least(minimum: int) -> Callable[[str], int]:
-    """The `type` of an argument that is an integer, not below `minimum`."""
-    return _number(int, lambda value: value >= minimum, f"be at least {minimum}", "integer")
-
-
-def _number(kind, accepts, must, name):
+def _number(kind, accepts, must):
     def number(text):
         if not accepts(kind(text)):
             raise argparse.ArgumentTypeError(f"must {must}; got {text}")
         return kind(text)
 
-    number.__name__ = name  # In argparse's message of what is no number.
+    number.__name__ = kind.__name__  # In argparse's message of what is no number.
     return number
 
 
-seed = _number(int, lambda value: 0 <= value < 2**32, "be at least 0 and below 2**32", "integer")  # As NumPy's.
-threshold = _number(float, lambda value: 0 < value <= 1, "lie in (0, 1]", "float")
+def at_least(minimum: int) -> Callable[[str], int]:
+    """The `type` of an argument that is an integer, not below `minimum`."""
+    return _number(int, lambda value: value >= minimum, f"be at least {minimum}")
+
+
+seed = _number(int, lambda value: 0 <= value < 2**32, "be at least 0 and below 2**32")  # As NumPy's.
+threshold = _number(float, lambda value: 0 < value <= 1, "lie in (0, 1]")
 
 
 def refuse(parser: argparse.ArgumentParser, args: argparse.Namespace, why: str, *names: str) -> None:

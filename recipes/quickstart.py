@@ -27,10 +27,10 @@ from keras_glimpse import data
 THRESHOLD = 0.95  # The paper's, section 4.1.
 
 
-def parse_args():
+def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    data_sets = ["digits", "mnist"]
-    parser.add_argument("--data", choices=data_sets, default="digits", help="1,797 embedded digits (default), or MNIST")
+    about = "1,797 embedded digits (default), or MNIST"
+    parser.add_argument("--data", choices=["digits", "mnist"], default="digits", help=about)
     parser.add_argument("--data-dir", help="folder where TFDS keeps MNIST; default $TFDS_DATA_DIR or ~/tensorflow_datasets")
     parser.add_argument("--download", action="store_true", help="download MNIST by TFDS if it is not there")
     parser.add_argument("--glimpses", type=at_least(1), default=2, help="number of glimpses; default 2")
@@ -40,11 +40,6 @@ def parse_args():
     args = parser.parse_args()
     if args.data != "mnist":
         refuse(parser, args, "needs --data mnist", "data_dir", "download")
-    return args
-
-
-def main():
-    args = parse_args()
     keras.utils.set_random_seed(args.seed)
     with in_one_line():  # All that can be known before training.
         digits = mnist_digits(args.data_dir, args.download) if args.data == "mnist" else data.embedded_digits()
@@ -96,8 +91,7 @@ def show(result):
     rows, cascade = [], result["cascade"]
     for n, (percent, macs) in enumerate(zip(result["error_percent"], result["macs"])):
         name = "thumbnail alone" if n == 0 else f"{n} glimpse{'s' * (n > 1)}"
-        figures = f"{percent:.2f}", f"{macs:,}", f"{cascade['exit_fractions'][n]:.1%}"
-        rows.append((name, *figures))
+        rows.append((name, f"{percent:.2f}", f"{macs:,}", f"{cascade['exit_fractions'][n]:.1%}"))
     rows.append((f"cascade at {THRESHOLD}", f"{cascade['error_percent']:.2f}", f"{cascade['mean_macs']:,} (mean)", ""))
     columns = ("", "test error %", "MACs an image", "stopped here")
     show_table(f"{result['test_images']:,} test images, 48x48", [dict(zip(columns, row)) for row in rows])

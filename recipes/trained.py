@@ -7,21 +7,16 @@ import keras
 import keras_glimpse
 
 HELP = "name of a model in saved_models/, or a .keras file of a GlimpseClassifier"
-TRAIN = "`python recipes/quickstart.py` trains one in about a minute"
 
 
 def load(model: str | Path) -> keras_glimpse.GlimpseClassifier:
-    """The pretrained model of this name, or that of a file.
-
-    Raises:
-        FileNotFoundError: there is neither.
-        TypeError, ValueError: it is no `.keras` file, or not of a `GlimpseClassifier` that is built.
-    """
+    """The pretrained model of this name, or that of a file; FileNotFoundError, TypeError or ValueError if it is none."""
     names = sorted(path.parent.name for path in keras_glimpse.pretrained_folder().glob("*/model.keras"))
     if str(model) in names:
         return keras_glimpse.load_pretrained(str(model))
     if not Path(model).is_file():
-        raise FileNotFoundError(f"Expected a .keras file or one of {names}; {model} does not exist. {TRAIN}.")
+        train = "`python recipes/quickstart.py` trains one in about a minute"
+        raise FileNotFoundError(f"Expected a .keras file or one of {names}; {model} does not exist. {train}.")
     if Path(model).suffix != ".keras":
         raise ValueError(f"Expected a .keras file or one of {names}; got {model}.")
     loaded = keras.models.load_model(model)
@@ -35,6 +30,10 @@ def load(model: str | Path) -> keras_glimpse.GlimpseClassifier:
 def load_of_digits(model: str | Path) -> keras_glimpse.GlimpseClassifier:
     """The same; ValueError if its images are not those of `tables.digits.splits_for`."""
     loaded = load(model)
-    if loaded.image_shape not in ((48, 48, 1), (28, 28, 1)):
-        raise ValueError(f"Expected a model of digits, 48x48x1 or 28x28x1; {model} has {loaded.image_shape}.")
+    check_shape(loaded.image_shape)
     return loaded
+
+
+def check_shape(image_shape: tuple) -> None:
+    if image_shape not in ((48, 48, 1), (28, 28, 1)):
+        raise ValueError(f"Expected a model of digits, 48x48x1 or 28x28x1; got {image_shape}.")

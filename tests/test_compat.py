@@ -71,6 +71,70 @@ def test_operations_of_litert():
     assert {"FULLY_CONNECTED", "CONV_2D", "IF"} <= {*_compat.litert_operations()}
 
 
+def test_trackers_are_what_keras_shows():
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    loss, metrics = keras.metrics.Mean("loss"), _compat.CompileMetrics(["mae"], None)
+    _compat.track(model, loss, metrics)
+    assert _compat.trackers(model) == (loss, metrics) and model.metrics == [loss, metrics]
+    loss.update_state(3.0)
+    model.reset_metrics()
+    assert float(loss.result()) == 0
+
+
+def test_directions_reach_callbacks():
+    shown = [_compat.shown_by_callbacks("score", "up"), _compat.shown_by_callbacks("cost", "down")]
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    _compat.track(model, _compat.MetricsList(shown), None)
+    for name, better in (("score", [2.0, 1.0]), ("cost", [1.0, 2.0])):
+        stopping = keras.callbacks.EarlyStopping(name, patience=5)
+        stopping.set_model(model)
+        stopping.on_train_begin()
+        for epoch, value in enumerate(better):  # The second is worse.
+            stopping.on_epoch_end(epoch, {name: value})
+        assert stopping.best == better[0]
+
+
+def test_metrics_from_the_inside():
+    wrapped, auc = keras.metrics.BinaryAccuracy("accuracy"), keras.metrics.AUC(from_logits=True, name="area")
+    both = _compat.CompileMetrics([wrapped], [auc])
+    both.build(keras.KerasTensor((None, 1)), keras.KerasTensor((None, 1)))
+    assert _compat.groups(both) == ([wrapped], [auc])
+    assert _compat.averaged(wrapped) is keras.metrics.binary_accuracy
+    assert _compat.takes_logits(auc) and not _compat.takes_logits(wrapped)
+    assert _compat.takes_logits(keras.metrics.BinaryCrossentropy(from_logits=True))
+    assert _compat.takes_logits(keras.losses.BinaryCrossentropy(from_logits=True))
+
+
+def test_symbolic_updates_make_variables_and_change_none():
+    metric = keras.metrics.AUC()
+    labels, predictions = keras.KerasTensor((None, 1)), keras.KerasTensor((None, 1))
+    _compat.symbolically(lambda y, p: metric.update_state(y, p), labels, predictions)
+    assert metric.variables and all(not np.any(variable) for variable in metric.variables)
+
+
+def test_input_quantizers():
+    dense = keras.layers.Dense(2)
+    dense.build((None, 3))
+    assert _compat.input_quantizer(dense) is None
+    dense.quantize("int8")
+    quantizer = _compat.input_quantizer(dense)
+    calls = []
+    _compat.set_input_quantizer(dense, lambda *args, **kwargs: calls.append(1) or quantizer(*args, **kwargs))
+    dense(np.ones((1, 3), np.float32))
+    assert calls
+
+
+def test_weights_of_a_model_are_saved(tmp_path):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    kernel = model.layers[0].kernel.value
+    function = tf.function(lambda x: x @ kernel).get_concrete_function(tf.TensorSpec((None, 2)))
+    tf.saved_model.save(_compat.weights_of(model), tmp_path, {"serving_default": function})
+    served = tf.saved_model.load(tmp_path).signatures["serving_default"](tf.ones((1, 2)))
+    np.testing.assert_allclose(served["output_0"], np.ones((1, 2)) @ kernel, rtol=1e-6)
+
+
 @pytest.mark.parametrize("batches", [0, (1, 2)])
 def test_whether_tensorboard_profiles(monkeypatch, batches):
     monkeypatch.setattr(keras.callbacks.TensorBoard, "_start_profiler", lambda self, logdir: None)  # It warms up.
@@ -128,7 +192,7 @@ def test_versions_have_bounds_and_this_one_is_within():
 
 
 PRIVATE = {name for kind in (keras.Model, keras.Layer, keras.callbacks.Callback, keras.metrics.Metric) for name in dir(kind)}
-PRIVATE |= {*vars(keras.Sequential([keras.layers.Dense(1)])), *vars(keras.optimizers.SGD())}
+PRIVATE |= {*vars(keras.Sequential([keras.layers.Dense(1)])), *vars(keras.optimizers.SGD()), *vars(keras.metrics.Accuracy())}
 PRIVATE = {name for name in PRIVATE if name.startswith("_") and not name.endswith("__")}
 
 

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
+import keras_glimpse
 from keras_glimpse import (
     GlimpseClassifier,
     cascade_curve,
@@ -200,8 +201,14 @@ def test_hooks_that_are_honoured(batch):
             type(self).calls += 1
             return super().train_step(data)
 
-        def first_look(self, images, **kwargs):
-            return super().first_look(1.0 - images, **kwargs)
+        def first_look(self, images, training=False):
+            return super().first_look(1.0 - images, training)
+
+        def locate(self, evidence):
+            return super().locate(evidence)
+
+        def look_again(self, images, evidence):
+            return super().look_again(images, evidence)
 
     model, plain = Mine(3, **SIZES), GlimpseClassifier(3, **SIZES)
     model.compile(paper_sgd(), jit_compile=False)
@@ -211,6 +218,20 @@ def test_hooks_that_are_honoured(batch):
     plain.set_weights(model.get_weights())
     plain.active_glimpses = 1
     assert not np.allclose(model(batch[0]), plain(batch[0]), atol=1e-3)
+    cascaded = cascade_predict(model, batch[0], 1.0).probabilities
+    np.testing.assert_allclose(cascaded, tf.nn.softmax(model(batch[0])), atol=1e-5)
+
+
+def test_a_subclass_of_the_thumbnail_network_is_given_floats(batch):
+    class Centred(keras_glimpse.LowResNet):
+        def call(self, image, runtime=0.5):  # A parameter of its own that happens to have the name of ours.
+            return super().call(2.0 * image - 2.0 * runtime)
+
+    images = (255 * batch[0]).astype(np.uint8)
+    model = GlimpseClassifier(3, low_res_net=Centred(3, 5, 8), patch_size=6)
+    model.compile(paper_sgd(), jit_compile=False)
+    model.fit(images, batch[1], verbose=0)
+    np.testing.assert_allclose(model(images), model(images / np.float32(255)), atol=1e-5)
 
 
 @pytest.mark.slow

@@ -201,7 +201,7 @@ def test_classifiers(make_model):
         each.layers[-1].enable_lora(1)
     assert stage_macs(model).tolist() == by_hand
     head = model.location_heads[0]  # For 8 bits it multiplies elementwise, and sums.
-    assert count_macs(lambda h, o: head(h, o, runtime="litert_int8"), (7,), (3,)) == (7 + 3) * 2
+    assert count_macs(lambda h, o: head(h, o, runtime="litert_quantized"), (7,), (3,)) == (7 + 3) * 2
 
 
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")

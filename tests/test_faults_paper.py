@@ -10,7 +10,7 @@ from keras_glimpse import GlimpseClassifier, paper_sgd
 from keras_glimpse.layers import MultiScaleCrop
 from keras_glimpse.ops.geometry import candidate_locations, relative_sides, search_grid, stride_in_pixels
 from keras_glimpse.ops.labels import label_shares
-from keras_glimpse.training.step import _look_until_stage, _search
+from keras_glimpse.training.step import look_until_stage, search
 
 SIZES = {"low_res_size": 5, "patch_size": 6, "hidden_units": 8}
 
@@ -23,8 +23,8 @@ def test_no_candidate_lies_outside_the_image(make_model, batch):
         head.set_weights([0 * kernel, bias - 20.0, 0 * from_logits])
     model.compile(paper_sgd(), stage=1, jit_compile=False)
     images, shares = tf.constant(batch[0]), label_shares(batch[1], 3)
-    evidence, locations, _ = _look_until_stage(model, images, shares)
-    _, places, _ = _search(model, images, shares, evidence, locations)
+    evidence, locations, _ = look_until_stage(model, images, shares)
+    _, places, _ = search(model, images, shares, evidence, locations)
     inside = (places >= 0).numpy() & (places <= 1).numpy()
     assert inside.all()
     steps = np.round(places * [19, 23]).astype(int).reshape(-1, 2)

@@ -13,6 +13,7 @@ from keras import layers
 
 import keras_glimpse
 from keras_glimpse import GlimpseClassifier, GlimpseNet, LocationHead, LowResNet
+from keras_glimpse._compat import all_layers
 
 pytestmark = pytest.mark.slow  # Conversions take seconds each.
 
@@ -25,7 +26,7 @@ def momentum():
 
 
 def policies(model):
-    return [layer.dtype_policy.name for layer in model._flatten_layers() if isinstance(layer, layers.Dense)]
+    return [layer.dtype_policy.name for layer in all_layers(model) if isinstance(layer, layers.Dense)]
 
 
 def loaded(model, tmp_path):
@@ -68,7 +69,7 @@ KINDS = {
 
 
 def quantize(model, mode):
-    has_convolutions = any(isinstance(layer, layers.Conv2D) for layer in model._flatten_layers())
+    has_convolutions = any(isinstance(layer, layers.Conv2D) for layer in all_layers(model))
     is_told = pytest.warns(UserWarning, match="no quantized form of BatchNormalization, Conv2D: such layers stay")
     with is_told if has_convolutions else contextlib.nullcontext():
         model.quantize(mode)
@@ -149,9 +150,9 @@ def test_refused_before_anything_is_changed(make_model):
 
 def test_filters(make_model):
     model = make_model()
-    low_res = [layer.name for layer in model.low_res_net._flatten_layers()]
+    low_res = [layer.name for layer in all_layers(model.low_res_net)]
     model.quantize("int8", filters=[f"^{name}$" for name in low_res])
-    model.quantize("int4", filters=lambda layer: layer not in model.low_res_net._flatten_layers())
+    model.quantize("int4", filters=lambda layer: layer not in all_layers(model.low_res_net))
     assert {*policies(model.low_res_net)} == {"int8_from_float32"}
     assert {*policies(model.glimpse_nets[1])} == {"int4/128_from_float32"}
 
@@ -283,7 +284,7 @@ def test_a_quantized_model_trains_and_goes_on(make_model, batch, mode, tmp_path)
     before = {variable.path: np.array(variable) for variable in model.variables}
     model.fit(*batch, verbose=0)
     moved = {v.path.split("/", 1)[1] for v in model.variables if not np.array_equal(v, before[v.path])}
-    of_nets = [layer for net in (model.low_res_net, model.glimpse_nets[0]) for layer in net._flatten_layers(False)]
+    of_nets = [layer for net in (model.low_res_net, model.glimpse_nets[0]) for layer in all_layers(net)[1:]]
     head = model.location_heads[0].trainable_variables
     assert moved == {v.path.split("/", 1)[1] for v in [*(layer.bias for layer in of_nets), *head]}
     other = loaded(model, tmp_path)

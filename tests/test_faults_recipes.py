@@ -77,17 +77,18 @@ def test_on_device_takes_every_shipped_model(recipe, monkeypatch, capsys, name):
     pytest.importorskip("ai_edge_litert")
     on_device = recipe("on_device", "--smoke", "--rounds", "1", "--model", name)
 
-    def opened(export):
-        net = export.args[0]
-        shape = getattr(net, "image_shape", None) or net.input_shape[1:]
+    class File:
+        def __init__(self, export):
+            net = export.args[0]
+            self.shape = (1, *(getattr(net, "image_shape", None) or net.input_shape[1:]))
 
-        def run(image, copy=True):
-            assert image.shape == tuple(shape)
+        def put(self, image):
+            assert image.shape == self.shape
+
+        def seconds(self):
             return 1e-6
 
-        return run
-
-    monkeypatch.setattr(on_device, "opened", opened)
+    monkeypatch.setattr(on_device.litert, "opened", File)
     on_device.main()
     said = capsys.readouterr().out
     side = keras_glimpse.load_pretrained(name).image_shape[0]
@@ -105,7 +106,7 @@ def test_an_enlarged_model_is_the_same(recipe, rng):
     np.testing.assert_allclose(after, before, atol=1e-5)
     keras_glimpse.export_litert(large, "large.tflite")
     export = recipe("export")
-    found = np.concatenate([export.open_litert(Path("large.tflite"))(image[None]) for image in doubled])
+    found = np.concatenate([export.LiteRT(Path("large.tflite"))(image[None]) for image in doubled])
     np.testing.assert_allclose(found, export.by_keras(large, doubled, None), atol=1e-5)
 
 

@@ -151,8 +151,11 @@ def test_what_is_fixed_says_so(make_model, name):
     model = make_model()
     with pytest.raises(AttributeError, match=f"{name} is fixed when the model is made"):
         setattr(model, name, 1)
+    setattr(model, name, getattr(model, name))  # As subclasses do that keep their arguments.
     with pytest.raises(AttributeError):
         model.group_size = 2
+    with pytest.raises(AttributeError):
+        model.image_shape = (3, 3, 3)
     with pytest.raises(AttributeError):
         model.stage = 2
 

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from tiers import one_fast
 
+import keras_glimpse
 from keras_glimpse import GlimpseClassifier, paper_sgd
 from keras_glimpse.training import execution
 
@@ -168,29 +169,46 @@ def test_a_cap_on_steps_for_debugging(make_model, batch):
     assert int(model.optimizer.iterations) == 6
 
 
-def test_a_second_fit_compiles_nothing(make_model, batch):
-    model = make_model()
-    model.compile(paper_sgd(), jit_compile=True)
-    model.fit(*batch, batch_size=12, verbose=0)
-    before = model.train_function
-    model.fit(*batch, batch_size=12, verbose=0, epochs=2)
-    assert model.train_function is before
-    looked = model.look(batch[0][:4])
-    graph = model.cached("look", lambda: None)
-    assert np.array_equal(looked["logits"], model.look(batch[0][:4])["logits"])
-    assert model.cached("look", lambda: None) is graph and graph.experimental_get_tracing_count() == 1
+USES = {
+    "fit": lambda model, x, y: model.fit(x, y, batch_size=12, verbose=0),
+    "evaluate": lambda model, x, y: model.evaluate(x, y, batch_size=12, verbose=0),
+    "predict": lambda model, x, y: model.predict(x, batch_size=12, verbose=0),
+    "look": lambda model, x, y: model.look(x),
+    "cascade": lambda model, x, y: keras_glimpse.cascade_predict(model, x, 0.5),
+    "curve": lambda model, x, y: keras_glimpse.cascade_curve(model, x, y),
+}
+
+
+@pytest.mark.parametrize("jit_compile", one_fast(["auto", False]))
+@pytest.mark.parametrize("use", USES)
+def test_nothing_is_traced_on_a_second_call(make_model, batch, monkeypatch, use, jit_compile):
+    """While a graph is traced, Python runs `first_look`."""
+    model, traced = make_model(), []
+    model.compile(paper_sgd(), jit_compile=jit_compile)
+    first_look = GlimpseClassifier.first_look
+    counted = lambda *args, **kwargs: traced.append(use) or first_look(*args, **kwargs)  # noqa: E731
+    monkeypatch.setattr(GlimpseClassifier, "first_look", counted)
+    USES[use](model, *batch)
+    assert traced
+    traced.clear()
+    USES[use](model, *batch)
+    assert not traced
 
 
 @pytest.mark.parametrize("steps", [7, 16])
 def test_keras_asked_for_many_steps_does_as_keras_does(batch, steps):
-    """`steps_per_execution=4` rounds up to 4, as in any Keras model."""
+    """`steps_per_execution=4` rounds up to 4, as in any Keras model; and 5, set later, to 5."""
     ours = GlimpseClassifier(3, low_res_size=5, patch_size=6, hidden_units=8)
     ours.compile("sgd", jit_compile=False, steps_per_execution=4)
-    plain = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(3)])
-    plain.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), steps_per_execution=4)
-    for model in (ours, plain):
-        model.fit(endless(batch)[0], steps_per_epoch=steps, epochs=2, shuffle=False, verbose=0)
-    assert int(ours.optimizer.iterations) == int(plain.optimizer.iterations)
+    made = 0
+    for size in (4, 5):
+        plain = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(3)])
+        plain.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), steps_per_execution=size)
+        ours.steps_per_execution = size
+        for model in (ours, plain):
+            model.fit(endless(batch)[0], steps_per_epoch=steps, epochs=2, shuffle=False, verbose=0)
+        made += int(plain.optimizer.iterations)
+        assert int(ours.optimizer.iterations) == made
 
 
 def test_predict_holds_one_batch_of_large_images_at_a_time(make_model, rng):

@@ -163,7 +163,6 @@ network = { name = "GlimpseClassifier", num_classes = 10, location_weight = 10.0
 learning_rate = 0.01
 [rows.first]
 title = "first"
-compare = { paper = 2.0 }
 network.scales = [1]
 stage = 1
 seeds = 3
@@ -178,6 +177,8 @@ threshold = 0.9
 [rows.dense]
 title = "dense"
 network = { name = "dense" }
+[compare]
+first = { paper = 2.0 }
 """)
     (tmp_path / "two.toml").write_text("""
 title = "Two"
@@ -190,6 +191,7 @@ network.scales = [2]
     one, (third,) = config.load("one", tmp_path), config.load("two", tmp_path).rows.values()
     first, second, cascade, dense = one.rows.values()
     assert first.network == {"name": "GlimpseClassifier", "num_classes": 10, "location_weight": 10.0, "scales": [1]}
+    assert first.compare == {"paper": 2.0}
     assert (second.network, second.seeds, second.stage, second.compare) == (first.network, 3, 2, {})
     assert (second.after, cascade.after, cascade.sweeps, cascade.stage) == (first, second, 0, 2)
     assert (dense.network, dense.learning_rate) == ({"name": "dense"}, 0.01)
@@ -212,7 +214,9 @@ DENSE = ROW + 'network.name = "dense"\n'
     [
         (DENSE + "learning_rat = 0.1", r"bad.toml: row 'a': a row knows .*'learning_rate'.*; got \['learning_rat'\]"),
         (DENSE + "[defaults]\nlearning_rat = 0.1", "bad.toml: row 'a': .*learning_rat"),
-        (DENSE + "compare.papr = 1.0", r"bad.toml: row 'a': compare knows .*; got \['papr'\]"),
+        (DENSE + "compare.paper = 1.0", r"bad.toml: row 'a': a row knows .*; got \['compare'\]"),
+        (DENSE + "[compare]\nb.paper = 1.0", r"bad.toml: compare knows \['a'\]; got \['b'\]"),
+        (DENSE + "[compare]\na.papr = 1.0", r"bad.toml: row 'a': compare knows .*; got \['papr'\]"),
         (DENSE + 'like = "b"', "bad.toml: row 'a': expected a row above, or <table>/<row>; got 'b'"),
         (DENSE + 'after = "a"', "bad.toml: row 'a': expected a row above, or <table>/<row>; got 'a'"),
         (DENSE + 'tested_on = "train"', r"row 'a': tested_on knows \['test', 'validation'\]; got \['train'\]"),

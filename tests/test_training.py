@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from oracle import Paper
-from tiers import one_fast
+from tiers import slow
 
 from keras_glimpse import GlimpseClassifier, data, fit_greedy, paper_sgd
 from keras_glimpse.training import execution
@@ -12,8 +12,7 @@ from keras_glimpse.training import execution
 HYPER = {"search_size": 3, "stride": 2, "lam": 10.0, "gamma": 0.01, "variance": 0.002}
 
 
-@pytest.mark.parametrize("stage", [1, 2])
-@pytest.mark.parametrize("jit_compile", one_fast([False, True]))
+@pytest.mark.parametrize(("stage", "jit_compile"), [(1, True), (2, False), *map(slow, [(1, False), (2, True)])])
 def test_fit_follows_the_gradient_of_the_objective(make_model, batch, rng, stage, jit_compile):
     """A step of plain SGD, against differences of the loss in NumPy along random directions, the places held fixed."""
     images, labels = batch[0][:8].astype(np.float64), batch[1][:8]

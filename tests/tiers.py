@@ -3,7 +3,12 @@
 import pytest
 
 
+def slow(variant):
+    """A variant that runs with the slow tests."""
+    return pytest.param(*(variant if isinstance(variant, tuple) else (variant,)), marks=pytest.mark.slow)
+
+
 def one_fast(variants):
     """Parameters of which the first runs always, and the others are marked slow."""
     first, *others = variants
-    return [first, *(pytest.param(*(each if isinstance(each, tuple) else (each,)), marks=pytest.mark.slow) for each in others)]
+    return [first, *map(slow, others)]

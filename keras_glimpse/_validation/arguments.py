@@ -42,6 +42,7 @@ def check_numbers(above: float | None = None, **arguments) -> None:
 
 
 def check_one_of(allowed, **arguments) -> None:
+    """Raises unless the arguments, by name, are among the `allowed` values."""
     for name, value in arguments.items():
         if value not in allowed:
             raise ValueError(f"{name} must be one of {tuple(allowed)}; got {value!r}.")
@@ -55,12 +56,14 @@ def check_layers(**arguments) -> None:
 
 
 def check_search_size(search_size) -> None:
+    """Raises unless `search_size` is a positive odd integer."""
     check_integers(1, search_size=search_size)
     if search_size % 2 == 0:
         raise ValueError(f"search_size must be odd, so that the prediction is a candidate; got {search_size}.")
 
 
 def check_search_stride(search_stride) -> None:
+    """Raises unless `search_stride` is a positive integer (pixels) or a float in (0, 1) (a fraction of a side)."""
     if not isinstance(search_stride, float):
         check_integers(1, search_stride=search_stride)
     elif not 0 < search_stride < 1:
@@ -68,6 +71,7 @@ def check_search_stride(search_stride) -> None:
 
 
 def check_threshold(threshold: float) -> None:
+    """Raises unless `threshold` is a number in (0, 1]."""
     if not isinstance(threshold, numbers.Real) or not 0.0 < threshold <= 1.0:
         raise ValueError(f"threshold must lie in (0, 1]; got {threshold!r}.")
 

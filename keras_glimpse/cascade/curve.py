@@ -1,4 +1,4 @@
-"""What a threshold costs and gains: error against mean MACs of the cascade."""
+"""Error against mean multiply-accumulates of the cascade, as a function of its threshold."""
 
 from typing import NamedTuple
 
@@ -16,13 +16,13 @@ THRESHOLDS = 1 - np.logspace(-0.05, -6, 120)  # 0.1 to 1 - 1e-6, denser where mo
 
 
 class CascadeCurve(NamedTuple):
-    """What `cascade_curve` gives: arrays with one entry for each threshold.
+    """Result of `cascade_curve`: arrays with one entry for each threshold.
 
     Attributes:
-        thresholds: confidences at which to stop.
-        errors: share of images whose class is wrong, in [0, 1].
-        macs: multiply-accumulates of an image, on average; None for networks that `stage_macs` cannot count.
-        full_error: the error with all glimpses of all images.
+        thresholds: Float array, the confidences at which to stop.
+        errors: Float array, the fraction of misclassified images, in [0, 1].
+        macs: Float array, the mean multiply-accumulates of an image; `None` if `stage_macs` cannot count the networks.
+        full_error: Float, the error with all glimpses for all images.
     """
 
     thresholds: np.ndarray
@@ -31,12 +31,23 @@ class CascadeCurve(NamedTuple):
     full_error: float
 
     def cheapest(self, extra_error: float = 0.001) -> float:
-        """The threshold of fewest MACs with an error at most `extra_error` above that of the full model.
+        """Returns the threshold with the fewest MACs whose error is at most `full_error + extra_error`.
 
-        Choose it on images that the model was neither trained nor is tested on.
+        Use a curve of validation images, which are in neither the training nor the test set.
+
+        Args:
+            extra_error: Float, the accepted increase of the error, as a fraction of the images. Defaults to `0.001`.
+
+        Returns:
+            Float, the threshold.
 
         Raises:
-            ValueError: no threshold is so good.
+            ValueError: If no threshold has such an error.
+
+        Example:
+        >>> curve = CascadeCurve(np.array([0.5, 0.9]), np.array([0.04, 0.02]), np.array([1e5, 2e5]), full_error=0.02)
+        >>> curve.cheapest(extra_error=0.03)
+        0.5
         """
         good = np.flatnonzero(self.errors <= self.full_error + extra_error)
         if not len(good):
@@ -44,12 +55,23 @@ class CascadeCurve(NamedTuple):
         return float(self.thresholds[good].min())  # An image never stops earlier at a higher threshold.
 
     def within(self, macs: float) -> float:
-        """The threshold of least error that costs at most `macs` multiply-accumulates an image, on average.
+        """Returns the threshold with the lowest error whose mean cost is at most `macs`.
 
-        Choose it on images that the model was neither trained nor is tested on.
+        Use a curve of validation images, which are in neither the training nor the test set.
+
+        Args:
+            macs: Float, the budget: mean multiply-accumulates of an image.
+
+        Returns:
+            Float, the threshold.
 
         Raises:
-            ValueError: no threshold is so cheap, or MACs are not known.
+            ValueError: If no threshold is within the budget, or the MACs are not known.
+
+        Example:
+        >>> curve = CascadeCurve(np.array([0.5, 0.9]), np.array([0.04, 0.02]), np.array([1e5, 2e5]), full_error=0.02)
+        >>> curve.within(macs=3e5)
+        0.9
         """
         if self.macs is None:
             raise ValueError("The multiply-accumulates of this model are not known: stage_macs(model) says why.")
@@ -62,19 +84,24 @@ class CascadeCurve(NamedTuple):
 
 
 def cascade_curve(model, images, labels=None, thresholds=THRESHOLDS, batch_size: int = 1000) -> CascadeCurve:
-    """Error and mean MACs of the cascade at many thresholds, from one look at every image.
+    """Computes error and mean MACs of the cascade at many thresholds, with one forward pass for each image.
 
     Args:
-        model: a built `GlimpseClassifier`.
-        images: array `[n, height, width, channels]`; or a dataset of batches `(images, labels)`.
-        labels: class numbers `[n]` or `[n, 1]`, or one-hot or soft labels `[n, num_classes]`, of which the largest counts;
-            None with a dataset.
-        thresholds: in (0, 1].
-        batch_size: images at a time, for an array.
+        model: A built `GlimpseClassifier`.
+        images: Array `[n, height, width, channels]` of floats or unsigned integers, or a `tf.data.Dataset` of batches
+            `(images, labels)`.
+        labels: Array of class indices `[n]` or `[n, 1]`, or of one-hot or soft labels `[n, num_classes]`, of which the largest
+            counts; `None` for a dataset. Defaults to `None`.
+        thresholds: Sequence of floats in (0, 1]. Defaults to 120 values from 0.1 to 1 - 1e-6, denser towards 1.
+        batch_size: Positive integer, images per batch, for an array. Defaults to `1000`.
+
+    Returns:
+        A `CascadeCurve` of `thresholds`, `errors`, `macs` and `full_error`.
 
     Raises:
-        ValueError: no images, no labels, or not as many; labels of neither sort; a threshold outside (0, 1]; a batch
-            size below 1; or a model that is not built.
+        ValueError: If there are no images, labels are missing, invalid or not as many as images, a threshold or `batch_size` is
+            out of range, or the model is not built.
+        TypeError: If images or labels have an invalid type, or `model` is not a `GlimpseClassifier`.
 
     Example:
     >>> from keras_glimpse import GlimpseClassifier
@@ -98,7 +125,7 @@ def cascade_curve(model, images, labels=None, thresholds=THRESHOLDS, batch_size:
     probabilities, labels = (np.concatenate(parts) for parts in zip(*looks))
     confidence, wrong = probabilities.max(axis=-1), probabilities.argmax(axis=-1) != labels[:, None]
     stops = [first_sure(confidence, threshold) for threshold in thresholds]
-    stage_macs, everyone = known_stage_macs(model), np.arange(len(labels))
+    stage_macs, everyone = model.cached("macs", lambda: known_stage_macs(model)), np.arange(len(labels))
     errors = np.array([wrong[everyone, stop].mean() for stop in stops])
     macs = None if stage_macs is None else np.array([stage_macs[stop].mean() for stop in stops])
     return CascadeCurve(np.asarray(thresholds), errors, macs, wrong[:, -1].mean())

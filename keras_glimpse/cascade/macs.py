@@ -1,4 +1,4 @@
-"""Counting multiply-accumulates the way the paper's tables do: learned matrices and filters, "valid", and nothing else."""
+"""Multiply-accumulate counts as in the paper's tables: products with learned weights, "valid" convolutions, nothing else."""
 
 import contextlib
 from math import prod
@@ -11,29 +11,29 @@ from keras_glimpse._validation.arguments import check_built_classifier
 
 
 class Uncountable(ValueError):
-    """The graph of a network does not tell what the network costs."""
+    """The cost of a network cannot be read from its graph."""
 
 
 def count_macs(net, *input_shapes) -> int:
-    """Multiply-accumulates that one image costs in products with learned weights: dense layers, convolutions and the like.
+    """Counts the multiply-accumulates per image of products with learned weights: dense layers, convolutions and the like.
 
-    The products are counted in the traced graph, so that any Keras model or layer can be counted, and any function of
-    tensors. Weights are all that is computed from variables alone: with `enable_lora`, quantized or normalised. Nothing
-    is counted for what has no weights in it, as in the paper (shrinking, cropping, activations, pooling; in attention,
-    the products of queries, keys and values with each other), for what does not depend on the inputs (weights times
-    weights), nor for elementwise products, as in normalisation, unless only their sum along axes of the weights is used.
+    The products are counted in the traced graph, so any Keras layer or model and any function of tensors can be counted.
+    Weights are all tensors computed from variables only, also after LoRA, quantization or normalisation of the weights. As in
+    the paper, operations without weights cost nothing (downsampling, cropping, activations, pooling; in attention, the products
+    of queries, keys and values), nor do operations independent of the inputs (weights times weights) and elementwise products,
+    as in batch normalisation, except those that are summed along axes of the weights.
 
     Args:
-        net: a Keras layer or model, or any callable on tensors. For a `GlimpseClassifier`: the cost of all its glimpses.
-        *input_shapes: shape of one image (or other input, of floats), without the batch axis, for each argument of `net`.
-            Not needed for a model that is built, unless it is for images of any size.
+        net: A Keras layer or model, or any function of tensors. For a `GlimpseClassifier`, the cost of all active glimpses.
+        *input_shapes: For each argument of `net`, the shape of one float input without the batch axis. Not needed for a model
+            that was built for a fixed input shape.
 
     Returns:
-        The number of multiply-accumulates.
+        Integer, the number of multiply-accumulates.
 
     Raises:
-        ValueError: a network that is not built and no shape; or one whose cost is not in its graph: weights in loops, in
-            branches, or in an operation not known here; Python functions, which may do anything; sizes known only later.
+        ValueError: If `net` is not built and no shape is given, or its cost cannot be read from the graph: weights in loops,
+            branches or unknown operations, Python functions, or dynamic shapes.
 
     Example:
     >>> import keras
@@ -48,12 +48,19 @@ def count_macs(net, *input_shapes) -> int:
 
 
 def stage_macs(model) -> np.ndarray:
-    """Multiply-accumulates that an image has cost after 0, 1, ... glimpses, `[active_glimpses + 1]`, int64.
+    """Cumulative multiply-accumulates per image after 0, 1, ... glimpses.
 
-    The location head of a glimpse counts with that glimpse: where an image stops, no next place is predicted.
+    The location head of a glimpse is counted with that glimpse: an image that stops does not predict a next location.
+
+    Args:
+        model: A built `GlimpseClassifier`.
+
+    Returns:
+        Int64 array `[active_glimpses + 1]`.
 
     Raises:
-        ValueError: a model that is not built, or networks that `count_macs` cannot count.
+        ValueError: If the model is not built, or `count_macs` cannot count its networks.
+        TypeError: If `model` is not a `GlimpseClassifier`.
 
     Example:
     >>> from keras_glimpse import GlimpseClassifier
@@ -76,7 +83,7 @@ def stage_macs(model) -> np.ndarray:
 
 
 def known_stage_macs(model) -> np.ndarray | None:
-    """`stage_macs`, or None for networks that cannot be counted: those work all the same."""
+    """`stage_macs`, or `None` for networks that cannot be counted."""
     try:
         return stage_macs(model)
     except Uncountable:

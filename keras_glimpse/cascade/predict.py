@@ -1,4 +1,4 @@
-"""The cascade: easy images stop early (section 4.1, last row of table 1)."""
+"""The cascade: inference with early exit (section 4.1, last row of table 1)."""
 
 from functools import partial
 from typing import NamedTuple
@@ -10,15 +10,16 @@ import tensorflow as tf
 from keras_glimpse._validation.arguments import check_built_classifier, check_integers, check_threshold
 from keras_glimpse._validation.images import check_images
 from keras_glimpse.cascade.macs import known_stage_macs
+from keras_glimpse.ops.runtime import for_runtime
 
 
 class CascadePrediction(NamedTuple):
-    """What `cascade_predict` gives, as arrays with one entry for each image.
+    """Result of `cascade_predict`: arrays with one entry for each image.
 
     Attributes:
-        probabilities: `[n, num_classes]`, after the glimpse at which the image stopped.
-        exit_stage: `[n]`, the number of glimpses looked at: 0 for the thumbnail alone.
-        macs: `[n]`, multiply-accumulates spent, as `stage_macs` counts them; None for networks that it cannot count.
+        probabilities: Float32 array `[n, num_classes]`, the class probabilities at the stage at which the image stopped.
+        exit_stage: Integer array `[n]`, the number of glimpses used: 0 for the thumbnail alone.
+        macs: Integer array `[n]`, the multiply-accumulates spent, as counted by `stage_macs`; `None` if it cannot count them.
     """
 
     probabilities: np.ndarray
@@ -27,24 +28,25 @@ class CascadePrediction(NamedTuple):
 
 
 def cascade_predict(model, images, threshold: float = 0.95, batch_size: int = 2000) -> CascadePrediction:
-    """Looks at each image only until the model is sure of it.
+    """Predicts with early exit: glimpses are added only until the model is confident.
 
-    An image stops at the first stage whose largest class probability is at least `threshold`; at the last stage, whatever
-    it is. The networks of a stage run on the images that reached it, and on no others.
+    An image stops at the first stage whose largest class probability is at least `threshold`, at the latest at the last stage.
+    The networks of a stage run on the images that reach it only.
 
     Args:
-        model: a built `GlimpseClassifier`.
-        images: array `[n, height, width, channels]`, or a dataset of batches of images, with labels or without.
-        threshold: confidence at which to stop, in (0, 1].
-        batch_size: images at a time, for an array.
+        model: A built `GlimpseClassifier`.
+        images: Array `[n, height, width, channels]` of floats or unsigned integers, or a `tf.data.Dataset` of batches of
+            images, with or without labels.
+        threshold: Float in (0, 1], the confidence at which to stop. Defaults to `0.95`.
+        batch_size: Positive integer, images per batch, for an array. Defaults to `2000`.
 
     Returns:
-        A `CascadePrediction`.
+        A `CascadePrediction` of `probabilities`, `exit_stage` and `macs`.
 
     Raises:
-        ValueError: a threshold outside (0, 1], a batch size below 1, no images in a dataset, images of another shape, or a
-            model that is not built.
-        TypeError: not one array of numbers.
+        ValueError: If `threshold` or `batch_size` is out of range, a dataset is empty, images have the wrong shape, or the
+            model is not built.
+        TypeError: If `images` is not one array of floats, uint8 or uint16, or `model` is not a `GlimpseClassifier`.
 
     Example:
     >>> from keras_glimpse import GlimpseClassifier
@@ -53,6 +55,8 @@ def cascade_predict(model, images, threshold: float = 0.95, batch_size: int = 20
     >>> result = cascade_predict(model, np.zeros((3, 48, 48, 1), "float32"), threshold=0.01)
     >>> result.exit_stage, result.macs
     (array([0, 0, 0]), array([77000, 77000, 77000]))
+
+    Reference: Ranzato, "On Learning Where To Look", 2014, section 4.1.
     """
     check_threshold(threshold)
     check_integers(1, batch_size=batch_size)
@@ -60,17 +64,13 @@ def cascade_predict(model, images, threshold: float = 0.95, batch_size: int = 20
     if not isinstance(images, tf.data.Dataset):
         check_images(images, model.image_shape)
         images = [images[start : start + batch_size] for start in range(0, len(images), batch_size)] or [images]
-    looks, macs = model.cached("cascade", lambda: _prepared(model))
+    macs = model.cached("macs", lambda: known_stage_macs(model))
+    looks = model.cached("cascade", lambda: [model.graph(partial(_look_once, model)) for _ in range(model.active_glimpses + 1)])
     results = [_until_sure(model, looks, _only_images(batch), threshold) for batch in images]
     if not results:
         raise ValueError("Expected at least one batch of images; got an empty dataset.")
     probabilities, exit_stage = (np.concatenate(parts) for parts in zip(*results))
     return CascadePrediction(probabilities, exit_stage, None if macs is None else macs[exit_stage])
-
-
-def _prepared(model):
-    """Each look as a compiled function, and the MACs of the stages."""
-    return [model.graph(partial(_look_once, model)) for _ in range(model.active_glimpses + 1)], known_stage_macs(model)
 
 
 def _until_sure(model, looks, images, threshold):
@@ -102,11 +102,11 @@ def _padded(rows):
 def _look_once(model, images, evidence, rows, evidence_rows, runtime):
     """The thumbnails of all images, prepared; or, where there is evidence, one more glimpse at some rows of them."""
     if not evidence:
-        evidence = model.first_look(images, runtime=runtime)
+        evidence = for_runtime(model.first_look, runtime)(images)
     else:
         images = tf.gather(images, rows)
         evidence = keras.tree.map_structure(lambda values: tf.gather(values, evidence_rows), evidence)
-        evidence = model.look_again(images, evidence, runtime=runtime)
+        evidence = for_runtime(model.look_again, runtime)(images, evidence)
     return evidence, tf.nn.softmax(model.combine(evidence))
 
 

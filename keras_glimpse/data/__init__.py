@@ -1,4 +1,4 @@
-"""MNIST, jittered MNIST and digits that need no network: arrays, and the `tf.data` pipelines made of them."""
+"""MNIST, jittered MNIST, and digits that need no download: arrays, and `tf.data` pipelines of them."""
 
 from keras_glimpse.data.digits import Digits as Digits
 from keras_glimpse.data.digits import embedded_digits as embedded_digits

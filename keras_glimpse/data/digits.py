@@ -1,4 +1,4 @@
-"""MNIST, and a small stand-in for it that needs no network, as arrays."""
+"""MNIST, and a small substitute that needs no download, as arrays."""
 
 import contextlib
 import os
@@ -14,7 +14,14 @@ MNIST_HOST = "storage.googleapis.com"
 
 
 class Digits(NamedTuple):
-    """Images `[n, height, width, 1]`, uint8, and labels `[n]`, int32, of a training and a test set."""
+    """Images and labels of a training and a test set.
+
+    Attributes:
+        train_images: Uint8 array `[n, height, width, 1]`.
+        train_labels: Integer array `[n]`.
+        test_images: Uint8 array `[m, height, width, 1]`.
+        test_labels: Integer array `[m]`.
+    """
 
     train_images: np.ndarray
     train_labels: np.ndarray
@@ -23,17 +30,26 @@ class Digits(NamedTuple):
 
 
 def mnist_digits(data_dir: str | os.PathLike | None = None, download: bool = False) -> Digits:
-    """MNIST as it is: 60,000 and 10,000 digits of 28x28.
+    """Loads MNIST: 60,000 training and 10,000 test images of 28x28 pixels.
 
     Args:
-        data_dir: a TFDS folder; by default `$TFDS_DATA_DIR`, else TFDS's own. Where it holds no prepared MNIST, the file
-            that `keras.datasets.mnist` caches is used.
-        download: fetch it into `data_dir` by TFDS if it is in neither place.
+        data_dir: Optional string or path of a TFDS folder. Defaults to `None`: `$TFDS_DATA_DIR` if set, else
+            `~/tensorflow_datasets`. If it has no prepared MNIST, the file cached by `keras.datasets.mnist` is used.
+        download: Boolean, whether to download MNIST to `data_dir` with TFDS if it is in neither place. Defaults to `False`.
+
+    Returns:
+        A `Digits` of uint8 images `[n, 28, 28, 1]` and int32 labels `[n]`.
 
     Raises:
-        FileNotFoundError: it is in neither place, and `download` is False.
-        ValueError: what was found is corrupt, or not MNIST.
-        ConnectionError: `download`, and the server cannot be reached. (TFDS by itself would try for three minutes.)
+        FileNotFoundError: If MNIST is in neither place and `download` is `False`.
+        ValueError: If the files are corrupt, or not MNIST.
+        ConnectionError: If `download` is `True` and the server cannot be reached.
+        ImportError: If `download` is `True` and tensorflow-datasets is not installed.
+
+    Example:
+    >>> digits = mnist_digits(download=True)  # doctest: +SKIP
+    >>> digits.train_images.shape  # doctest: +SKIP
+    (60000, 28, 28, 1)
     """
     cached = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "datasets" / "mnist.npz"
     digits = _load_tfds(data_dir, download=False) or _load_cached(cached)
@@ -47,7 +63,7 @@ def mnist_digits(data_dir: str | os.PathLike | None = None, download: bool = Fal
 
 @contextlib.contextmanager
 def _clear_errors(path):
-    """Turns whatever is raised of corrupt files into one error that names them."""
+    """Turns any exception that corrupt files raise into a ValueError that names them."""
     try:
         yield
     except Exception as error:
@@ -55,7 +71,7 @@ def _clear_errors(path):
 
 
 def check_digits(digits: Digits) -> Digits:
-    """The digits as arrays, unless they are not what `Digits` says: then ValueError."""
+    """The digits as arrays; raises ValueError unless they have the shapes and dtypes of `Digits`."""
     digits = Digits(*map(np.asarray, digits))
     for images, labels in (digits[:2], digits[2:]):
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 1 or not len(images):
@@ -117,10 +133,24 @@ def _load_tfds(data_dir, download):
 
 
 def embedded_digits(test_fraction: float = 0.25) -> Digits:
-    """The 1,797 handwritten digits that scikit-learn carries, enlarged from 8x8 to 28x28, split at random but always alike.
+    """Loads the 1,797 handwritten digits of scikit-learn, resized from 8x8 to 28x28 pixels.
 
-    They are real: the test part of the UCI "Optical Recognition of Handwritten Digits". As in MNIST, a digit fills 20x20
-    pixels in the middle. The split mixes writers, so errors are lower than for people never seen before.
+    They are the test set of the UCI "Optical Recognition of Handwritten Digits". As in MNIST, a digit fills the central 20x20
+    pixels. The random split is the same at every call. It mixes writers, so errors are lower than for unseen writers.
+
+    Args:
+        test_fraction: Float in (0, 1), the fraction of the images in the test set. Defaults to `0.25`.
+
+    Returns:
+        A `Digits` of uint8 images `[n, 28, 28, 1]` and int32 labels `[n]`.
+
+    Raises:
+        ImportError: If scikit-learn is not installed (`pip install keras-glimpse[data]`).
+
+    Example:
+    >>> digits = embedded_digits()
+    >>> digits.train_images.shape, digits.test_images.shape
+    ((1348, 28, 28, 1), (449, 28, 28, 1))
     """
     try:
         from sklearn.datasets import load_digits

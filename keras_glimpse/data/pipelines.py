@@ -1,4 +1,4 @@
-"""MNIST, jittered MNIST (section 4.1) and a small stand-in for both that needs no network, as `tf.data` pipelines."""
+"""MNIST, jittered MNIST (section 4.1), and a small substitute that needs no download, as `tf.data` pipelines."""
 
 from math import prod
 from typing import NamedTuple
@@ -16,7 +16,10 @@ CHUNK, CHUNK_BYTES = 1600, 2**23  # images that are read at once, in whole batch
 class Splits(NamedTuple):
     """Batched datasets of `(images, labels)`: uint8 `[batch, height, width, 1]` and int32 `[batch]`.
 
-    `validation` is None unless a part of the training digits was asked for; `train` does not contain it.
+    Attributes:
+        train: `tf.data.Dataset`, shuffled anew every epoch, without the validation images.
+        validation: `tf.data.Dataset`, or `None` if `validation_split` is 0.
+        test: `tf.data.Dataset`.
     """
 
     train: tf.data.Dataset
@@ -25,16 +28,19 @@ class Splits(NamedTuple):
 
 
 class Epoch(keras.callbacks.Callback):
-    """The number of the epoch, for a dataset whose order and places follow it.
+    """Callback that holds the number of the epoch, for a dataset whose order and placement depend on it.
 
-    Given to the dataset and to `fit`, it makes training that was interrupted go on with the very batches that would have come:
+    Passed to the dataset and to `keras.Model.fit`, it makes interrupted training resume with the same batches as uninterrupted
+    training. `GlimpseClassifier.fit` with `checkpoint` does not need it.
 
+    Attributes:
+        number: Int64 `tf.Variable`, the current epoch, from 0.
+
+    Example:
     >>> from keras_glimpse import data
     >>> epoch = data.Epoch()
     >>> train, _, _ = data.plain(data.embedded_digits(), epoch=epoch)
     >>> callbacks = [epoch, keras.callbacks.BackupAndRestore("backup")]  # ... keras_model.fit(train, callbacks=callbacks)
-
-    `GlimpseClassifier.fit` with `checkpoint` does not need it.
     """
 
     def __init__(self):
@@ -53,14 +59,29 @@ def plain(
     seed: int = 0,
     epoch: Epoch | None = None,
 ) -> Splits:
-    """Digits as they are, the training set in a new order every epoch.
+    """Datasets of unmodified digits; the training set is shuffled anew every epoch.
 
     Args:
-        digits: what `mnist_digits` or `embedded_digits` gives.
-        batch_size: images in a batch; the last batch of an epoch may have fewer.
-        validation_split: share of the training digits, the last ones, held out as `validation`.
-        seed: of the order.
-        epoch: a callback that is given to `fit` too; without it, epochs are counted as the dataset is iterated over.
+        digits: A `Digits`, such as the result of `mnist_digits` or `embedded_digits`.
+        batch_size: Positive integer, images per batch; the last batch of an epoch may be smaller. Defaults to `50`.
+        validation_split: Float in [0, 1), the fraction of the training digits, from the end, held out as `validation`. Defaults
+            to `0.0`.
+        seed: Non-negative integer, the seed of the shuffling. Defaults to `0`.
+        epoch: Optional `Epoch` callback that is also passed to `fit`. Defaults to `None`: epochs are counted by iterations over
+            the dataset.
+
+    Returns:
+        A `Splits` of `train`, `validation` and `test`.
+
+    Raises:
+        ValueError: If an argument is out of range, or the digits have the wrong shape or dtype.
+
+    Example:
+    >>> from keras_glimpse import data
+    >>> train, validation, test = data.plain(data.embedded_digits(), validation_split=0.1)
+    >>> images, labels = next(iter(train))
+    >>> images.shape, labels.shape
+    (TensorShape([50, 28, 28, 1]), TensorShape([50]))
     """
     return _splits(digits, batch_size, validation_split, seed, epoch, lambda images, is_train, seed: _as_they_are(images))
 
@@ -77,23 +98,29 @@ def jittered(
     seed: int = 0,
     epoch: Epoch | None = None,
 ) -> Splits:
-    """Each digit at random places of an otherwise black canvas, as section 4.1 makes jittered MNIST of MNIST.
+    """Datasets of digits at random positions on a black canvas, as jittered MNIST in section 4.1.
 
-    Only the places are kept in memory; digits are put on their canvases as batches are read.
+    Only the positions are held in memory; images are composed as batches are read.
 
     Args:
-        digits: what `mnist_digits` or `embedded_digits` gives.
-        batch_size: images in a batch; the last batch of an epoch may have fewer.
-        canvas: side of the images in pixels, or `(height, width)`.
-        copies: images made of each training digit: 10 make 600,000 of MNIST's 60,000.
-        test_copies: images made of each test digit and each validation digit: 3 make 30,000 of MNIST's 10,000.
-        fresh_places: put training digits at new places every epoch, where the paper keeps the same ones.
-        validation_split: share of the training digits, the last ones, held out with all their copies as `validation`.
-        seed: of the order and of the places in training; those of the test and validation images are always the same.
-        epoch: as in `plain`.
+        digits: A `Digits`, such as the result of `mnist_digits` or `embedded_digits`.
+        batch_size: Positive integer, images per batch; the last batch of an epoch may be smaller. Defaults to `50`.
+        canvas: Positive integer, the side of the images in pixels, or a tuple `(height, width)`. Defaults to `48`.
+        copies: Positive integer, images per training digit: 10 make 600,000 of MNIST's 60,000. Defaults to `10`.
+        test_copies: Positive integer, images per test and validation digit: 3 make 30,000 of MNIST's 10,000. Defaults to `3`.
+        fresh_places: Boolean, whether training digits get new positions every epoch; the paper keeps them. Defaults to `False`.
+        validation_split: Float in [0, 1), the fraction of the training digits, from the end, held out with all their copies as
+            `validation`. Defaults to `0.0`.
+        seed: Non-negative integer, the seed of the shuffling and of the training positions; those of test and validation images
+            are fixed. Defaults to `0`.
+        epoch: Optional `Epoch` callback, as in `plain`. Defaults to `None`.
+
+    Returns:
+        A `Splits` of `train`, `validation` and `test`.
 
     Raises:
-        ValueError: a canvas smaller than the digits, or other arguments out of their range.
+        ValueError: If the canvas is smaller than the digits, another argument is out of range, or the digits have the wrong
+            shape or dtype.
 
     Example:
     >>> from keras_glimpse import data
@@ -101,6 +128,8 @@ def jittered(
     >>> images, labels = next(iter(train))
     >>> images.shape, labels.shape
     (TensorShape([50, 48, 48, 1]), TensorShape([50]))
+
+    Reference: Ranzato, "On Learning Where To Look", 2014, section 4.1.
     """
     digits, canvas = check_digits(digits), integers("canvas", canvas, length=2)
     side = digits.train_images.shape[1:3]
@@ -115,12 +144,46 @@ def jittered(
 
 
 def mnist(batch_size: int = 50, *, data_dir=None, download: bool = False, **kwargs) -> Splits:
-    """`plain` MNIST, 28x28; see `mnist_digits` for where it is looked for."""
+    """MNIST as datasets of 28x28 images: `plain(mnist_digits(data_dir, download), ...)`.
+
+    Args:
+        batch_size: Positive integer, images per batch. Defaults to `50`.
+        data_dir: Optional string or path, as in `mnist_digits`. Defaults to `None`.
+        download: Boolean, as in `mnist_digits`. Defaults to `False`.
+        **kwargs: Further arguments of `plain`: `validation_split`, `seed`, `epoch`.
+
+    Returns:
+        A `Splits` of `train`, `validation` and `test`.
+
+    Raises:
+        FileNotFoundError: If MNIST is not found and `download` is `False`; other errors as `mnist_digits` and `plain`.
+
+    Example:
+    >>> train, validation, test = mnist(validation_split=0.1, download=True)  # doctest: +SKIP
+    """
     return plain(mnist_digits(data_dir, download), batch_size, **kwargs)
 
 
 def jittered_mnist(batch_size: int = 50, *, data_dir=None, download: bool = False, **kwargs) -> Splits:
-    """`jittered` MNIST, 48x48, 600,000 and 30,000 images; see `mnist_digits` for where MNIST is looked for."""
+    """Jittered MNIST, 600,000 and 30,000 images of 48x48: `jittered(mnist_digits(data_dir, download), ...)`.
+
+    Args:
+        batch_size: Positive integer, images per batch. Defaults to `50`.
+        data_dir: Optional string or path, as in `mnist_digits`. Defaults to `None`.
+        download: Boolean, as in `mnist_digits`. Defaults to `False`.
+        **kwargs: Further arguments of `jittered`: `canvas`, `copies`, `validation_split`, `seed`, ...
+
+    Returns:
+        A `Splits` of `train`, `validation` and `test`.
+
+    Raises:
+        FileNotFoundError: If MNIST is not found and `download` is `False`; other errors as `mnist_digits` and `jittered`.
+
+    Example:
+    >>> train, _, test = jittered_mnist(fresh_places=True, download=True)  # doctest: +SKIP
+
+    Reference: Ranzato, "On Learning Where To Look", 2014, section 4.1.
+    """
     return jittered(mnist_digits(data_dir, download), batch_size, **kwargs)
 
 

@@ -1,4 +1,4 @@
-"""Trained models for other runtimes: TensorFlow Serving, LiteRT and ONNX, with the cascade inside the file."""
+"""Export to TensorFlow Serving, LiteRT and ONNX, with early exit inside the file."""
 
 from keras_glimpse.export.litert import export_litert as export_litert
 from keras_glimpse.export.onnx import export_onnx as export_onnx

@@ -15,7 +15,7 @@ MARK = Path(integrity.ASSETS) / integrity.MARK
 
 @contextlib.contextmanager
 def complete_file(path: str | os.PathLike) -> Iterator[Path]:
-    """A scratch file to write to, which takes the place of `path` if nothing was raised."""
+    """Yields a scratch file that replaces `path` on exit, unless an exception was raised."""
     path = _writable(path)
     if path.is_dir():
         raise IsADirectoryError(f"Expected the path of a file to write; this is a folder: {path}")
@@ -26,9 +26,9 @@ def complete_file(path: str | os.PathLike) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def complete_folder(path: str | os.PathLike, about: dict) -> Iterator[Path]:
-    """A scratch folder to fill, which takes the place of `path` if nothing was raised; `about` is written to its `MARK`.
+    """Yields a scratch folder that replaces `path` on exit, unless an exception was raised; `about` is written to its `MARK`.
 
-    Only a folder is replaced that is empty, or has nothing but what an earlier call put there.
+    An existing folder is replaced only if it is empty or contains only files that an earlier call wrote.
     """
     path = _writable(path)
     if path.exists() and not _is_ours(path):
@@ -48,7 +48,7 @@ def complete_folder(path: str | os.PathLike, about: dict) -> Iterator[Path]:
 
 
 def write_marked(path: Path, content: bytes, about: dict) -> None:
-    """Writes a `.tflite` file, and behind it a zip archive that LiteRT does not read: what is known of it, and its checksum."""
+    """Writes a `.tflite` file, followed by a zip archive, ignored by LiteRT, with metadata and the checksum."""
     path.write_bytes(content)
     about = about | {"bytes": len(content), "sha256": integrity.sha256(content)}
     with zipfile.ZipFile(path, "a") as file:

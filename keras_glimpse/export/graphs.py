@@ -1,4 +1,4 @@
-"""What exported files compute, as graphs: the cascade of one image, the cascade of a batch, and all stages at once."""
+"""The graphs of exported files: the cascade for one image, the cascade for a batch, and all stages at once."""
 
 from functools import partial
 
@@ -6,11 +6,11 @@ import keras
 import tensorflow as tf
 
 from keras_glimpse.cascade.macs import known_stage_macs
-from keras_glimpse.ops.runtime import ANY
+from keras_glimpse.ops.runtime import ANY, for_runtime
 
 
 def explain(model, images: tf.Tensor, threshold: float | None, runtime: str = ANY) -> dict[str, tf.Tensor]:
-    """All stages of all images, wherever the cascade would stop: what to show a person."""
+    """Probabilities and locations at all stages for all images, and the stage at which the cascade would stop."""
     seen = model.look_at_all(images, runtime=runtime)
     probabilities = tf.nn.softmax(seen["logits"])
     exit_stage = tf.fill(tf.shape(images)[:1], model.active_glimpses)
@@ -26,7 +26,7 @@ def explain(model, images: tf.Tensor, threshold: float | None, runtime: str = AN
 
 
 def cascade_of_one(model, images: tf.Tensor, threshold: float | None, runtime: str = ANY) -> dict[str, tf.Tensor]:
-    """The cascade for a batch of one, as branches that a runtime takes or skips."""
+    """The cascade for a batch of one, with branches that a runtime takes or skips."""
 
     def decide(evidence):
         stage = len(evidence.glimpses)
@@ -34,15 +34,15 @@ def cascade_of_one(model, images: tf.Tensor, threshold: float | None, runtime: s
         stop = lambda: {"probabilities": probabilities, "exit_stage": tf.constant([stage])}  # noqa: E731
         if stage == model.active_glimpses:
             return stop()
-        look = lambda: decide(model.look_again(images, evidence, runtime=runtime))  # noqa: E731
+        look = lambda: decide(for_runtime(model.look_again, runtime)(images, evidence))  # noqa: E731
         return look() if threshold is None else tf.cond(tf.reduce_max(probabilities) >= threshold, stop, look)
 
     images = model.prepare(images)
-    return decide(model.first_look(images, runtime=runtime))
+    return decide(for_runtime(model.first_look, runtime)(images))
 
 
 def cascade_of_batch(model, images: tf.Tensor, threshold: float | None, runtime: str = ANY) -> dict[str, tf.Tensor]:
-    """The cascade for a batch: each network runs only on the images that none before it was sure of."""
+    """The cascade for a batch: each network runs only on the images that are still below the threshold."""
     if threshold is None:
         return {"probabilities": tf.nn.softmax(model.look_at_all(images, runtime=runtime)["logits"][:, -1])}
 
@@ -53,7 +53,7 @@ def cascade_of_batch(model, images: tf.Tensor, threshold: float | None, runtime:
 
         def look():
             left, known = keras.tree.map_structure(partial(_rows, unsure), (rows, evidence))
-            seen = model.look_again(tf.gather(images, left), known, runtime=runtime)
+            seen = for_runtime(model.look_again, runtime)(tf.gather(images, left), known)
             answer = tf.nn.softmax(model.combine(seen))
             return continue_unsure(seen, left, answer, tf.tensor_scatter_nd_update(probabilities, left[:, None], answer))
 
@@ -61,7 +61,7 @@ def cascade_of_batch(model, images: tf.Tensor, threshold: float | None, runtime:
         return tf.cond(tf.size(unsure) > 0, look, lambda: probabilities)
 
     images = model.prepare(images)
-    evidence = model.first_look(images, runtime=runtime)
+    evidence = for_runtime(model.first_look, runtime)(images)
     probabilities = tf.nn.softmax(model.combine(evidence))
     return {"probabilities": continue_unsure(evidence, tf.range(tf.shape(images)[0]), probabilities, probabilities)}
 

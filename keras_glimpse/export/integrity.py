@@ -1,4 +1,4 @@
-"""Whether a model's file is corrupt, found out before anything is loaded from it."""
+"""Detects corrupt model files before anything is loaded from them."""
 
 import hashlib
 import io
@@ -16,28 +16,30 @@ import keras
 MARK, ASSETS = "keras_glimpse.json", "assets.extra"
 PARTS = ("metadata.json", "config.json", "model.weights.h5")
 NAMES = ("module", "class_name", "registered_name")
-MOST_PACKED = 100  # Keras does not pack at all.
-SIZES = ("num_classes", "num_glimpses", "hidden_units", "units", "filters", "lora_rank")  # Of each at least one weight.
+MOST_PACKED = 100  # Largest plausible compression ratio; Keras stores without compression.
+# Each counts units with at least one weight.
+SIZES = ("num_classes", "num_glimpses", "hidden_units", "units", "filters", "lora_rank")
 
 
 def check_file(path: str | os.PathLike) -> None:
-    """Raises if a model's file is corrupt; nothing in it is run.
+    """Raises if a model file is corrupt, without executing anything in it.
 
-    What loads models need not notice, or not say what is wrong: LiteRT takes corrupt weights for weights and can crash on a
-    corrupt graph, TensorFlow and Keras raise errors of all types. Checked are
+    Loaders may not detect or name corruption: LiteRT uses corrupt weights and can crash on a corrupt graph; TensorFlow and
+    Keras raise errors of many types. The checks are:
 
-    - of a `.keras` file: that its parts are all there, each with its checksum, and that the weights can be read and are
-      not fewer than the configuration speaks of;
-    - of a `.tflite` file and of a SavedModel: that they are what `export_litert` and `export_saved_model` wrote, by SHA-256.
+    - for a `.keras` file, that its parts are complete and match their checksums, and that the weights can be read and are at
+      least as many as the configuration implies;
+    - for a `.tflite` file or a SavedModel, that it matches the SHA-256 recorded by `export_litert` or `export_saved_model`.
 
-    Damage is found, not bad intent: whoever can change a file can change its checksums.
+    This detects damage, not tampering: whoever can change a file can change its checksums.
 
     Args:
-        path: a `.keras` file, a `.tflite` file of `export_litert`, or the folder of a SavedModel of `export_saved_model`.
+        path: String or path of a `.keras` file, a `.tflite` file written by `export_litert`, or the folder of a SavedModel
+            written by `export_saved_model`.
 
     Raises:
-        FileNotFoundError: there is nothing at `path`.
-        ValueError: the file is corrupt or has no checksums; the message says which part, and how.
+        FileNotFoundError: If `path` does not exist.
+        ValueError: If the file is corrupt or has no checksums; the message names the part and the reason.
 
     Example:
     >>> import tempfile
@@ -60,7 +62,7 @@ def check_file(path: str | os.PathLike) -> None:
 
 
 def files_in(folder: Path) -> list[str]:
-    """The names of all files in a folder and in those in it, relative to it."""
+    """Paths of all files in a folder and its subfolders, relative to it."""
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
@@ -87,7 +89,7 @@ def _check_keras(path):
 
 
 def _count_weights(content: bytes) -> int:
-    """Reads all weights, and tells how many numbers they are."""
+    """Reads all weights and returns the total number of elements."""
     counts = []
 
     def read(name, item):
@@ -109,7 +111,7 @@ def _nodes(tree) -> Iterator[dict]:
 
 
 def _check_node(node, numbers):
-    """Names must be names, or Keras raises what it likes; and sizes be within reason, before memory is taken for them."""
+    """Checks the types of names, and that sizes do not exceed the number of weights, before Keras allocates memory."""
     for key in NAMES:
         if not isinstance(node.get(key, ""), str | None):
             raise ValueError(f"{key} in config.json must be a name; got {str(node[key])[:80]!r}.")

@@ -1,4 +1,4 @@
-"""LiteRT files in which easy images stop early, with built-in operations only."""
+"""LiteRT files with early exit inside, made of built-in operations only."""
 
 import os
 import tempfile
@@ -15,7 +15,7 @@ from keras_glimpse._validation.images import check_spec
 from keras_glimpse.cascade.predict import cascade_predict
 from keras_glimpse.export.files import complete_file, write_marked
 from keras_glimpse.export.graphs import cascade_of_batch, cascade_of_one
-from keras_glimpse.ops.runtime import ANY, LITERT_INT8
+from keras_glimpse.ops.runtime import ANY, LITERT_QUANTIZED
 from keras_glimpse.ops.thumbnail import to_unit_range
 from keras_glimpse.quantization import float_products
 from keras_glimpse.version import __version__
@@ -34,31 +34,33 @@ def export_litert(
     calibration=None,
     batch_size: int | None = 1,
 ) -> None:
-    """Writes a `.tflite` file of built-in operations of LiteRT.
+    """Exports the model to a `.tflite` file of built-in LiteRT operations.
 
-    Its input is `images` `[batch_size, height, width, channels]`, float32, scaled as the model was trained: to [0, 1] if
-    that was on unsigned integers. Its output is `probabilities` `[batch_size, num_classes]` and, for one image at a time,
-    `exit_stage` `[1]`, int32. With a threshold the cascade runs inside the file: once a stage is sure, the networks after
-    it are skipped, which is what makes it fast on a phone. What a glimpse costs does not depend on the size of the image.
+    The input is `images` `[batch_size, height, width, channels]`, float32, scaled as in training: to [0, 1] if the model was
+    trained on unsigned integers. The outputs are `probabilities` `[batch_size, num_classes]` and, for `batch_size=1`,
+    `exit_stage` `[1]`, int32. With a threshold, the file contains the cascade: once a stage is confident, later networks are
+    not executed. The cost of a glimpse does not depend on the image size.
 
-    A model that was quantized by `model.quantize("int8")` gives the same answers here, by products of floats, in a file as
-    large as that of the float model: for a small and fast one, export the model as it was before, with `quantize="int8"`.
+    A model quantized by `model.quantize("int8")` gives the same outputs here, computed in float32, and a file as large as that
+    of the float model. For a small and fast file, export the unquantized model with `quantize="int8"`.
 
     Args:
-        model: a built `GlimpseClassifier`.
-        path: file to write; an existing one is replaced when the new one is complete.
-        threshold: confidence at which to stop, in (0, 1]; None to look at everything.
-        quantize: None; "float16" weights; "dynamic", 8-bit weights; or "int8", matrix products and convolutions in 8 bits.
-        calibration: for "int8", a few hundred images `[n, height, width, channels]` like those to come, which tell the range
-            of every activation; unsigned integers are scaled to [0, 1]. With a threshold, at least ten must need all glimpses.
-        batch_size: images at a time; None for any number. The cascade needs 1.
+        model: A built `GlimpseClassifier`.
+        path: String or path of the file to write. An existing file is replaced atomically.
+        threshold: Optional float in (0, 1], the confidence at which to stop. Defaults to `None`, which uses all glimpses.
+        quantize: `None`, `"float16"` (weights), `"dynamic"` (8-bit weights) or `"int8"` (8-bit matrix products and
+            convolutions). Defaults to `None`.
+        calibration: Array `[n, height, width, channels]`, required for `"int8"`: a few hundred representative images, to
+            determine the range of activations. Unsigned integers are scaled to [0, 1]. With a threshold, at least ten must use
+            all glimpses. Defaults to `None`.
+        batch_size: Positive integer, images per call, or `None` for any number. Must be 1 with a threshold. Defaults to `1`.
 
     Raises:
-        TypeError: something else than a `GlimpseClassifier`.
-        ValueError: a model that is not built, not of float32 or quantized to int4; a threshold outside (0, 1], or one with a
-            batch; a `quantize` that does not exist, or for a model that is quantized itself; calibration images that are
-            missing, not wanted, of another shape, not finite, or too easy.
-        FileNotFoundError: the folder does not exist.
+        TypeError: If `model` is not a `GlimpseClassifier`, or calibration images have an invalid type.
+        ValueError: If the model is not built, not float32, or quantized to int4; `threshold`, `quantize` or `batch_size` is
+            invalid, or `quantize` is given for a quantized model; or calibration images are missing, unused, of the wrong
+            shape, not finite, or stop too early.
+        FileNotFoundError: If the parent folder does not exist.
 
     Example:
     >>> import tempfile
@@ -104,7 +106,7 @@ def _calibration_images(model, quantize, threshold, calibration):
 
 
 def _check_every_stage_is_reached(model, calibration, threshold):
-    """A network that no calibration image reaches would stay float32."""
+    """Raises if too few calibration images reach the last stage: a network without calibration data would stay float32."""
     stages = cascade_predict(model, calibration, threshold).exit_stage
     counts = np.bincount(stages, minlength=model.active_glimpses + 1)
     if counts[-1] < CALIBRATED_BY:
@@ -115,8 +117,8 @@ def _check_every_stage_is_reached(model, calibration, threshold):
 
 
 def convert(compute: Callable, model, signature: tf.TensorSpec, quantize: str | None = None, calibration=None) -> bytes:
-    """The content of a LiteRT file: a function of images and a `runtime`, and of a model's weights, by built-in operations."""
-    compute = partial(compute, runtime=LITERT_INT8 if quantize else ANY)
+    """Converts a function of images and a `runtime`, with the model's weights, to a LiteRT file; returns its content."""
+    compute = partial(compute, runtime=LITERT_QUANTIZED if quantize else ANY)
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")  # The converter warns of its own internals.
         function = tf.function(compute, autograph=False).get_concrete_function(signature)

@@ -1,4 +1,4 @@
-"""ONNX files, by Keras's own export."""
+"""ONNX files, written by Keras's export."""
 
 import os
 import warnings
@@ -9,11 +9,12 @@ import tensorflow as tf
 from keras_glimpse._validation.arguments import check_exportable
 from keras_glimpse.export.files import complete_file
 from keras_glimpse.export.graphs import cascade_of_batch, cascade_of_one
+from keras_glimpse.ops.runtime import ANY, for_runtime
 from keras_glimpse.quantization import float_products
 
 
 class Answer(keras.Model):
-    """A model as Keras exports it: from images to the answers that the file gives."""
+    """A model with the inputs and outputs of the exported file, for `keras.Model.export`."""
 
     def __init__(self, model, threshold):
         super().__init__(dtype="float32", autocast=False)  # Whatever the global policy is.
@@ -36,29 +37,37 @@ class Branches:
         self.prepare, self.first_look = model.prepare, model.first_look
         self._look_again, self._weights = model.look_again, [(weight, weight.numpy()) for weight in model.variables]
 
-    def look_again(self, images, evidence, runtime):
+    def look_again(self, images, evidence, runtime=ANY):
         with keras.StatelessScope([(weight, tf.constant(value)) for weight, value in self._weights]):
-            return self._look_again(images, evidence, runtime)
+            return for_runtime(self._look_again, runtime)(images, evidence)
 
 
 def export_onnx(model, path: str | os.PathLike, threshold: float | None = None) -> None:
-    """Writes an `.onnx` file. Needs `pip install keras-glimpse[onnx]`.
+    """Exports the model to an `.onnx` file. Requires `pip install keras-glimpse[onnx]`.
 
-    Its input is `images`, float32, scaled as the model was trained: to [0, 1] if that was on unsigned integers; its
-    output is `probabilities` `[batch, num_classes]`. With a threshold the cascade runs inside the file, by `If`, on one image
-    at a time, and there is a second output, `exit_stage` `[1]`, int32.
+    The input is `images` `[batch, height, width, channels]`, float32, scaled as in training: to [0, 1] if the model was trained
+    on unsigned integers. The output is `probabilities` `[batch, num_classes]`. With a threshold, the file contains the cascade
+    (`If` operations), takes one image at a time, and has a second output `exit_stage` `[1]`, int32.
 
     Args:
-        model: a built `GlimpseClassifier`.
-        path: file to write; an existing one is replaced when the new one is complete.
-        threshold: confidence at which to stop, in (0, 1]; None to look at everything, in batches of any size.
+        model: A built `GlimpseClassifier`.
+        path: String or path of the file to write. An existing file is replaced atomically.
+        threshold: Optional float in (0, 1], the confidence at which to stop. Defaults to `None`, which uses all glimpses, for
+            batches of any size.
 
     Raises:
-        TypeError: something else than a `GlimpseClassifier`.
-        ValueError: a model that is not built, not of float32 or quantized to int4, one with operations that ONNX does not have,
-            or a threshold outside (0, 1].
-        FileNotFoundError: the folder does not exist.
-        ImportError: tf2onnx is not installed.
+        TypeError: If `model` is not a `GlimpseClassifier`.
+        ValueError: If the model is not built, not float32, quantized to int4, or has operations without an ONNX equivalent, or
+            `threshold` is out of range.
+        FileNotFoundError: If the parent folder does not exist.
+        ImportError: If tf2onnx is not installed.
+
+    Example:
+    >>> import tempfile
+    >>> from keras_glimpse import GlimpseClassifier
+    >>> model = GlimpseClassifier(num_classes=10)
+    >>> model.build((None, 48, 48, 1))
+    >>> export_onnx(model, tempfile.mkdtemp() + "/model.onnx", threshold=0.95)
     """
     check_exportable("export_onnx", model, threshold, float32=True, quantized=("int8",))
     batch = None if threshold is None else 1
@@ -72,7 +81,7 @@ def export_onnx(model, path: str | os.PathLike, threshold: float | None = None) 
 
 
 def _check_valid(path):
-    """Raises for what tf2onnx could not convert: it only logs that, and writes an invalid file."""
+    """Raises if the file is invalid: tf2onnx only logs operations that it cannot convert, and writes the file anyway."""
     import onnx  # Which tf2onnx brings.
 
     try:

@@ -1,4 +1,4 @@
-"""SavedModels for TensorFlow Serving and everything else that reads them."""
+"""SavedModels, for TensorFlow Serving and other runtimes."""
 
 import os
 from functools import partial
@@ -15,34 +15,34 @@ from keras_glimpse.version import __version__
 
 
 def export_saved_model(model, path: str | os.PathLike, threshold: float | None = None) -> None:
-    """Writes a SavedModel that needs neither Keras nor this package to run.
+    """Exports the model to a SavedModel, which runs without Keras and this package.
 
-    Its signatures take batches of any size, `images` `[batch, height, width, channels]`, but for the last:
+    All signatures but `portable` with a threshold take batches of any size. Their input is `images`
+    `[batch, height, width, channels]`:
 
-    - `serving_default`: float32 images, scaled as the model was trained (to [0, 1] if that was on unsigned integers), give
-      `probabilities` `[batch, num_classes]`. With a threshold, the networks of a glimpse run only on the images that
-      none before it was sure of.
-    - `uint8`: the same for images of unsigned bytes, which are scaled to [0, 1]: for models trained on such images.
-    - `explain`: float32 images give `stage_probabilities` `[batch, num_glimpses + 1, num_classes]`, `locations`
-      `[batch, num_glimpses, 2]`, `exit_stage` `[batch]`, int32, and `macs` `[batch]`, int64. Every glimpse is computed for
-      every image; `exit_stage` and `macs` tell where the cascade stops. (No `macs` for networks of your own with loops or
-      branches, which `count_macs` cannot count.)
-    - `portable`: as `serving_default`, with operations that converters know: give them its name, as in
-      `TFLiteConverter.from_saved_model(path, signature_keys=["portable"])` or `--signature_def portable` of tf2onnx. The others
-      crop with an operation of TensorFlow's own, which is faster there. With a threshold it takes one image at a time,
-      `[1, height, width, channels]`, and gives `exit_stage` `[1]`, int32, too.
+    - `serving_default`: float32 images, scaled as in training (to [0, 1] if the model was trained on unsigned integers).
+      Returns `probabilities` `[batch, num_classes]`. With a threshold, the networks of a glimpse run only on the images still
+      below it.
+    - `uint8`: the same for uint8 images, which are scaled to [0, 1]; for models trained on such images.
+    - `explain`: float32 images. Returns `stage_probabilities` `[batch, active_glimpses + 1, num_classes]`, `locations`
+      `[batch, active_glimpses, 2]`, `exit_stage` `[batch]`, int32, and `macs` `[batch]`, int64. All glimpses are computed for
+      all images; `exit_stage` and `macs` are those of the cascade. `macs` is absent if `stage_macs` cannot count the networks.
+    - `portable`: as `serving_default`, but with operations that converters support:
+      `TFLiteConverter.from_saved_model(path, signature_keys=["portable"])` or `--signature_def portable` of tf2onnx. The other
+      signatures crop with an operation that only TensorFlow has, which is faster there. With a threshold, it takes one image,
+      `[1, height, width, channels]`, and also returns `exit_stage` `[1]`, int32.
 
     Args:
-        model: a built `GlimpseClassifier`.
-        path: folder to write: for TensorFlow Serving, a number in the folder of the model, as in `digits/1`. One with
-            nothing in it but what this function wrote is replaced when the new one is complete.
-        threshold: confidence at which to stop, in (0, 1]; None to look at everything.
+        model: A built `GlimpseClassifier`.
+        path: String or path of the folder to write; for TensorFlow Serving, a version number in the model's folder, such as
+            `digits/1`. A folder that contains only what this function wrote is replaced.
+        threshold: Optional float in (0, 1], the confidence at which to stop. Defaults to `None`, which uses all glimpses.
 
     Raises:
-        TypeError: something else than a `GlimpseClassifier`.
-        ValueError: a model that is not built, or a threshold outside (0, 1].
-        FileNotFoundError: the folder around it does not exist.
-        FileExistsError: there is something that this function did not write.
+        TypeError: If `model` is not a `GlimpseClassifier`.
+        ValueError: If the model is not built, or `threshold` is out of range.
+        FileNotFoundError: If the parent folder does not exist.
+        FileExistsError: If `path` contains files that this function did not write.
 
     Example:
     >>> import tempfile

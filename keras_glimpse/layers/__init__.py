@@ -1,4 +1,4 @@
-"""The four layers that the model is made of."""
+"""The four layers of the model."""
 
 from keras_glimpse.layers.glimpse_net import GlimpseNet as GlimpseNet
 from keras_glimpse.layers.location_head import LocationHead as LocationHead

@@ -1,4 +1,4 @@
-"""Nn, the networks that look closely."""
+"""Nn, the networks on the patches."""
 
 from collections.abc import Sequence
 from math import prod
@@ -7,27 +7,31 @@ import keras
 from keras import ops
 
 from keras_glimpse._validation.arguments import check_integers, integers
+from keras_glimpse.attributes import Fixed
 from keras_glimpse.layers.inner import KeepsInner
 
 
 @keras.saving.register_keras_serializable(package="keras_glimpse")
 class GlimpseNet(KeepsInner, keras.layers.Layer):
-    """A glimpse network Nn: patches, one or more hidden layers, class logits (eqs. 4 and 7).
+    """A glimpse network Nn: patches, hidden layers, class logits (eqs. 4 and 7).
 
     Args:
-        num_classes: number of classes, C.
-        hidden_units: units of the hidden layer, or of each hidden layer.
-        gated: let the location gate the (first) hidden layer, `h * sigmoid(G l + c)` (section 2.2.3).
+        num_classes: Positive integer, the number of classes C.
+        hidden_units: Positive integer or sequence of them, the units of the hidden layer, or of each. Defaults to `500`.
+        gated: Boolean, whether the location gates the (first) hidden layer, `h * sigmoid(G l + c)` (section 2.2.3). Defaults to
+            `False`.
+        **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
 
     Call arguments:
-        patches: `[batch, size, size, channels]`, as `MultiScaleCrop` gives them.
-        location: `[batch, 2]`, where the patches were cropped; needed only when `gated`.
+        patches: Tensor `[batch, size, size, channels * len(scales)]`, the output of `MultiScaleCrop`.
+        location: Tensor `[batch, 2]`, the location of the patches, `(y, x)` in [0, 1]. Required if `gated`, else ignored.
+            Defaults to `None`.
 
     Returns:
-        `[batch, num_classes]`: o^{H_n}, the logits that this glimpse adds.
+        Tensor `[batch, num_classes]`: o^{H_n}, the logits of this glimpse.
 
     Raises:
-        ValueError: `gated`, and no location was given.
+        ValueError: If an argument is out of range, or the layer is gated and `location` is `None`.
 
     Example:
     >>> GlimpseNet(num_classes=10)(ops.zeros((2, 12, 12, 2))).shape
@@ -37,6 +41,7 @@ class GlimpseNet(KeepsInner, keras.layers.Layer):
     """
 
     inner = ("hidden_layers", "output_layer", "gate")
+    num_classes, hidden_units, gated = Fixed(), Fixed(), Fixed()
 
     def __init__(self, num_classes: int, hidden_units: int | Sequence[int] = 500, gated: bool = False, **kwargs):
         super().__init__(**kwargs)

@@ -1,6 +1,6 @@
 """Sublayers that were changed after construction (quantized, frozen, LoRA) survive saving and cloning."""
 
-OPTIONS = {  # of dense layers, as they are unless somebody changed them
+OPTIONS = {  # Attributes of `Dense` that may change after construction, with their defaults.
     "trainable": True,
     "lora_rank": None,
     "lora_alpha": None,

@@ -1,28 +1,34 @@
-"""Where to look next."""
+"""The location of the next glimpse."""
 
 from math import prod
 
 import keras
 from keras import ops
 
+from keras_glimpse.attributes import Fixed
 from keras_glimpse.layers.inner import KeepsInner
-from keras_glimpse.ops.runtime import ANY, LITERT_INT8
+from keras_glimpse.ops.runtime import ANY, LITERT_QUANTIZED
 
 
 @keras.saving.register_keras_serializable(package="keras_glimpse")
 class LocationHead(KeepsInner, keras.layers.Layer):
-    """Predicts where to look next from low-level features and what is known of the class (eqs. 3 and 8).
+    """Predicts the location of the next glimpse from low-resolution features and class evidence (eqs. 3 and 8).
+
+    The layer computes in float32 whatever its dtype policy, and `quantize` leaves it unchanged.
 
     Args:
-        gated: let the class evidence gate the features, `h * sigmoid(V o + c)`, before the weighted sum (section 2.2.3).
+        gated: Boolean, whether class evidence gates the features, `h * sigmoid(V o + c)`, before the weighted sum (section
+            2.2.3). Defaults to `False`.
+        **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
 
     Call arguments:
-        hidden: `[batch, units]`, the features h^L of the low-resolution network; more axes are flattened.
-        logits: `[batch, num_classes]`, the class evidence so far: o^L, or o^L plus the sum of the glimpses' outputs.
-        runtime: what will run the graph: "any" (the default), "tensorflow" or "litert_int8".
+        hidden: Tensor `[batch, units]`, the features h^L of the low-resolution network; further axes are flattened.
+        logits: Tensor `[batch, num_classes]`, the class evidence: o^L plus the sum of the outputs of earlier glimpses.
+        runtime: String, the runtime of the traced graph: `"any"`, `"tensorflow"`, or `"litert_quantized"`, which avoids
+            operations that LiteRT would quantize. Defaults to `"any"`.
 
     Returns:
-        `[batch, 2]`, float32: the location `(y, x)` in [0, 1].
+        Float32 tensor `[batch, 2]`: the location `(y, x)` in [0, 1].
 
     Example:
     >>> LocationHead()(ops.zeros((2, 500)), ops.zeros((2, 10))).numpy()
@@ -33,6 +39,7 @@ class LocationHead(KeepsInner, keras.layers.Layer):
     """
 
     inner = ("from_hidden", "from_logits", "gate")
+    gated = Fixed()
 
     def __init__(self, gated: bool = False, **kwargs):
         super().__init__(**{"autocast": False, **kwargs})
@@ -53,7 +60,7 @@ class LocationHead(KeepsInner, keras.layers.Layer):
         hidden = ops.reshape(hidden, (-1, self.from_hidden.kernel.shape[0]))
         if self.gated:
             hidden = ops.cast(hidden, "float32") * self.gate(logits)
-        apply = _in_float32 if runtime == LITERT_INT8 else lambda layer, inputs: layer(inputs)
+        apply = _in_float32 if runtime == LITERT_QUANTIZED else lambda layer, inputs: layer(inputs)
         return ops.sigmoid(apply(self.from_hidden, hidden) + apply(self.from_logits, logits))
 
     def get_config(self):
@@ -61,13 +68,13 @@ class LocationHead(KeepsInner, keras.layers.Layer):
 
 
 class Float32Dense(keras.layers.Dense):
-    """In half precision a place would be pixels off, and in 8 bits more: `quantize` leaves this layer as it is."""
+    """A dense layer that `quantize` leaves unchanged: in 8 bits, or in half precision, a location would be pixels off."""
 
     def quantize(self, mode=None, type_check=True, config=None):
         pass
 
 
 def _in_float32(layer, inputs):
-    """What a dense layer does, by operations that LiteRT does not quantize: 256 places are too few in a large image."""
+    """A dense layer by operations that LiteRT does not quantize: 256 locations are too few in a large image."""
     products = ops.sum(inputs[:, None, :] * ops.transpose(layer.kernel), axis=-1)
     return products if layer.bias is None else products + layer.bias

@@ -1,4 +1,4 @@
-"""N0, the network that sees the whole image as a thumbnail."""
+"""N0, the network on the downsampled image."""
 
 from collections.abc import Sequence
 
@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_glimpse._validation.arguments import check_integers, check_one_of, integers
+from keras_glimpse.attributes import Fixed
 from keras_glimpse.layers.inner import KeepsInner
 from keras_glimpse.ops.geometry import check_image_shape
 from keras_glimpse.ops.runtime import ANY
@@ -14,23 +15,30 @@ from keras_glimpse.ops.thumbnail import METHODS, downsample
 
 @keras.saving.register_keras_serializable(package="keras_glimpse")
 class LowResNet(KeepsInner, keras.layers.Layer):
-    """The low-resolution network N0: a thumbnail, one or more hidden layers, class logits (eq. 1).
+    """The low-resolution network N0: downsampling to a thumbnail, hidden layers, class logits (eq. 1).
 
     Args:
-        num_classes: number of classes, C.
-        size: side of the thumbnail in pixels, d; or `(rows, columns)`.
-        hidden_units: units of the hidden layer, or of each hidden layer.
-        downsample: how the image is shrunk: "area", "strided" or "bilinear" (see `downsampling.downsample`).
+        num_classes: Positive integer, the number of classes C.
+        size: Positive integer, the side d of the thumbnail in pixels, or a tuple `(rows, columns)`. Defaults to `12`.
+        hidden_units: Positive integer or sequence of them, the units of the hidden layer, or of each. Defaults to `500`.
+        downsample: String, how the thumbnail is computed. Defaults to `"area"`.
+
+            - `"area"` averages all image pixels under each thumbnail pixel, weighted by overlap.
+            - `"strided"` takes the image pixel at the centre of each thumbnail pixel. Its cost does not grow with the image,
+              but it aliases.
+            - `"bilinear"` interpolates between the four image pixels around that centre, at a constant cost too, and aliases.
+        **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
 
     Call arguments:
-        image: `[batch, height, width, channels]`; an unsigned-integer image is scaled to [0, 1].
-        runtime: what will run the graph: "any" (the default), or "tensorflow", which then may use operations of its own.
+        image: Tensor `[batch, height, width, channels]` of floats (used unchanged) or unsigned integers (scaled to [0, 1]).
+        runtime: String, the runtime of the traced graph: `"any"` uses portable operations only, `"tensorflow"` also faster ones
+            that only TensorFlow has. Defaults to `"any"`.
 
     Returns:
-        `(hidden, logits)`, shaped `[batch, units]` and `[batch, num_classes]`: h^L and o^L of eq. 1.
+        Tuple `(hidden, logits)` of tensors `[batch, units]` and `[batch, num_classes]`: h^L and o^L of eq. 1.
 
     Raises:
-        ValueError: an image smaller than the thumbnail, or a `downsample` that does not exist.
+        ValueError: If an argument is out of range, or the image is smaller than the thumbnail.
 
     Example:
     >>> hidden, logits = LowResNet(num_classes=10)(ops.zeros((2, 48, 48, 1)))
@@ -41,6 +49,7 @@ class LowResNet(KeepsInner, keras.layers.Layer):
     """
 
     inner = ("hidden_layers", "output_layer")
+    num_classes, size, hidden_units, downsample = Fixed(), Fixed(), Fixed(), Fixed()
 
     def __init__(
         self,

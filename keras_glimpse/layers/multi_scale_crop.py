@@ -1,4 +1,4 @@
-"""The glimpse itself: a patch of the full-resolution image, with its surroundings more coarsely around it."""
+"""Multi-scale patches of the full-resolution image."""
 
 from collections.abc import Sequence
 
@@ -8,6 +8,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_glimpse._validation.arguments import check_integers, integers
+from keras_glimpse.attributes import Fixed
 from keras_glimpse.ops.crop import crop_window
 from keras_glimpse.ops.geometry import candidate_locations, check_image_shape, search_grid
 from keras_glimpse.ops.runtime import ANY
@@ -16,26 +17,30 @@ from keras_glimpse.ops.thumbnail import block_mean, to_unit_range
 
 @keras.saving.register_keras_serializable(package="keras_glimpse")
 class MultiScaleCrop(keras.layers.Layer):
-    """Patches centred at a location, one for each scale (sections 2.1 and 2.2.3).
+    """Crops a patch around a location at each of several scales (sections 2.1 and 2.2.3).
 
-    The patch at scale s covers a window of `s * size` pixels, averaged s by s. At scale 1 it is what
-    `tf.image.crop_and_resize` gives on the window's box: bilinear, and 0 outside the image. All have the same size and
-    centre and are stacked as channels, in the order of `scales`.
+    The patch at scale s covers a window of `s * size` image pixels, averaged s by s. At scale 1 it equals
+    `tf.image.crop_and_resize` on the box of the window: bilinear, and 0 outside the image. All patches have the same size and
+    centre and are concatenated along the channel axis, in the order of `scales`.
 
     Args:
-        size: side of a patch in pixels, w.
-        scales: how many image pixels make a patch pixel, for each patch.
+        size: Positive integer, the side w of a patch in pixels. Defaults to `12`.
+        scales: Sequence of positive integers, the number of image pixels that a patch pixel averages along each axis, for each
+            patch. Defaults to `(1, 2)`.
+        **kwargs: Base layer keyword arguments, such as `name`.
 
     Call arguments:
-        image: `[batch, height, width, channels]`; an unsigned-integer image is scaled to [0, 1].
-        location: `[batch, 2]`, `(y, x)` in [0, 1]. No gradient reaches it: cropping is not differentiable in the paper.
-        runtime: what will run the graph: "any" (the default), or "tensorflow", which then may use operations of its own.
+        image: Tensor `[batch, height, width, channels]` of floats (used unchanged) or unsigned integers (scaled to [0, 1]).
+        location: Tensor `[batch, 2]`, `(y, x)` in [0, 1]; the centre in pixels is `location * (side - 1)`. No gradient flows to
+            it: the paper does not differentiate cropping.
+        runtime: String, the runtime of the traced graph: `"any"` uses portable operations only, `"tensorflow"` also faster ones
+            that only TensorFlow has. Defaults to `"any"`.
 
     Returns:
-        `[batch, size, size, channels * len(scales)]`, float32.
+        Float32 tensor `[batch, size, size, channels * len(scales)]`.
 
     Raises:
-        ValueError: a patch that does not fit in the image, or scales that are not positive integers.
+        ValueError: If an argument is not positive integers, or a patch is larger than the image.
 
     Example:
     >>> MultiScaleCrop(12, scales=(1, 2))(ops.zeros((5, 48, 48, 3)), 0.5 * ops.ones((5, 2))).shape
@@ -43,6 +48,8 @@ class MultiScaleCrop(keras.layers.Layer):
 
     Reference: Ranzato, "On Learning Where To Look", 2014, sections 2.1, 2.2.3 and 4.1.
     """
+
+    size, scales = Fixed(), Fixed()
 
     def __init__(self, size: int = 12, scales: Sequence[int] = (1, 2), **kwargs):
         super().__init__(**{"autocast": False, **kwargs})  # Geometry stays float32 under mixed precision.
@@ -59,13 +66,25 @@ class MultiScaleCrop(keras.layers.Layer):
         return to_unit_range(ops.concatenate(patches, axis=-1), image.dtype)
 
     def candidates(self, image, location, search_size: int, stride: int, runtime: str = ANY) -> tf.Tensor:
-        """Patches at every point of the search grid around a location (eq. 12), in the order of `search_grid`.
+        """Patches at every point of the search grid around a location (eq. 12), row by row.
 
-        If the windows overlap, all of them are slices of one crop, `stride * (search_size - 1)` pixels wider than the
-        widest window, which is what makes the search cheap.
+        If the windows overlap, all are slices of one crop, `stride * (search_size - 1)` pixels wider than the widest window,
+        which makes the search cheap.
+
+        Args:
+            image: Tensor `[batch, height, width, channels]`, as in `call`.
+            location: Tensor `[batch, 2]`, the centre of the grid, `(y, x)` in [0, 1].
+            search_size: Positive odd integer, the side of the grid.
+            stride: Positive integer, pixels between neighbouring points.
+            runtime: String, as in `call`. Defaults to `"any"`.
 
         Returns:
-            `[batch, search_size ** 2, size, size, channels * len(scales)]`, float32.
+            Float32 tensor `[batch, search_size ** 2, size, size, channels * len(scales)]`.
+
+        Example:
+        >>> crop = MultiScaleCrop(12)
+        >>> crop.candidates(ops.zeros((5, 48, 48, 1)), 0.5 * ops.ones((5, 2)), search_size=3, stride=2).shape
+        TensorShape([5, 9, 12, 12, 2])
         """
         if stride > self.size * max(self.scales):
             places = candidate_locations(location, search_grid(search_size, stride), image.shape)
@@ -104,9 +123,9 @@ class MultiScaleCrop(keras.layers.Layer):
         return levels, starts
 
     def _regions(self, image, location, margin, runtime):
-        """For each scale, the window at the location and `margin` pixels more of its surroundings.
+        """For each scale, the window at the location with `margin` more pixels in total along each axis.
 
-        All are parts of one crop. (Windows of odd and of even width sit half a pixel apart: one crop for each.)
+        All are slices of one crop for each parity of the width: windows of odd and of even width are half a pixel apart.
         """
         check_image_shape(image.shape, {})
         widths = [scale * self.size for scale in self.scales]

@@ -27,7 +27,7 @@ def crop_window(image: tf.Tensor, location: tf.Tensor, size: int, runtime: str =
 
     Returns:
         `[batch, size, size, channels]`, float32, in the units of `image`. No gradient reaches `location`. A window at a place
-        that is not finite is zeros, or in portable graphs not finite either; it fails nowhere, and touches no other.
+        that is not finite is zeros, or in portable graphs not finite either; there is no error, and others are unaffected.
 
     Example:
     >>> image = tf.reshape(tf.range(25.0), [1, 5, 5, 1])

@@ -5,27 +5,41 @@ is operations that all of those have. TensorFlow's own, which are faster there, 
 other runtime will see: those of `fit`, `evaluate`, `predict`, `look`, the cascade and a SavedModel's serving signatures.
 """
 
+from collections.abc import Callable
+from functools import partial
 from inspect import signature
 
+import keras
 import tensorflow as tf
 
 from keras_glimpse._compat import is_compiled_by_xla
 
 ANY = "any"
 TENSORFLOW = "tensorflow"
-LITERT_INT8 = "litert_int8"  # Its converter turns every matrix product and convolution into 8 bits.
+LITERT_QUANTIZED = "litert_quantized"  # LiteRT, by a converter that quantizes weights or matrix products.
+RUNTIMES = (ANY, TENSORFLOW, LITERT_QUANTIZED)
 
 
 def is_portable(runtime: str) -> bool:
     """Whether what is computed now must be made of operations that every runtime has.
 
     Args:
-        runtime: `ANY`, `TENSORFLOW` or `LITERT_INT8`. What is computed eagerly, or compiled by XLA, runs in TensorFlow anyway.
+        runtime: `ANY`, `TENSORFLOW` or `LITERT_QUANTIZED`. Eager computation and XLA stay in TensorFlow.
+
+    Raises:
+        ValueError: another `runtime`.
     """
+    if runtime not in RUNTIMES:
+        raise ValueError(f"runtime must be one of {RUNTIMES}; got {runtime!r}.")
     return runtime != TENSORFLOW and not tf.executing_eagerly() and not is_compiled_by_xla()
 
 
-def known_arguments(layer, **arguments) -> dict:
-    """Those of the arguments that the layer's `call` has: `runtime`, say. Ours do; a user's own need not."""
-    parameters = signature(layer.call).parameters
-    return {name: value for name, value in arguments.items() if name in parameters}
+def for_runtime(function: Callable, runtime: str) -> Callable:
+    """A function with its argument `runtime` set, if it has one with our default. Users' layers and methods need not."""
+    parameter = parameters_of(function).get("runtime")
+    return partial(function, runtime=runtime) if parameter is not None and parameter.default == ANY else function
+
+
+def parameters_of(function: Callable) -> dict:
+    """The parameters of a function, or of the `call` of a layer, by name."""
+    return dict(signature(function.call if isinstance(function, keras.Layer) else function).parameters)

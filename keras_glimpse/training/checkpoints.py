@@ -1,4 +1,4 @@
-"""A training that was stopped goes on: after every epoch, all that the next ones depend on is kept in a file."""
+"""Checkpoints after every epoch, from which an interrupted training resumes bit-identically."""
 
 import hashlib
 import io
@@ -21,24 +21,24 @@ KEPT = 2  # The last one, and the one before it in case that the last is corrupt
 
 
 class Checkpoints(keras.callbacks.Callback):
-    """Keeps the state of a training in a folder: weights, optimizer, states of random generators, history.
+    """Callback that saves the state of training after every epoch: weights, optimizer, random generators, history.
 
-    `GlimpseClassifier.fit` and `fit_greedy` do this by themselves if they are given a `checkpoint` folder. This class is for
-    other Keras models. After SIGKILL, or a crash of the machine, the same program goes on from the last epoch that was
-    finished. Keras's `BackupAndRestore` does less: weights and number of the epoch are two files, written one after the
-    other; generators of dropout are not in them; and a finished training leaves nothing to tell that it is finished.
+    `GlimpseClassifier.fit` and `fit_greedy` use it if `checkpoint` is given; for other Keras models, pass it as a callback.
+    After SIGKILL or a crash of the machine, running the same program again resumes after the last finished epoch. In contrast
+    to `keras.callbacks.BackupAndRestore`, weights and epoch are written in one atomic write, the states of random generators
+    are saved too, and finished training is recorded as finished.
 
-    The random generators are those of the model's layers (dropout, augmentation in `preprocess`), of `keras.random`, of
-    `tf.random.get_global_generator()`, of NumPy (`np.random`) and of Python (`random`). Others cannot be seen from here: your
-    own (`np.random.default_rng()`, `tf.random.Generator`), those of layers that only a dataset calls
-    (`dataset.map(keras.layers.RandomFlip())`: give the model such layers as `preprocess`), and those of stateful operations
-    in a dataset (`tf.random.uniform`: use stateless ones, with a seed that follows the epoch, see `keras_glimpse.data.Epoch`).
+    Saved are the random generators of the model's layers (dropout, augmentation in `preprocess`), `keras.random`,
+    `tf.random.get_global_generator()`, NumPy (`np.random`) and Python (`random`). Not saved are your own generators
+    (`np.random.default_rng()`, `tf.random.Generator`), those of layers used only in a dataset (pass such layers as `preprocess`
+    instead), and those of stateful operations in a dataset (use stateless ones with a seed that depends on the epoch, see
+    `keras_glimpse.data.Epoch`). The states of other callbacks are not saved either.
 
-    A file has a part of its SHA-256 in its name. One that does not match, after a failure of the disk, is passed over. Of
-    several workers only the chief writes; all must see the folder. The states of other callbacks are not kept.
+    The last two checkpoints are kept. The file name contains part of the SHA-256 of the content; a corrupt file is skipped.
+    With several workers only the chief writes, and all must be able to read the folder.
 
     Args:
-        folder: of one training, or one stage; it is made.
+        folder: String or path of the folder for one training run, or one stage; created if missing.
 
     Example:
     >>> import tempfile
@@ -58,16 +58,20 @@ class Checkpoints(keras.callbacks.Callback):
         self.epochs = 0
 
     def restore(self, model: keras.Model) -> int:
-        """Takes a built and compiled model to where the last intact checkpoint was made.
+        """Restores the last intact checkpoint, if there is one.
+
+        Args:
+            model: A built and compiled `keras.Model`.
 
         Returns:
-            The `initial_epoch` for `fit`: 0 if there is no checkpoint; later than any if a callback had ended the training.
+            Integer, the `initial_epoch` for `fit`: 0 without a checkpoint, `sys.maxsize` if a callback had stopped the
+            training.
 
         Raises:
-            ValueError: all checkpoints are corrupt, or the last is one of another model.
+            ValueError: If all checkpoints are corrupt, or the last intact one is of another model or optimizer.
 
         Warns:
-            UserWarning: a checkpoint is corrupt, and the one before it is used.
+            UserWarning: If a checkpoint is corrupt, and the one before it is used.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         keras_random_state()  # It is made when it is first used, from Python's generator: here, whether or not a file follows.
@@ -132,7 +136,7 @@ class Checkpoints(keras.callbacks.Callback):
             path.unlink()
 
     def _write(self, path, content):
-        """An atomic write: under the final name there is the whole file, or none, whenever the process ends."""
+        """An atomic write: if the process is killed, the file is complete or absent."""
         scratch = self.folder / "unfinished"
         try:
             with scratch.open("wb") as file:
@@ -147,10 +151,10 @@ class Checkpoints(keras.callbacks.Callback):
 
 
 def after_epochs(x, epochs: int, steps: int | None, is_finished: bool):
-    """The data `x` of a training as `fit` is to read them when so many epochs of it, of so many `steps`, have been read.
+    """Returns `x` positioned after `epochs` epochs of `steps` batches.
 
-    Datasets that are shuffled anew each time draw a seed whenever they are begun, and Keras begins them more often than it
-    reads them. What is returned is begun when its first batch is read, and those of the past are begun here.
+    Datasets that reshuffle at each iteration draw a seed whenever an iterator is created, and Keras creates more iterators than
+    it reads. The iterator of the result is created when its first batch is read; those of past epochs are created here.
     """
     if not isinstance(x, tf.data.Dataset):
         if hasattr(x, "__next__"):
@@ -171,7 +175,7 @@ def after_epochs(x, epochs: int, steps: int | None, is_finished: bool):
 
 
 def check_resumable(x, y, batch_size: int | None, steps: int | None) -> None:
-    """Raises if epochs of so many steps would begin where a training that goes on cannot know."""
+    """Raises if, with `steps` per epoch, the position in the data at the start of an epoch cannot be reconstructed."""
     if steps is None or hasattr(x, "__next__"):
         return
     if isinstance(x, tf.data.Dataset):

@@ -15,8 +15,8 @@ import tensorflow as tf
 from keras_glimpse._compat import profiles_steps
 
 STEPS_PER_CALL = 32
-LARGE_IMAGE_BYTES = 2**18  # An image of more bytes is not copied to save a launch,
-STACK_BYTES = 2**26  # and no more than this is copied for one launch.
+LARGE_IMAGE_BYTES = 2**18  # Images above this size are not stacked.
+STACK_BYTES = 2**26  # Upper bound of a stack of batches.
 
 HOOKS = {
     "train": ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end"),
@@ -71,7 +71,8 @@ class StepFunction:
 
     Args:
         run: `run(iterator, limit, room)` runs steps on the next batches: `limit` of them, or as many as there are. It
-            returns their number and the measures so far. `room` is the largest `limit` to come.
+            returns their number and the measures so far. `room` is the capacity of a stack, at
+            least `limit`, and constant over an epoch, so that XLA compiles once.
         run_one: the same for a single batch, in a tuple; returns the measures only.
     """
 
@@ -80,12 +81,12 @@ class StepFunction:
         self.begin()
 
     def begin(self, steps: int | None = None, per_call: int = STEPS_PER_CALL, counted: int = 1) -> None:
-        """Says what comes next.
+        """Resets the counters before an epoch.
 
         Args:
             steps: of an epoch; None if it lasts as long as there are data.
             per_call: the most steps that a call may run.
-            counted: how many Keras takes a call for.
+            counted: number of steps that Keras counts for each call.
         """
         self._steps, self._counted = steps, counted
         self._room = per_call if steps is None else ceil(steps / ceil(steps / per_call))  # No call with a few steps only.
@@ -236,7 +237,7 @@ def _stacked(step, results):
 
 
 def is_small(image_shape, bytes_a_number: int = 4) -> bool:
-    """Whether several batches of such images may be held for one call; a shape that is None is not known to be small."""
+    """Whether several batches of such images may be held for one call; False if the shape is unknown."""
     return image_shape is not None and prod(image_shape) * bytes_a_number <= LARGE_IMAGE_BYTES
 
 

@@ -1,4 +1,4 @@
-"""Training glimpse after glimpse, in the order of section 2.2.4."""
+"""Greedy training, one stage after another, in the order of section 2.2.4."""
 
 import numbers
 from collections.abc import Callable, Mapping, Sequence
@@ -12,9 +12,24 @@ from keras_glimpse.training.stages import FINE_TUNE, Stage, all_stages
 
 
 def paper_sgd(steps: int | None = None, learning_rate: float = 0.05) -> keras.optimizers.Optimizer:
-    """The paper's optimizer, SGD with momentum 0.9, its learning rate falling linearly to 0 over `steps` if they are given.
+    """The paper's optimizer: SGD with momentum 0.9, with linear decay of the learning rate to 0 if `steps` is given.
 
-    The paper keeps the rate constant; with the fall, the last epoch is as good as any, and better.
+    The paper keeps the learning rate constant; with decay, the weights of the last epoch can be used without early stopping,
+    and reach a lower error.
+
+    Args:
+        steps: Optional positive integer, the number of training steps until the learning rate is 0. Defaults to `None`, a
+            constant learning rate.
+        learning_rate: Positive float, the initial learning rate. Defaults to `0.05`.
+
+    Returns:
+        A new `keras.optimizers.SGD`.
+
+    Example:
+    >>> float(paper_sgd(learning_rate=0.01).momentum)
+    0.9
+
+    Reference: Ranzato, "On Learning Where To Look", 2014, section 4.
     """
     if steps:
         learning_rate = keras.optimizers.schedules.PolynomialDecay(learning_rate, steps, end_learning_rate=0.0)
@@ -36,33 +51,34 @@ def fit_greedy(
     verbose: str | int = "auto",
     **kwargs,
 ) -> dict[int | str, keras.callbacks.History]:
-    """Trains each glimpse in turn, then fine-tunes the last, each stage with a fresh optimizer (section 2.2.4).
+    """Trains each glimpse in turn, then fine-tunes the last one, with a new optimizer for each stage (section 2.2.4).
 
-    With a folder as `checkpoint`, a run that was killed goes on from the last epoch it had finished, in whatever stage (see
-    `GlimpseClassifier.fit`).
+    With `checkpoint`, an interrupted run resumes after the last finished epoch of any stage (see `GlimpseClassifier.fit`).
 
     Args:
-        model: a `GlimpseClassifier`.
-        x, y: as in `fit`: arrays, or a dataset and None.
-        epochs: of every stage, or a mapping from stage to epochs.
-        optimizer: function from the number of steps of a stage (None if not known) to a new optimizer; or a name, or an
-            optimizer, of which each stage gets a new one that is configured alike.
-        stages: which to train, in order; by default 1, 2, ..., num_glimpses, "fine_tune".
-        warm_start: start each glimpse that was never trained, but the first, with the weights of the one before it, location
-            head and all, instead of random ones. The paper does not say; one that starts at random needs far more steps
-            before it helps.
-        batch_size: for arrays.
-        callbacks: function from a stage to a list of new callbacks.
-        compile_args: further arguments of `compile`: `metrics`, `jit_compile`, ...
-        verbose: as in `fit`.
-        **kwargs: further arguments of `fit`: `validation_data`, `checkpoint`, ...
+        model: A `GlimpseClassifier`.
+        x: Images, or a dataset of batches, as in `GlimpseClassifier.fit`.
+        y: Labels, as in `GlimpseClassifier.fit`; `None` for a dataset. Defaults to `None`.
+        epochs: Positive integer, the epochs of every stage, or a mapping from stage to epochs. Defaults to `1`.
+        optimizer: Function from the number of steps of a stage (`None` if unknown) to a new optimizer; or the name of an
+            optimizer or a `keras.Optimizer`, whose configuration each stage's new optimizer copies. Defaults to `paper_sgd`.
+        stages: Optional sequence of the stages to train, in order. Defaults to `None`: 1, 2, ..., `num_glimpses`,
+            `"fine_tune"`.
+        warm_start: Boolean, whether an untrained location head and glimpse network start with the weights of the previous
+            glimpse's. The paper does not say; with random weights they need far more steps. Defaults to `True`.
+        batch_size: Positive integer, images per batch, for arrays. Defaults to `50`.
+        callbacks: Optional function from a stage to a list of new callbacks. Defaults to `None`.
+        compile_args: Optional mapping of further arguments of `compile`: `metrics`, `jit_compile`, ... Defaults to `None`.
+        verbose: `"auto"`, `0`, `1` or `2`, the verbosity, as in `fit`. Defaults to `"auto"`.
+        **kwargs: Further arguments of `GlimpseClassifier.fit`: `validation_data`, `checkpoint`, ...
 
     Returns:
-        dict from stage to the `keras.callbacks.History` of its training.
+        Dict from stage to the `keras.callbacks.History` of its training.
 
     Raises:
-        ValueError, TypeError: before any training, for a stage that does not exist or has no epochs, callbacks that are not
-            a function, an optimizer that is none, or a generator that ends before the stages do; else as `fit`.
+        ValueError: Before any training, if a stage does not exist or has no epochs, or a generator would be exhausted before
+            the last stage; later, as `fit`.
+        TypeError: If `callbacks` is not a function, or `optimizer` is none of the above; later, as `fit`.
 
     Example:
     >>> import numpy as np
@@ -71,6 +87,8 @@ def fit_greedy(
     >>> model = GlimpseClassifier(num_classes=2, low_res_size=6, patch_size=6, hidden_units=20)
     >>> list(fit_greedy(model, images, labels, epochs={1: 2, 2: 2, "fine_tune": 1}, verbose=0))
     [1, 2, 'fine_tune']
+
+    Reference: Ranzato, "On Learning Where To Look", 2014, section 2.2.4.
     """
     stages = all_stages(model.num_glimpses) if stages is None else list(stages)
     epochs = dict.fromkeys(stages, epochs) if isinstance(epochs, numbers.Integral) else dict(epochs)

@@ -1,12 +1,11 @@
 """Many running means kept in one variable."""
 
-from types import SimpleNamespace
-
 from keras import ops
 
-from keras_glimpse._compat import MetricsList
+from keras_glimpse._compat import MetricsList, shown_by_callbacks
 
-UP, DOWN = ("accuracy",), ("loss", "moved_px")  # What is better: more, or less. Far from the border is neither.
+# Prefixes of names that should rise, suffixes of names that should fall; `border_px` has no direction.
+UP, DOWN = ("accuracy",), ("loss", "moved_px")
 
 
 class Measures(MetricsList):
@@ -27,7 +26,7 @@ class Measures(MetricsList):
     """
 
     def __init__(self, names, name="loss"):  # In the place, and by the name, of Keras's own mean of the loss.
-        super().__init__([SimpleNamespace(name=each, **_direction(each)) for each in names], name=name)
+        super().__init__([shown_by_callbacks(each, _direction(each)) for each in names], name=name)
         self.names = tuple(names)
         self.state = self.add_variable((2, len(self.names)), initializer="zeros", dtype="float32", name="sums_and_counts")
 
@@ -46,10 +45,10 @@ class Measures(MetricsList):
             counts = ops.convert_to_numpy(self.state)[1]
             names = [name for name, count in zip(self.names, counts) if count > 0]
         means = dict(zip(self.names, ops.unstack(ops.divide_no_nan(self.state[0], self.state[1]), len(self.names))))
-        return {name: means[name] for name in names}  # (Of no images at all, a mean would be NaN.)
+        return {name: means[name] for name in names}  # The mean over no images is 0, not NaN.
 
 
 def _direction(name):
     if name.startswith(UP):
-        return {"_direction": "up"}
-    return {"_direction": "down"} if name.endswith(DOWN) else {}
+        return "up"
+    return "down" if name.endswith(DOWN) else None

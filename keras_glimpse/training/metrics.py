@@ -18,7 +18,7 @@ OF_KERAS -= {M.Metric, M.Mean, M.Sum, M.MeanMetricWrapper, L.Loss}
 
 # These take class numbers, the others one number for each class, ...
 OF_CLASSES = {found for found in OF_KERAS if "sparse" in found.__name__.lower()} | {M.Accuracy}
-# ... of which these know true and false only: 0.05, from smoothed labels, is as true to most of them as 0.9.
+# ... of which these treat any value above 0 as positive: soft labels are rounded to one-hot first.
 OF_TRUE_OR_FALSE = {M.AUC, M.Precision, M.Recall, M.F1Score, M.FBetaScore, M.BinaryAccuracy, M.binary_accuracy, M.BinaryIoU}
 OF_TRUE_OR_FALSE |= {M.TruePositives, M.TrueNegatives, M.FalsePositives, M.FalseNegatives, M.PrecisionAtRecall}
 OF_TRUE_OR_FALSE |= {M.RecallAtPrecision, M.SensitivityAtSpecificity, M.SpecificityAtSensitivity}
@@ -100,4 +100,4 @@ def arguments_of(metric, labels, logits):
         return y_true, ops.argmax(logits, axis=-1)
     if _compat.takes_logits(metric) or _compat.takes_logits(source):
         return y_true, logits
-    return y_true, tf.nn.softmax(logits)  # Keras's own remembers the logits, and its `BinaryCrossentropy` would take them.
+    return y_true, tf.nn.softmax(logits)  # Keras's own attaches the logits, which `BinaryCrossentropy` would use.

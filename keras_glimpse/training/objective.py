@@ -98,7 +98,7 @@ class Objective(NamedTuple):
             terms["low_res_loss"] = cross_entropy(low_res, shares)
         if penalty is not None:
             terms["location_loss"] = penalty
-        if logits.shape[1] == 2:
+        if self.contrastive and penalty is not None:
             terms["offending_loss"] = errors[:, 1]
         return {"loss": sum(terms.values())} | terms
 

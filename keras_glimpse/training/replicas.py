@@ -14,7 +14,7 @@ def scope_of(model):
 
 
 def shared_by_hosts(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """The dataset, of whose every batch each host is to take its share, unless its options say otherwise.
+    """Shards each batch across hosts (`AutoShardPolicy.DATA`), unless the options of the dataset say otherwise.
 
     By default hosts would read different files, and their batches together would not be those of one host.
     """
@@ -26,7 +26,7 @@ def shared_by_hosts(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def check_same_seed(strategy: tf.distribute.Strategy) -> None:
-    """Raises unless all hosts would shuffle arrays alike: then the shares of a batch make up that batch."""
+    """Raises unless all hosts have the same seed, so that their shares of a shuffled batch make up that batch."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return
     seed = tf.compat.v1.get_seed(None)[0]

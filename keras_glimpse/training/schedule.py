@@ -1,4 +1,4 @@
-"""Searches over fewer places as training proceeds (section 2.2.3)."""
+"""A schedule for the size of the search grid (section 2.2.3)."""
 
 from collections.abc import Mapping
 
@@ -8,18 +8,18 @@ from keras_glimpse._validation.arguments import check_built_classifier, check_in
 
 
 class SearchSchedule(keras.callbacks.Callback):
-    """Changes the grid of candidate places at the beginning of epochs: an extension of section 2.2.3.
+    """Callback that sets `search_size` at the beginning of epochs, an extension of section 2.2.3.
 
-    A training that goes on from a checkpoint searches as it would have without the break. A stage that does not search, that
-    is fine-tuning, is trained as without. The model keeps the last size as its `search_size`.
+    Training that resumes from a checkpoint uses the size of the epoch that it resumes at. Fine-tuning, which does not search,
+    is not affected. After training, the model keeps the last size.
 
     Args:
-        sizes: `search_size` from an epoch on, by the number of that epoch: `{0: 5, 10: 3}` searches 5x5 places in the first
-            ten epochs, 3x3 in all others. With 1 the glimpse is trained at the predicted place alone.
+        sizes: Mapping from epoch to the `search_size` from that epoch on, a positive odd integer: `{0: 5, 10: 3}` searches 5x5
+            locations in the first ten epochs and 3x3 afterwards. Size 1 trains the glimpse at the predicted location only.
 
     Raises:
-        ValueError: no size for epoch 0, or a size that is not odd.
-        TypeError: `sizes` is no mapping, or what it is to train is no `GlimpseClassifier`.
+        ValueError: If there is no size for epoch 0, an epoch is negative, or a size is not a positive odd integer.
+        TypeError: If `sizes` is not a mapping, or in training, if the model is not a `GlimpseClassifier`.
 
     Example:
     >>> import numpy as np
@@ -30,6 +30,8 @@ class SearchSchedule(keras.callbacks.Callback):
     >>> _ = model.fit(images, labels, epochs=3, callbacks=[SearchSchedule({0: 5, 2: 3})], verbose=0)
     >>> model.search_size
     3
+
+    Reference: Ranzato, "On Learning Where To Look", 2014, section 2.2.3.
     """
 
     def __init__(self, sizes: Mapping[int, int]):

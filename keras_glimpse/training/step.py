@@ -13,7 +13,7 @@ from keras_glimpse.ops.geometry import (
     stride_in_pixels,
 )
 from keras_glimpse.ops.labels import label_shares
-from keras_glimpse.ops.runtime import TENSORFLOW
+from keras_glimpse.ops.runtime import TENSORFLOW, for_runtime
 from keras_glimpse.training.objective import cross_entropy
 
 
@@ -33,10 +33,10 @@ def training_step(model, data) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
     variables = model.trainable_variables
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch([variable.value for variable in variables])
-        evidence, locations, correct = _look_until_stage(model, images, shares)
+        evidence, locations, correct = look_until_stage(model, images, shares)
         if model.stage.searches:
             with tape.stop_recording():
-                patches, places, predicted_logits = _search(model, images, shares, evidence, locations)
+                patches, places, predicted_logits = search(model, images, shares, evidence, locations)
         else:  # Section 2.2.2: lambda is infinite, the place is the predicted one.
             patches, places = model.crop(images, locations[-1], runtime=TENSORFLOW)[:, None], locations[-1][:, None]
         logits = model.try_glimpse(evidence, patches, places, training=True)
@@ -57,14 +57,14 @@ def training_step(model, data) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
     return terms | _accuracies(correct) | distances, predicted_logits
 
 
-def testing_step(model, data) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+def evaluation_step(model, data) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
     """Measures of what the model answers, looking where it says, for one batch; returns as `training_step`."""
     images, shares, weights = _unpack(model, data)
     images = model.prepare(images)
-    evidence = model.first_look(images, runtime=TENSORFLOW)
+    evidence = for_runtime(model.first_look, TENSORFLOW)(images)
     correct = [_is_correct(model.combine(evidence), shares)]
     for _ in range(model.active_glimpses):
-        location = model.locate(evidence, runtime=TENSORFLOW)
+        location = for_runtime(model.locate, TENSORFLOW)(evidence)
         evidence = model.glimpse(evidence, model.crop(images, location, runtime=TENSORFLOW), location)
         logits = model.combine(evidence)
         correct.append(_is_correct(logits, shares))
@@ -83,8 +83,8 @@ def training_measures(stage, contrastive: bool) -> list[str]:
     return ["loss", *parts, *accuracies, *["moved_px"] * stage.searches, "border_px"]
 
 
-def testing_measures(glimpses: int) -> list[str]:
-    """What `testing_step` measures of so many glimpses."""
+def evaluation_measures(glimpses: int) -> list[str]:
+    """What `evaluation_step` measures of so many glimpses."""
     return ["loss", *(f"accuracy_{n}" for n in range(glimpses + 1)), "border_px"]
 
 
@@ -95,22 +95,23 @@ def _unpack(model, data):
     return images, label_shares(labels, model.num_classes), weights
 
 
-def _look_until_stage(model, images, shares):
+def look_until_stage(model, images, shares):
     """Runs all that precedes the glimpse of this stage; only what the stage trains is in training mode."""
     stage = model.stage
-    evidence = model.first_look(images, training=stage.trains_low_res, runtime=TENSORFLOW)
+    locate = for_runtime(model.locate, TENSORFLOW)
+    evidence = for_runtime(model.first_look, TENSORFLOW)(images, training=stage.trains_low_res)
     correct = [_is_correct(model.combine(evidence), shares)]
-    locations = [model.locate(evidence, runtime=TENSORFLOW)]
+    locations = [locate(evidence)]
     for _ in range(stage.glimpse):
         evidence = model.glimpse(evidence, model.crop(images, locations[-1], runtime=TENSORFLOW), locations[-1])
         # With weights shared by all glimpses, the earlier ones are held fixed all the same (section 2.2.1).
         evidence = keras.tree.map_structure(tf.stop_gradient, evidence)
         correct.append(_is_correct(model.combine(evidence), shares))
-        locations.append(model.locate(evidence, runtime=TENSORFLOW))
+        locations.append(locate(evidence))
     return evidence, locations, correct
 
 
-def _search(model, images, shares, evidence, locations):
+def search(model, images, shares, evidence, locations):
     """The E step: patches and places of z* and, if contrastive, z-; and the logits at the prediction itself."""
     *previous, predicted = locations
     stride = stride_in_pixels(model.search_stride, images.shape)

@@ -1,4 +1,4 @@
-"""Keras's hooks of training: what `compile`, `fit`, `evaluate` and `predict` of a `GlimpseClassifier` do."""
+"""Keras's training hooks: `compile`, `fit`, `evaluate` and `predict` of `GlimpseClassifier`."""
 
 import numbers
 import os
@@ -18,14 +18,14 @@ from keras_glimpse._validation.data import checked_input, named_batches
 from keras_glimpse._validation.images import PixelRange, check_images
 from keras_glimpse.attributes import Setting
 from keras_glimpse.networks import GlimpseNetworks
-from keras_glimpse.ops.runtime import TENSORFLOW, known_arguments
+from keras_glimpse.ops.runtime import TENSORFLOW, for_runtime
 from keras_glimpse.training import execution, replicas
 from keras_glimpse.training.checkpoints import Checkpoints, after_epochs, check_resumable
 from keras_glimpse.training.measures import Measures
 from keras_glimpse.training.metrics import UserMetrics
 from keras_glimpse.training.objective import Objective
 from keras_glimpse.training.stages import Stage
-from keras_glimpse.training.step import testing_measures, testing_step, training_measures, training_step
+from keras_glimpse.training.step import evaluation_measures, evaluation_step, training_measures, training_step
 from keras_glimpse.training.xla import chooses_xla, is_supported
 
 NOT_CALLED = {  # Methods of Keras that its own training calls, and this one does not.
@@ -85,52 +85,58 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         steps_per_execution: int | str = "auto",
         **kwargs,
     ) -> None:
-        """Chooses what to train, and how.
+        """Configures the training of one stage.
 
-        `fit` then shows, for each batch and epoch:
+        `fit` reports these values for each batch and epoch:
 
-        - `loss`, what is minimised, and its parts: `low_res_loss`, E0 of eq. 10; `best_loss`, Ek at z* (or at the
-          predicted place, in fine-tuning); `offending_loss`, Ek at z-; `location_loss`, the terms of eqs. 9 and 18. What
-          networks add by themselves (regularizers, `add_loss`) is in `loss` alone.
-          `val_loss` is another thing: the cross-entropy after the last glimpse, without that.
-        - `accuracy_n`, after n glimpses, at the predicted places.
-        - `moved_px`, how far z* is from the prediction, and `border_px`, how far the prediction is from the border of the
-          image, in pixels: near 0, the location head has saturated and looks at the border whatever it sees.
+        - `loss`, the minimised value, and its terms: `low_res_loss`, E0 of eq. 10; `best_loss`, En at the best candidate
+          location z* (at the predicted one in fine-tuning); `offending_loss`, En at the most offending z-; `location_loss`, the
+          terms of eqs. 9 and 18. Losses that networks add themselves (regularizers, `add_loss`) are included in `loss` only.
+          `val_loss` differs: it is the cross-entropy after the last glimpse, without those terms.
+        - `accuracy_n`, after n glimpses at the predicted locations.
+        - `moved_px`, the distance in pixels from the predicted location to z*.
+        - `border_px`, the distance in pixels from the predicted location to the nearest image border. A value near 0 means that
+          the location head has saturated.
 
-        Callbacks in mode "auto" know that accuracies should rise, losses and `moved_px` fall. `border_px` has no better side.
-        Sample weights count in the losses and in `weighted_metrics` only.
+        In callbacks with `mode="auto"`, accuracies are maximised, losses and `moved_px` minimised; `border_px` has no
+        direction. Sample weights apply to the losses and to `weighted_metrics` only.
 
-        Your `metrics` see the prediction after the last glimpse of the stage, and labels of every sort:
+        `metrics` are updated with the prediction after the last glimpse of the stage:
 
-        - Those of Keras get what they are made for. The prediction: probabilities (softmax of eq. 6), or logits if they were
-          made with `from_logits=True`, or the class if they compare classes (`Accuracy`, `MeanIoU`). The labels: classes for
-          these and for those called sparse, else distributions: one-hot, or soft as yours are. Those that know true and false
-          only (`AUC`, `Precision`, `F1Score` and the like) take a soft label for its most probable class.
-        - Functions and metrics of your own get the labels as your data have them and the logits, which `predict` returns.
+        - Keras's own metrics receive probabilities (the softmax of eq. 6), logits if created with `from_logits=True`, or the
+          class if they compare classes (`Accuracy`, `MeanIoU`). Labels are converted to class indices for these and for sparse
+          metrics, else to distributions over classes. Binary metrics (`AUC`, `Precision`, `F1Score`, ...) treat a soft label as
+          its most probable class.
+        - Functions and custom metrics receive the labels unchanged, and the logits.
 
         Args:
-            optimizer: a Keras optimizer, fresh for each stage.
-            loss: None. The loss is the paper's.
-            stage: 1, 2, ..., num_glimpses: the glimpse to train, with the low-resolution network if it is the first, and
-                all before it frozen; or "fine_tune" for the last glimpse network at the predicted places (section 2.2.2).
-                After `fit`, the model answers with the glimpses up to the one that was trained (`active_glimpses`);
-                `fit_greedy` trains them all.
-            jit_compile: as in Keras; "auto" is what is fastest of what works: XLA, but not for convolutions on a CPU, for
-                several replicas, or for layers and operations that it cannot compile.
-            steps_per_execution: as in Keras; "auto" runs many steps a call where nothing can tell the difference: all counts
-                are exact, and callbacks that look at single batches see every one.
-            **kwargs: as in Keras: `metrics`, `weighted_metrics`, `run_eagerly`, ...
+            optimizer: String or `keras.Optimizer`, a new one for each stage. Defaults to `"sgd"`.
+            loss: Must be `None`: the loss is that of eqs. 16 to 18. Defaults to `None`.
+            stage: Integer from 1 to `num_glimpses`, the glimpse to train, with all earlier ones frozen; stage 1 also trains the
+                low-resolution network. Or `"fine_tune"`, which trains the last glimpse network at the predicted locations
+                (section 2.2.2). `fit` sets `active_glimpses` to the glimpse that it trains. Defaults to `1`.
+            jit_compile: Boolean or `"auto"`, whether to compile with XLA. `"auto"` uses XLA except for convolutions on a CPU,
+                for several replicas, and for layers or operations that XLA does not support. Defaults to `"auto"`.
+            steps_per_execution: Positive integer, the batches per call of the train function, or `"auto"`: many, or one if a
+                callback has batch hooks. `steps_per_epoch` and batch counts are exact either way. Defaults to `"auto"`.
+            **kwargs: Other arguments of `keras.Model.compile`: `metrics`, `weighted_metrics`, `run_eagerly`, ...
 
         Raises:
-            ValueError: a stage that does not exist, an optimizer that trained another stage, a `loss`, a metric that cannot be
-                one or has a name of the above, `jit_compile=True` with several replicas, or a subclass with a method that
-                training would not call.
+            ValueError: If `stage` does not exist, `loss` is given, the optimizer has trained another stage, a metric is invalid
+                or has one of the names above, `jit_compile=True` with several replicas, or a subclass overrides a method that
+                training does not call.
+
+        Example:
+        >>> from keras_glimpse import GlimpseClassifier
+        >>> model = GlimpseClassifier(num_classes=10)
+        >>> model.compile(keras.optimizers.SGD(0.05, momentum=0.9), stage=1, metrics=["sparse_top_k_categorical_accuracy"])
+        >>> model.stage
+        Stage(glimpse=0, searches=True)
         """
         if loss is not None or kwargs.pop("loss_weights", None) is not None:
             raise ValueError(f"GlimpseClassifier brings its own loss (eqs. 16 to 18); got loss={loss!r}.")
         self._check_methods()
-        if jit_compile is True:
-            is_supported(self)
+        is_compiled = jit_compile == "auto" or (bool(jit_compile) and is_supported(self))
         before, self._stage = self._stage, Stage.parse(stage, self.num_glimpses)
         try:
             self._check_optimizer(optimizer)
@@ -142,15 +148,15 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         stage = stage if isinstance(stage, str) else int(stage)
         self._choices = {"stage": stage, "jit_compile": jit_compile, "steps_per_execution": steps_per_execution}
         steps = 1 if steps_per_execution == "auto" else steps_per_execution
-        self._xla = False  # Not to be resolved before all is set.
+        self._xla = False  # `super().compile` must not resolve "auto" yet: the trackers of the stage are not set.
         with replicas.scope_of(self):
             super().compile(optimizer, jit_compile=None, steps_per_execution=steps, **kwargs)
         _compat.track(self, *trackers)
         self._functions.clear()
-        self._xla = "auto" if jit_compile == "auto" else bool(jit_compile) and is_supported(self)
+        self._xla = "auto" if jit_compile == "auto" else is_compiled
 
     def _trackers(self, metrics, weighted_metrics):
-        tested = testing_measures(self.num_glimpses)
+        tested = evaluation_measures(self.num_glimpses)
         names = dict.fromkeys([*training_measures(self.stage, contrastive=True), *tested])
         if metrics is weighted_metrics is None:
             return Measures(names), None  # Keras would keep the metrics of the last `compile`.
@@ -180,29 +186,34 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
 
     @property
     def stage(self) -> Stage | None:
-        """What `compile` chose to train; None before."""
+        """The `Stage` chosen by `compile`, with fields `glimpse` (index from 0) and `searches`; `None` before."""
         return self._stage
+
+    def traced(self):
+        values, objects = super().traced()
+        compiled = [self.run_eagerly] if self.compiled else []
+        return [*values, self.stage, *compiled], [*objects, *([self.optimizer] if self.compiled else [])]
 
     @property
     def objective(self) -> Objective:
-        """The numbers of the loss, as they are now."""
+        """The `Objective` with the current weights of the loss."""
         return Objective(self.location_weight, self.diversity_weight, self.diversity_variance, self.contrastive)
 
     @property
     def trained_glimpses(self) -> tuple[int, ...]:
-        """Numbers of the glimpses that some stage has trained, 1, 2, ...; kept in the file of the model's weights."""
+        """Tuple of integers, the glimpses (from 1) that have been trained; saved with the weights."""
         return self._trained
 
     @property
     def trained_layers(self) -> list[keras.Layer]:
-        """The layers that the stage trains."""
+        """List of the layers that the stage trains."""
         low_res = [self.low_res_net] if self.stage.trains_low_res else []
         head = [self.location_heads[self.stage.glimpse]] if self.stage.searches else []
         return [*low_res, *head, self.glimpse_nets[self.stage.glimpse]]
 
     @property
     def trainable_variables(self):
-        """What the stage trains; before `compile`, everything. Layers that you froze yourself stay frozen."""
+        """Variables that the stage trains, without those of layers that you froze; before `compile`, all trainable ones."""
         if self.stage is None:
             return super().trainable_variables
         return [variable for layer in self.trained_layers for variable in layer.trainable_variables]
@@ -234,26 +245,20 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
 
     def train_step(self, data) -> dict[str, tf.Tensor]:
         """One step of training on a batch (section 2.2), and the measures since they were last reset."""
-        self._train(data)
-        return self._train_results()
+        data = _without_absent_parts(data)
+        self._measure(data, *training_step(self, data))
+        return self._results("train")
 
     def test_step(self, data) -> dict[str, tf.Tensor]:
         """Measures a batch, and returns the measures since they were last reset."""
-        self._test(data)
-        return self._test_results()
+        data = _without_absent_parts(data)
+        self._measure(data, *evaluation_step(self, data))
+        return self._results("test")
 
     def predict_step(self, data) -> tf.Tensor:
         """As Keras's: the logits of a batch."""
         images, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        return self(images, training=False, **known_arguments(self, runtime=TENSORFLOW))
-
-    def _train(self, data):
-        data = _without_absent_parts(data)
-        self._measure(data, *training_step(self, data))
-
-    def _test(self, data):
-        data = _without_absent_parts(data)
-        self._measure(data, *testing_step(self, data))
+        return for_runtime(self, TENSORFLOW)(images, training=False)
 
     def _measure(self, data, measured, logits):
         images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
@@ -262,13 +267,14 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         if metrics is not None:
             metrics.update_state(labels, logits, sample_weight=weights)
 
-    def _train_results(self):
-        return self._results(training_measures(self.stage, self.contrastive))
-
-    def _test_results(self):
-        return self._results(testing_measures(self.active_glimpses))
-
-    def _results(self, names=None):
+    def _results(self, phase=None):
+        """The measures of a phase, "train" or "test"; outside of graphs, of all that was measured since the last reset."""
+        names = None
+        if phase:
+            is_training = phase == "train"
+            names = (
+                training_measures(self.stage, self.contrastive) if is_training else evaluation_measures(self.active_glimpses)
+            )
         measures, metrics = _compat.trackers(self)
         return measures.result(names) | (metrics.result() if metrics is not None and metrics.built else {})
 
@@ -284,10 +290,10 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
     # ---- Compiled functions: Keras asks for them before it runs any of them ----
 
     def make_train_function(self, force=False):
-        self.train_function = self._made("train", self._train, self._train_results, super().make_train_function)
+        self.train_function = self._made("train", self.train_step, super().make_train_function)
 
     def make_test_function(self, force=False):
-        self.test_function = self._made("test", self._test, self._test_results, super().make_test_function)
+        self.test_function = self._made("test", self.test_step, super().make_test_function)
 
     def make_predict_function(self, force=False):
         def by_keras():
@@ -301,13 +307,13 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
     def _runs_on_one_device_in_graphs(self):
         return self.distribute_strategy.num_replicas_in_sync == 1 and not (self.compiled and self.run_eagerly)
 
-    def _made(self, phase, step, results, by_keras):
+    def _made(self, phase, step, by_keras):
         def make():
             if getattr(type(self), f"{phase}_step") is not getattr(Trainer, f"{phase}_step"):
                 by_keras(force=True)  # A subclass has a step of its own.
                 return getattr(self, f"{phase}_function")
             compiled = {"jit_compile": self.jit_compile, "eager": self.run_eagerly}
-            return execution.step_function(self.distribute_strategy, step, results, **compiled)
+            return execution.step_function(self.distribute_strategy, step, partial(self._results, phase), **compiled)
 
         function = self.cached(phase, make)
         if isinstance(function, execution.StepFunction):
@@ -330,20 +336,35 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
     # ---- Keras's own methods, with checked data ----
 
     def fit(self, *args, checkpoint: str | os.PathLike | None = None, **kwargs) -> keras.callbacks.History:
-        """As `keras.Model.fit`; images, labels and sample weights are checked first, or while they are read.
-
-        Labels are class numbers `[n]` or `[n, 1]`, one-hot `[n, num_classes]`, or soft as after label smoothing and MixUp.
+        """Trains the stage chosen by `compile`, as `keras.Model.fit` does; `fit_greedy` trains all stages.
 
         Args:
-            *args: as in Keras.
-            **kwargs: as in Keras.
-            checkpoint: folder in which the state of each stage is kept after every epoch (see `Checkpoints`). If the process
-                is killed, the same program goes on from there, to the very same weights if it calls
-                `keras.utils.set_random_seed` first; a stage that was finished is not trained again.
+            *args: Arguments of `keras.Model.fit`, in its order: `x`, `y`, `batch_size`, `epochs`, ... `x` is an array of images
+                `[n, height, width, channels]`, of floats or unsigned integers, or a `tf.data.Dataset`, `keras.utils.PyDataset`
+                or generator of batches `(images, labels)` or `(images, labels, sample_weight)`. Labels are class indices `[n]`
+                or `[n, 1]`, one-hot, or soft labels `[n, num_classes]` that sum to 1.
+            checkpoint: Optional string or path of a folder. The state of each stage is saved there after every epoch (see
+                `Checkpoints`). If the process is killed, running the same program again resumes after the last finished epoch,
+                with bit-identical weights if it calls `keras.utils.set_random_seed` first. Finished stages are not trained
+                again. Defaults to `None`.
+            **kwargs: Arguments of `keras.Model.fit` by name: `validation_data`, `callbacks`, `sample_weight`, ...
+
+        Returns:
+            A `keras.callbacks.History`; its `history` has the values listed in `compile`.
 
         Raises:
-            ValueError, TypeError: data that are not as expected; a stage with nothing to train; a `checkpoint` for arrays
-                whose epochs, by `steps_per_epoch`, are not those of the data.
+            ValueError: If images, labels or sample weights have invalid shapes or values, the model is not compiled, no layer
+                of the stage is trainable, or with `checkpoint`, `steps_per_epoch` does not match the data.
+            TypeError: If images or labels have an invalid type.
+
+        Example:
+        >>> from keras_glimpse import GlimpseClassifier
+        >>> images, labels = np.random.rand(64, 24, 24, 1).astype("float32"), np.random.randint(0, 2, 64)
+        >>> model = GlimpseClassifier(num_classes=2, low_res_size=6, patch_size=6, hidden_units=20)
+        >>> model.compile(stage=1)
+        >>> history = model.fit(images, labels, epochs=2, verbose=0)
+        >>> len(history.history["loss"])
+        2
         """
         given = _arguments(super().fit, args, kwargs)
         self._check_compiled("fit")
@@ -375,7 +396,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         return None if data is None else self._checked(data, None, "the validation data")[0]
 
     def _begin_training(self, image):
-        """Checks that there is something to train, and notes that it is trained on images of this shape and dtype."""
+        """Checks that there are variables to train, and records the glimpse and the image dtype that are trained."""
         if not self.trainable_variables:
             raise ValueError(f"There is nothing to train in stage {self._choices['stage']!r}: all its layers are frozen.")
         self._check_optimizer(self.optimizer)
@@ -392,7 +413,9 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
             )
 
     def _resume(self, x, checkpoint, given):
-        """Restores what was saved of this stage; returns the data that come next, and what will save the rest."""
+        """Restores the checkpoint of this stage; returns the data positioned after it, and the callback that saves the next
+        ones.
+        """
         check_resumable(x, given["y"], given["batch_size"], given["steps_per_epoch"])
         saved = Checkpoints(Path(checkpoint) / f"stage_{self._choices['stage']}")
         given["initial_epoch"] = saved.restore(self)
@@ -401,7 +424,28 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         return after_epochs(x, saved.epochs, given["steps_per_epoch"], is_finished), saved
 
     def evaluate(self, *args, **kwargs):
-        """As `keras.Model.evaluate`, of what the model answers; images and labels are checked as in `fit`."""
+        """Computes the loss and accuracies at the predicted locations, as `keras.Model.evaluate` does.
+
+        Args:
+            *args: Arguments of `keras.Model.evaluate`, in its order: `x`, `y`, `batch_size`, ... Images and labels as in `fit`.
+            **kwargs: Arguments of `keras.Model.evaluate` by name: `verbose`, `steps`, `return_dict`, ...
+
+        Returns:
+            List of floats; with `return_dict=True`, a dict with `loss` (the cross-entropy after the last glimpse), `accuracy_n`
+            after n = 0, 1, ..., `active_glimpses` glimpses, `border_px`, and the metrics passed to `compile`.
+
+        Raises:
+            ValueError: If images, labels or sample weights have invalid shapes or values, or the model is not compiled.
+            TypeError: If images or labels have an invalid type.
+
+        Example:
+        >>> from keras_glimpse import GlimpseClassifier
+        >>> images, labels = np.random.rand(64, 24, 24, 1).astype("float32"), np.random.randint(0, 2, 64)
+        >>> model = GlimpseClassifier(num_classes=2, low_res_size=6, patch_size=6, hidden_units=20)
+        >>> model.compile(stage=1)
+        >>> sorted(model.evaluate(images, labels, return_dict=True, verbose=0))
+        ['accuracy_0', 'accuracy_1', 'accuracy_2', 'border_px', 'loss']
+        """
         of_fit = _compat.pop_arguments_of_fit(kwargs)  # Which calls this with what it has checked.
         given = _arguments(super().evaluate, args, kwargs)
         given |= given.pop("kwargs", {})
@@ -415,7 +459,29 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
             return super().evaluate(**given, **of_fit)
 
     def predict(self, x, batch_size=None, verbose="auto", steps=None, callbacks=None):
-        """As `keras.Model.predict`: the logits of eq. 6; arrays are checked first."""
+        """Computes the class logits (eq. 6), as `keras.Model.predict` does.
+
+        Args:
+            x: Array of images `[n, height, width, channels]`, of floats or unsigned integers; or a `tf.data.Dataset`,
+                `keras.utils.PyDataset` or generator of batches of images.
+            batch_size: Positive integer, images per batch, for an array. Defaults to `None`, which is `32`.
+            verbose: `"auto"`, `0`, `1` or `2`, the verbosity. Defaults to `"auto"`.
+            steps: Optional positive integer, the number of batches to read. Defaults to `None`, all of them.
+            callbacks: Optional list of `keras.callbacks.Callback`. Defaults to `None`.
+
+        Returns:
+            Float32 array `[n, num_classes]`: the logits after `active_glimpses` glimpses. Their softmax is the probabilities.
+
+        Raises:
+            ValueError: If there are no images, or not of the shape that the model was built for.
+            TypeError: If `x` is not one array of floats, uint8 or uint16.
+
+        Example:
+        >>> from keras_glimpse import GlimpseClassifier
+        >>> model = GlimpseClassifier(num_classes=10)
+        >>> model.predict(np.zeros((3, 48, 48, 1), "float32"), verbose=0).shape
+        (3, 10)
+        """
         if hasattr(x, "shape") or isinstance(x, list | tuple | dict | str | numbers.Number | None):
             check_images(x, self.image_shape, at_least=1)
             self.see_pixels(x)
@@ -432,7 +498,30 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
             self.steps_per_execution = own
 
     def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
-        """As `keras.Model.train_on_batch`; images, labels and sample weights are checked first."""
+        """Runs one training step on one batch, as `keras.Model.train_on_batch` does.
+
+        Args:
+            x: Array of images `[batch, height, width, channels]`, of floats or unsigned integers.
+            y: Array of labels, as in `fit`.
+            sample_weight: Optional array `[batch]` or `[batch, 1]` of weights. Defaults to `None`.
+            class_weight: Optional dict from class index to weight. Defaults to `None`.
+            return_dict: Boolean, whether to return a dict instead of a list. Defaults to `False`.
+
+        Returns:
+            List or dict of the values listed in `compile`, averaged since they were last reset.
+
+        Raises:
+            ValueError: If the data have invalid shapes or values, or the model is not compiled.
+            TypeError: If images or labels have an invalid type.
+
+        Example:
+        >>> from keras_glimpse import GlimpseClassifier
+        >>> images, labels = np.random.rand(16, 24, 24, 1).astype("float32"), np.random.randint(0, 2, 16)
+        >>> model = GlimpseClassifier(num_classes=2, low_res_size=6, patch_size=6, hidden_units=20)
+        >>> model.compile(stage=1)
+        >>> "accuracy_1" in model.train_on_batch(images, labels, return_dict=True)
+        True
+        """
         self._check_compiled("train_on_batch")
         x, y, image = self._checked(x, y, "the batch", sample_weight, in_memory=True)
         self._build_for(image)
@@ -440,20 +529,60 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         return super().train_on_batch(x, y, sample_weight, class_weight, return_dict)
 
     def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
-        """As `keras.Model.test_on_batch`; images, labels and sample weights are checked first."""
+        """Evaluates the model on one batch, as `keras.Model.test_on_batch` does.
+
+        Args:
+            x: Array of images `[batch, height, width, channels]`, of floats or unsigned integers.
+            y: Array of labels, as in `fit`.
+            sample_weight: Optional array `[batch]` or `[batch, 1]` of weights. Defaults to `None`.
+            return_dict: Boolean, whether to return a dict instead of a list. Defaults to `False`.
+
+        Returns:
+            List or dict of the values of `evaluate`, averaged since they were last reset.
+
+        Raises:
+            ValueError: If the data have invalid shapes or values, or the model is not compiled.
+            TypeError: If images or labels have an invalid type.
+
+        Example:
+        >>> from keras_glimpse import GlimpseClassifier
+        >>> images, labels = np.random.rand(16, 24, 24, 1).astype("float32"), np.random.randint(0, 2, 16)
+        >>> model = GlimpseClassifier(num_classes=2, low_res_size=6, patch_size=6, hidden_units=20)
+        >>> model.compile(stage=1)
+        >>> sorted(model.test_on_batch(images, labels, return_dict=True))
+        ['accuracy_0', 'accuracy_1', 'accuracy_2', 'border_px', 'loss']
+        """
         self._check_compiled("test_on_batch")
         x, y, image = self._checked(x, y, "the batch", sample_weight, in_memory=True)
         self._build_for(image)
         return super().test_on_batch(x, y, sample_weight, return_dict)
 
     def predict_on_batch(self, x):
-        """As `keras.Model.predict_on_batch`; the array is checked first."""
+        """Computes the class logits (eq. 6) of one batch, as `keras.Model.predict_on_batch` does.
+
+        Args:
+            x: Array of images `[batch, height, width, channels]`, of floats or unsigned integers.
+
+        Returns:
+            Float32 array `[batch, num_classes]`: the logits after `active_glimpses` glimpses.
+
+        Raises:
+            ValueError: If there are no images, or not of the shape that the model was built for.
+            TypeError: If `x` is not one array of floats, uint8 or uint16.
+
+        Example:
+        >>> from keras_glimpse import GlimpseClassifier
+        >>> model = GlimpseClassifier(num_classes=10)
+        >>> model.predict_on_batch(np.zeros((3, 48, 48, 1), "float32")).shape
+        (3, 10)
+        """
         check_images(x, self.image_shape, at_least=1)
         self.see_pixels(x)
         return super().predict_on_batch(x)
 
     def _plan(self, phase, callbacks, steps):
-        self._plans[phase] = execution.plan(phase, callbacks, steps, self._choices["steps_per_execution"])
+        is_auto = self._choices["steps_per_execution"] == "auto"
+        self._plans[phase] = execution.plan(phase, callbacks, steps, "auto" if is_auto else self.steps_per_execution)
 
     def _check_compiled(self, method):
         if not self.compiled:
@@ -472,7 +601,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
 
 
 class RetraceAfterChange(keras.callbacks.Callback):
-    """Has the step traced anew when a callback before this one has set an attribute of the model between two epochs."""
+    """Retraces the step if an earlier callback has set an attribute of the model between two epochs."""
 
     def on_epoch_begin(self, epoch, logs=None):
         self.model.make_train_function()
@@ -486,5 +615,5 @@ def _arguments(method, args, kwargs):
 
 
 def _without_absent_parts(data):
-    """A batch without what Keras has for parts that a generator gave as None."""
+    """Replaces by `None` the parts of a batch that Keras passes as `tf.experimental.Optional`: a generator yielded `None`."""
     return keras.tree.map_structure(lambda part: None if isinstance(part, tf.experimental.Optional) else part, data)

@@ -1,4 +1,4 @@
-"""Whether XLA compiles a model, if nobody has said: what is fastest of what works, decided here and only here."""
+"""Resolves `jit_compile="auto"`: XLA where it works and is faster."""
 
 import logging
 import warnings
@@ -37,7 +37,7 @@ def is_supported(model) -> bool:
         raise ValueError("jit_compile=True needs a single replica: XLA cannot compile a step that sums over several.")
     is_able = all(layer.supports_jit for layer in all_layers(model))
     if not is_able:
-        warnings.warn("A layer of the model does not support `jit_compile=True`. Proceeding without.", stacklevel=4)
+        warnings.warn("A layer of the model does not support `jit_compile=True`. Proceeding without.", stacklevel=3)
     return is_able
 
 

@@ -1,11 +1,12 @@
 """The step of the paper's protocol in TensorFlow alone, to compare `model.fit` with; in PyTorch: `contender_torch.py`.
 
-All train the same networks on the same batches, from the same weights, by SGD with momentum. `fused` is one XLA program for
-this one setting and nothing else; `matrix_products` is what that program cannot do without; `Straightforward` is the same
-step by `keras.Model.fit`: a crop for each candidate and scale, and a gradient through everything. Weights are a dict of
-lists of arrays, as `weights_of` takes them from a `GlimpseClassifier`.
+All train the same networks on the same batches, from the same weights, by SGD with momentum. With `slices`, `fused` is one XLA
+program for this one setting and nothing else; `matrix_products` is what that program cannot do without. With `crops`, `fit` is
+the same step with no thought of speed: a crop for each candidate and scale, and a gradient through everything.
 """
 
+import functools
+import itertools
 from collections.abc import Callable
 
 import keras
@@ -30,35 +31,43 @@ def trained_in(stage: int) -> list[str]:
     return ["low_res", "head1", "net1"] if stage == 1 else ["head2", "net2"]
 
 
-def fused(weights: dict, stage: int) -> Callable:
-    """A loop of training steps as one XLA program: a function of images `[steps, batch, 48, 48, 1]` and labels."""
-    fixed = {name: [tf.constant(w) for w in weights[name]] for name in weights if name not in trained_in(stage)}
-    trained = {name: [tf.Variable(w) for w in weights[name]] for name in trained_in(stage)}
-    velocity = tf.nest.map_structure(lambda w: tf.Variable(tf.zeros_like(w)), trained)
+class Contender(keras.Model):
+    """The networks of a model with the weights `weights_of` it, trained by the step of one stage."""
+
+    def __init__(self, weights: dict, stage: int, look: Callable):
+        super().__init__()
+        self.stage, self.look, self.mean_loss, self.w = stage, look, keras.metrics.Mean("loss"), {}
+        for name, arrays in weights.items():
+            trainable = name in trained_in(stage)
+            self.w[name] = [self.add_weight(w.shape, keras.initializers.Constant(w), trainable=trainable) for w in arrays]
+        self.built = True
+        self.compile(keras.optimizers.SGD(RATE, MOMENTUM), steps_per_execution=1)
+        self.optimizer.build(self.trainable_variables)
+
+    def train_step(self, data):
+        """As `fit` has it: one step."""
+        self.mean_loss.update_state(self.step(*data))
+        return {"loss": self.mean_loss.result()}
 
     @tf.function(jit_compile=True)
-    def loop(images, labels):
-        def step(i, _, now, moving):
-            with tf.GradientTape() as tape:
-                tape.watch(now)
-                loss = _loss(tf.gather(images, i), tf.gather(labels, i), fixed | now, stage)
-            gradients = tape.gradient(loss, now)
-            moving = tf.nest.map_structure(lambda v, g: MOMENTUM * v - RATE * g, moving, gradients)
-            return i + 1, loss, tf.nest.map_structure(tf.add, now, moving), moving
-
-        start = [tf.nest.map_structure(lambda w: w.read_value(), each) for each in (trained, velocity)]
-        _, loss, *end = tf.while_loop(lambda i, *_: i < len(images), step, (0, 0.0, *start))
-        tf.nest.map_structure(lambda w, value: w.assign(value), [trained, velocity], end)
+    def fused(self, images, labels):
+        """A loop of steps as one XLA program, on images `[steps, batch, 48, 48, 1]`; the last loss."""
+        loss = 0.0
+        for i in tf.range(len(images)):
+            loss = self.step(images[i], labels[i])
         return loss
 
-    return loop
+    def step(self, images, labels):
+        with tf.GradientTape() as tape:
+            loss = _loss(images, labels, self.w, self.stage, self.look)
+        self.optimizer.apply_gradients(zip(tape.gradient(loss, self.trainable_variables), self.trainable_variables))
+        return loss
 
 
-def _loss(images, labels, w, stage, straightforward=False):
+def _loss(images, labels, w, stage, look):
     """Eqs. 16 (stage 1) and 17 with 18 (stage 2), with the search of eqs. 12 and 15."""
     images = tf.cast(images[..., 0], tf.float32) / 255.0
-    look, shrink = (_crops, _pool) if straightforward else (_slices, _shrink)
-    hidden = tf.nn.relu(tf.reshape(shrink(images, 4), [-1, 144]) @ w["low_res"][0] + w["low_res"][1])
+    hidden = tf.nn.relu(tf.reshape(_shrink(images, 4), [-1, 144]) @ w["low_res"][0] + w["low_res"][1])
     low_res = hidden @ w["low_res"][2] + w["low_res"][3]
     place = _place(hidden, low_res, w["head1"])
     before, share, net = low_res, 1.0, w["net1"]
@@ -78,7 +87,7 @@ def _loss(images, labels, w, stage, straightforward=False):
     best = tf.argmin(tf.reduce_min(tf.where(correct, loss, np.inf), axis=-1), axis=-1)
     offending = tf.argmin(tf.reduce_min(tf.where(correct, np.inf, loss), axis=-1), axis=-1)
     chosen = tf.stack([best, offending], axis=1)
-    if straightforward:
+    if look is crops:
         logits = tf.gather(tried, chosen, axis=1, batch_dims=1)
     else:
         logits = before[:, None] + share * _net(tf.gather(patches, chosen, axis=1, batch_dims=1), net)
@@ -94,10 +103,6 @@ def _shrink(images, by):
     return tf.reduce_mean(tf.reshape(images, [-1, height // by, by, width // by, by]), axis=[2, 4])
 
 
-def _pool(images, by):
-    return tf.nn.avg_pool2d(images[..., None], by, by, "VALID")[..., 0]
-
-
 def _place(hidden, logits, head):
     return tf.sigmoid(hidden @ head[0] + logits @ head[2] + head[1])
 
@@ -106,7 +111,7 @@ def _near(place, earlier):
     return DIVERSITY * tf.exp(-0.5 * tf.reduce_sum((place - earlier) ** 2, axis=-1) / VARIANCE)
 
 
-def _slices(images, place, count):
+def slices(images, place, count):
     """Both scales at `count` x `count` places, `[batch, count^2, 288]`: slices of one window, which matrices interpolate."""
     size, places = 22 + 2 * count, [(i, j) for i in range(count) for j in range(count)]
     start = tf.stop_gradient(place) * 47 - (size - 1) / 2
@@ -120,7 +125,7 @@ def _slices(images, place, count):
     return tf.reshape(tf.stack(both, axis=1), [-1, len(places), 288])
 
 
-def _crops(images, place, count):
+def crops(images, place, count):
     """The same by a crop for each place and scale."""
 
     def crop(centre, size):
@@ -129,7 +134,7 @@ def _crops(images, place, count):
         return tf.image.crop_and_resize(images[..., None], boxes, tf.range(tf.shape(images)[0]), [size, size])[..., 0]
 
     centres = [tf.stop_gradient(place) + offset for offset in (OFFSETS if count == 3 else [0.0])]
-    patches = [tf.stack([crop(centre, 12), _pool(crop(centre, 24), 2)], axis=-1) for centre in centres]
+    patches = [tf.stack([crop(centre, 12), _shrink(crop(centre, 24), 2)], axis=-1) for centre in centres]
     return tf.reshape(tf.stack(patches, axis=1), [-1, len(centres), 288])
 
 
@@ -142,57 +147,27 @@ def _entropy(logits, labels):
     return -tf.reduce_sum(tf.one_hot(labels, 10) * tf.nn.log_softmax(logits))
 
 
-class Straightforward(keras.Model):
-    """Trains by Keras's own `fit`, with what is public in Keras and TensorFlow and no thought of speed."""
-
-    def __init__(self, weights: dict, stage: int):
-        super().__init__()
-        self.stage, self.mean_loss, self.w = stage, keras.metrics.Mean("loss"), {}
-        for name, arrays in weights.items():
-            trainable = name in trained_in(stage)
-            self.w[name] = [self.add_weight(w.shape, keras.initializers.Constant(w), trainable=trainable) for w in arrays]
-        self.built = True
-
-    def train_step(self, data):
-        with tf.GradientTape() as tape:
-            loss = _loss(*data, self.w, self.stage, straightforward=True)
-        self.optimizer.apply_gradients(zip(tape.gradient(loss, self.trainable_variables), self.trainable_variables))
-        self.mean_loss.update_state(loss)
-        return {"loss": self.mean_loss.result()}
-
-
 def matrix_products(batch: int, stage: int, steps: int) -> Callable:
     """A loop, as one XLA program, of the matrix products of a step and nothing else."""
-    shapes = [(144, 500), (500, 10), (288, 500), (500, 10)]
-    weights = [tf.random.stateless_normal(shape, [1, 2]) * 0.01 for shape in shapes]
-    inputs = tf.random.stateless_uniform([9 * batch, 288], [3, 4])
 
-    def backward(x, hidden, output, w1, w2):
-        """The products of back-propagation: both weights' gradients, and the hidden layer's between them."""
-        inner = tf.matmul(output, w2, transpose_b=True)
-        return tf.matmul(x, inner, transpose_a=True), tf.matmul(hidden, output, transpose_a=True)
+    def forward(rows, inputs):
+        return [(rows, inputs, 500, 10)]
+
+    def backward(rows, inputs):  # The gradients of the first layer's weights and of the second's.
+        return [(500, 10, rows, inputs), (500, rows, 10)]
+
+    # The thumbnails, the nine candidates, and the two chosen ones with a gradient.
+    chains = [*forward(batch, 144), *forward(9 * batch, 288), *forward(2 * batch, 288), *backward(2 * batch, 288)]
+    chains += backward(batch, 144) if stage == 1 else forward(batch, 288)  # The low-resolution network, or the first glimpse.
+    factors = [[tf.random.stateless_normal(shape, [1, 2]) for shape in itertools.pairwise(chain)] for chain in chains]
 
     @tf.function(jit_compile=True)
     def loop():
-        def step(i, w1, w2, v1, v2):
-            thumbnails = inputs[:batch, :144]
-            hidden = thumbnails @ w1
-            low_res = hidden @ w2
-            if stage == 2:
-                v1 += 1e-9 * tf.reduce_max((inputs[:batch] @ v1) @ v2)  # The first glimpse.
-            tried = (inputs @ v1) @ v2
-            chosen = inputs[: 2 * batch]
-            features = chosen @ v1
-            output = features @ v2
-            dv1, dv2 = backward(chosen, features, output, v1, v2)
-            w1 *= 1 + 1e-30 * tf.reduce_max(tried)  # Nothing is left out as unused, or taken out of the loop as constant.
-            if stage == 1:
-                dw1, dw2 = backward(thumbnails, hidden, low_res, w1, w2)
-                w1, w2 = w1 - 1e-9 * dw1, w2 - 1e-9 * dw2
-            else:
-                w2 *= 1 + 1e-30 * tf.reduce_max(low_res)
-            return i + 1, w1, w2, v1 - 1e-9 * dv1, v2 - 1e-9 * dv2
+        total = 0.0
+        for _ in tf.range(steps):
+            same = 1 + 1e-30 * total  # Each step needs the one before: none is taken out of the loop as constant.
+            products = [functools.reduce(tf.matmul, [first, same * second, *rest]) for first, second, *rest in factors]
+            total = tf.add_n([tf.reduce_max(product) for product in products])
+        return total
 
-        return tf.while_loop(lambda i, *_: i < steps, step, (0, *weights))[1:]
-
-    return loop
+    return lambda: float(loop())

@@ -9,9 +9,7 @@ compared runs in turn, in one process. Leaves `recipes/results/benchmark_litert.
 default model; the tables of others are printed only.
 """
 
-import argparse
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
@@ -19,23 +17,23 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import benchmark
 import keras
+import litert
 import numpy as np
-from arguments import at_least, in_one_line
+import tensorflow as tf
+from arguments import in_one_line
 from tables import networks
 from tables.digits import splits_for
 from trained import HELP, load_of_digits
 
-import keras_glimpse
+from keras_glimpse import GlimpseClassifier, LowResNet, export_litert
 
 DEFAULT = "jittered-mnist"
 SIDES = (256, 1024, 4096)  # Beside that of the model.
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = benchmark.benchmark_parser(__doc__)
     parser.add_argument("--model", default=DEFAULT, help=f"{HELP}; of digits; default %(default)s")
-    parser.add_argument("--rounds", type=at_least(1), default=5, help="times that everything is run; default %(default)s")
-    parser.add_argument("--smoke", action="store_true", help="as little as shows that it works; keeps nothing")
     args = parser.parse_args()
     with in_one_line():
         model, digits = load_of_digits(args.model), benchmark.digits_for(args.smoke)
@@ -49,50 +47,55 @@ def main():
 
 def early_exit(model, images, rounds):
     """Mean latency over the test set."""
-    shape = images.shape[1:]
-    thumbnail = keras.Input(shape)
-    nets = {
-        "thumbnail network alone": keras.Model(thumbnail, model.low_res_net(thumbnail)[1]),
-        (dense := f"dense {np.prod(shape)}-500-10"): networks.dense(),
-        "conv": networks.conv(),
-    }
-    for net in nets.values():
+    shape, thumbnail = images.shape[1:], keras.Input(images.shape[1:])
+    nets = [keras.Model(thumbnail, model.low_res_net(thumbnail)[1]), networks.dense(), networks.conv()]
+    for net in nets:
         net.build((None, *shape))
-    runs = {name: opened(partial(benchmark.export_plainly, net, image_shape=shape)) for name, net in nets.items()}
-    runs["all glimpses"] = opened(partial(keras_glimpse.export_litert, model))
-    runs["cascade at 0.95"] = opened(partial(keras_glimpse.export_litert, model, threshold=0.95))
-    seconds = {name: [] for name in ("thumbnail network alone", "all glimpses", "cascade at 0.95", dense, "conv")}
-    for _ in range(rounds):
-        for name, each in seconds.items():
-            some = images[:: 30 if name == "conv" else 1]  # It takes as long for every image.
-            each.append(sum(map(runs[name], some)) / len(some))
-    median = {name: float(np.median(each)) for name, each in seconds.items()}
-    others = {"dense": dense, "conv": "conv"}
+    low_res, dense, conv = (partial(export_plainly, net, shape) for net in nets)
+    exports = {"thumbnail network alone": low_res}
+    exports |= {"all glimpses": partial(export_litert, model), "cascade at 0.95": partial(export_litert, model, threshold=0.95)}
+    exports |= {f"dense {np.prod(shape)}-500-10": dense, "conv": conv}
+    timers = {}
+    for name, export in exports.items():
+        some = images[:: 30 if name == "conv" else 1]  # It takes as long for every image.
+        timers[name] = partial(mean_seconds, litert.opened(export), some)
+    median = benchmark.in_turn(timers, rounds)
+    *_, dense, conv = median.values()
     return [
-        {"what": name, "µs, mean": benchmark.short(1e6 * each)}
-        | {f"times as fast as {other}": benchmark.short(median[full] / each) for other, full in others.items()}
+        {"what": name, "µs, mean": 1e6 * each, "times as fast as dense": dense / each, "times as fast as conv": conv / each}
         for name, each in median.items()
     ]
 
 
+def export_plainly(net, image_shape, path):
+    """As Keras does it."""
+    signature = [keras.InputSpec(shape=(1, *image_shape), dtype="float32")]
+    builtins = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}
+    net.export(path, format="litert", input_signature=signature, target_spec=builtins, verbose=False)
+
+
+def mean_seconds(file, images):
+    total = 0.0
+    for image in images:
+        file.put(image[None])
+        total += file.seconds()
+    return total / len(images)
+
+
 def sizes(model, digit, sides, rounds):
     """Median latency of the same weights for images of other sizes, with a thumbnail that reads a fixed number of pixels."""
-    own, runs = len(digit), {}
+    own, timers = len(digit), {}
     for side in (own, *sides):
         large = enlarged(model, side)
-        image = np.zeros((side, side, 1), np.float32)
-        image[:own, :own] = digit
+        image = np.zeros((1, side, side, 1), np.float32)
+        image[0, :own, :own] = digit
         for what, threshold in (("all glimpses", None), ("cascade at 0.95", 0.95)):
-            run = opened(partial(keras_glimpse.export_litert, large, threshold=threshold))
-            runs[what, side] = partial(run, image, copy=False)
-            run(image)
-    seconds = {name: [] for name in runs}
-    for _ in range(200 * rounds):
-        for name, run in runs.items():
-            seconds[name].append(run())
+            file = litert.opened(partial(export_litert, large, threshold=threshold))
+            file.put(image)
+            timers[what, side] = file.seconds
+    seconds = benchmark.in_turn(timers, 200 * rounds)
     return [
-        {"what": what, "side": side, "µs, median": benchmark.short(1e6 * np.median(each))}
-        | {f"over {own}": benchmark.short(np.median(each) / np.median(seconds[what, own]))}
+        {"what": what, "side": side, "µs, median": 1e6 * each, f"over {own}": each / seconds[what, own]}
         for (what, side), each in seconds.items()
     ]
 
@@ -100,30 +103,16 @@ def sizes(model, digit, sides, rounds):
 def enlarged(model, side):
     """The same networks for images of this side. A thumbnail network of the user's own sees every so many pixels of them."""
     config = model.get_config()
-    if isinstance(model.low_res_net, keras_glimpse.LowResNet):
+    if isinstance(model.low_res_net, LowResNet):
         config["downsample"] = "strided"
     else:
         images = keras.Input((side, side, 1))
         strided = keras.layers.Resizing(*model.image_shape[:2], interpolation="nearest")(images)
         config["low_res_net"] = keras.saving.serialize_keras_object(keras.Model(images, model.low_res_net(strided)))
-    large = keras_glimpse.GlimpseClassifier.from_config(config)
+    large = GlimpseClassifier.from_config(config)
     large.build((None, side, side, 1))
     large.set_weights(model.get_weights())
     return large
-
-
-def opened(export):
-    """A function that runs an exported file on one image and tells the seconds, without those of copying the image in."""
-    interpreter, source, _ = benchmark.interpreter(export)
-
-    def run(image, copy=True):
-        if copy:
-            interpreter.set_tensor(source, image[None])
-        start = time.perf_counter()
-        interpreter.invoke()
-        return time.perf_counter() - start
-
-    return run
 
 
 if __name__ == "__main__":

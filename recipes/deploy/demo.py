@@ -4,13 +4,12 @@
     python recipes/deploy/demo.py MODEL.keras                             # any model of images of one channel
 
 Then open http://127.0.0.1:8000. Nothing leaves this machine: the server answers only it, and the page runs two LiteRT files by
-LiteRT.js (WebAssembly, one thread). The answer is that of `export_litert`, the file that phones get, whose cascade skips the
-work that it does not need; the pictures are of a second file, which looks at everything and tells what it saw. LiteRT.js comes
-from npm, once, and is kept in --litertjs; afterwards no network is needed.
+LiteRT.js (WebAssembly, one thread): that of `export_litert`, whose cascade skips the work that it does not need, and one that
+looks at everything and tells what it saw. LiteRT.js comes from npm, once; afterwards no network is needed.
 
-Tried with LiteRT.js 2.5.3 in Chromium 156 alone, on 400 digits of jittered MNIST: with one thread, with threads and with JSPI
-the file stops where `cascade_predict` does, and its probabilities are within 2e-6. With one thread, of two cores that were
-busy, the median run takes 0.07 ms when it stops at the thumbnail, 0.23 ms after one glimpse and 0.30 ms after two.
+Tried with LiteRT.js 2.5.3 in Chromium 156 on 400 digits of jittered MNIST: with one thread, with threads and with JSPI the file
+stops where `cascade_predict` does, and its probabilities are within 2e-6. With one thread, of two busy cores, the median run
+takes 0.07 ms when it stops at the thumbnail, 0.23 ms after one glimpse and 0.30 ms after two.
 """
 
 import argparse
@@ -26,9 +25,7 @@ import threading
 import warnings
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: its C++ logs are not for readers.
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import numpy as np
@@ -46,8 +43,7 @@ PAGE = Path(__file__).with_name("demo.html")
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    default = Path("runs/quickstart/model.keras")
-    parser.add_argument("model", nargs="?", default=default, help=f"{HELP}; default %(default)s")
+    parser.add_argument("model", nargs="?", default="runs/quickstart/model.keras", help=f"{HELP}; default %(default)s")
     parser.add_argument("--port", type=int, default=8000, help="to listen at, on this machine only; default %(default)s")
     parser.add_argument("--litertjs", type=Path, default=CACHE, help="folder to keep LiteRT.js in; default %(default)s")
     args = parser.parse_args()
@@ -65,7 +61,7 @@ def litertjs(folder):
     if (folder / PACKAGES).is_dir():
         return folder / PACKAGES
     npm = shutil.which("npm")
-    if npm is None:
+    if not npm:
         raise FileNotFoundError(f"LiteRT.js is not in {folder}, and there is no npm to install it by: see https://nodejs.org.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:  # Moved when whole: an interrupted one is not taken for it.
@@ -81,11 +77,8 @@ def litertjs(folder):
 
 
 def explaining_file(model) -> bytes:
-    """A LiteRT file that looks at everything and tells, from `images` `[1, height, width, 1]` in [0, 1], what was seen where.
-
-    Its outputs are `stage_probabilities` `[1, num_glimpses + 1, num_classes]`, `locations` and `patches` as in
-    `GlimpseClassifier.look`, and `thumbnail` `[1, rows, columns, 1]`.
-    """
+    """A LiteRT file that looks at everything and tells what was seen where: `stage_probabilities`, `[1, num_glimpses + 1,
+    num_classes]`, `locations` and `patches` as in `GlimpseClassifier.look`, and `thumbnail` `[1, rows, columns, 1]`."""
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec((1, *model.image_shape), name="images")])
     def look(images):
@@ -128,53 +121,31 @@ def server(model, packages, port=0):
     about = {"scales": model.crop.scales, "macs": None}
     with contextlib.suppress(ValueError):  # Networks that cannot be counted are shown without.
         about["macs"] = keras_glimpse.stage_macs(model).tolist()
-    explaining, cascade = explaining_file(model), functools.lru_cache(64)(functools.partial(cascade_file, model))
-    one_at_a_time = threading.Lock()
+    files = {"/": PAGE.read_bytes(), "/about.json": json.dumps(about).encode(), "/explaining.tflite": explaining_file(model)}
+    cascade, one_at_a_time = functools.lru_cache(64)(functools.partial(cascade_file, model)), threading.Lock()
 
-    def answer(path, query):
-        """What is at a path: its type and content, or None."""
-        if path == "/cascade.tflite":
-            with one_at_a_time:
-                return "application/octet-stream", cascade(float(query["threshold"][0]))
-        return {
-            "/": ("text/html; charset=utf-8", PAGE.read_bytes()),
-            "/about.json": ("application/json", json.dumps(about).encode()),
-            "/explaining.tflite": ("application/octet-stream", explaining),
-        }.get(path)
+    class Handler(SimpleHTTPRequestHandler):
+        extensions_map = SimpleHTTPRequestHandler.extensions_map | {".js": "text/javascript", ".wasm": "application/wasm"}
 
-    handler = functools.partial(Handler, answer=answer, directory=packages)
-    try:
-        return ThreadingHTTPServer(("127.0.0.1", port), handler)
-    except OSError as error:
-        raise OSError(f"Port {port} is not to be had: {error.strerror}. Name another by --port.") from error
+        def do_GET(self):
+            path, _, threshold = self.path.partition("?threshold=")
+            try:
+                with one_at_a_time:
+                    content = cascade(float(threshold)) if path == "/cascade.tflite" else files.get(path)
+            except ValueError as error:
+                return self.send_error(400, explain=str(error))
+            if content is None:
+                return super().do_GET()  # Of LiteRT.js.
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html; charset=utf-8" if path == "/" else self.guess_type(path))
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            return self.wfile.write(content)
 
+        def log_message(self, *args):
+            """Says nothing of requests that went well, or not."""
 
-class Handler(SimpleHTTPRequestHandler):
-    """Answers by `answer(path, query)`, and by the files of LiteRT.js where that has nothing."""
-
-    extensions_map = SimpleHTTPRequestHandler.extensions_map | {".js": "text/javascript", ".wasm": "application/wasm"}
-
-    def __init__(self, *args, answer, **kwargs):
-        self.answer = answer
-        super().__init__(*args, **kwargs)
-
-    def do_GET(self):
-        url = urlsplit(self.path)
-        try:
-            found = self.answer(url.path, parse_qs(url.query))
-        except (KeyError, ValueError) as error:
-            return self.send_error(400, explain=str(error))
-        if found is None:
-            return super().do_GET()
-        kind, content = found
-        self.send_response(200)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        return self.wfile.write(content)
-
-    def log_message(self, *args):
-        """Says nothing of requests that went well, or not."""
+    return ThreadingHTTPServer(("127.0.0.1", port), functools.partial(Handler, directory=packages))
 
 
 if __name__ == "__main__":

@@ -3,28 +3,26 @@
     pip install -e ".[recipes,litert,onnx]"
     python recipes/deploy/export.py MODEL.keras --out runs/export     # about two minutes, for models of digits (48x48 or 28x28)
 
-For each file: size, largest difference from Keras on 1,000 test images and how many labels differ, error on the whole test
-set, and latency of one image on one thread. Leaves the files and export.json in --out.
+For each file: size, largest difference from Keras on 1,000 test images and how many labels differ there; error and latency
+of one image on one thread over the whole test set. Leaves the files and export.json in --out.
 """
 
 import argparse
 import json
-import os
 import sys
-import time
+import timeit
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: its C++ logs are not for readers.
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import numpy as np
 import onnxruntime
 import tensorflow as tf
-from ai_edge_litert.interpreter import Interpreter
 from arguments import folder_to_write, in_one_line, threshold
 from console import show_table
+from litert import LiteRT
 from rich.console import Console
 from rich.progress import track
 from tables.digits import mnist_digits, splits_for
@@ -33,18 +31,23 @@ from trained import HELP, load_of_digits
 import keras_glimpse
 from keras_glimpse import data
 
-COMPARED, TIMED, CALIBRATION = 1000, 2000, 2000
+COMPARED, CALIBRATION = 1000, 2000  # images
 
 
 def main():
-    args = parse_args()
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("model", help=f"{HELP}; of digits")
+    parser.add_argument("--out", type=Path, default=Path("runs/export"), help="folder to write to; default %(default)s")
+    parser.add_argument("--threshold", type=threshold, default=0.95, help="of the cascade; default %(default)s, the paper's")
+    args = parser.parse_args()
     one_thread()
     with in_one_line():
         model, digits = load_of_digits(args.model), mnist_digits()
         results = export_all(model, args.threshold, digits, folder_to_write(args.out))
     about = {"model": args.model, "threshold": args.threshold, "keras_glimpse": keras_glimpse.__version__}
     (args.out / "export.json").write_text(json.dumps(about | {"files": results}, indent=2) + "\n")
-    show(results, args)
+    show_table(f"{args.model}, cascade at {args.threshold}", results)
+    print(f"Wrote them and export.json to {args.out}/")
 
 
 def one_thread():
@@ -56,29 +59,21 @@ def one_thread():
 def export_all(model, threshold: float, digits: data.Digits, folder: Path, wanted=None) -> list[dict]:
     """Writes the files, or the `wanted` ones, into a folder; what was measured of each."""
     splits = splits_for(model.image_shape, digits)
-    test = tuple(np.concatenate(parts) for parts in zip(*splits.test.as_numpy_iterator()))
+    images, labels = (np.concatenate(parts) for parts in zip(*splits.test.as_numpy_iterator()))
     calibration = next(splits.train.unbatch().batch(CALIBRATION).as_numpy_iterator())[0]
     files = [each for each in formats(model, threshold, calibration) if wanted is None or each[0] in wanted]
-    console = Console(stderr=True)
-    return [row(model, test, folder, *each) for each in track(files, "Exporting and measuring", console=console)]
-
-
-def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("model", help=f"{HELP}; of digits")
-    parser.add_argument("--out", type=Path, default=Path("runs/export"), help="folder to write to; default %(default)s")
-    parser.add_argument("--threshold", type=threshold, default=0.95, help="of the cascade; default %(default)s, the paper's")
-    return parser.parse_args()
+    files = track(files, "Exporting and measuring", console=Console(stderr=True))
+    return [measure(model, images.astype(np.float32) / 255, labels, folder, *each) for each in files]
 
 
 def formats(model, threshold, calibration):
     """Name, threshold, the function that writes it and the one that opens it, of every file."""
     for name, limit in (("full", None), ("cascade", threshold)):
         write = partial(keras_glimpse.export_litert, model, threshold=limit)
-        yield f"{name}.tflite", limit, write, open_litert
+        yield f"{name}.tflite", limit, write, LiteRT
         for kind in ("float16", "dynamic", "int8"):
             images = {"calibration": calibration} if kind == "int8" else {}
-            yield f"{name}-{kind}.tflite", limit, partial(write, quantize=kind, **images), open_litert
+            yield f"{name}-{kind}.tflite", limit, partial(write, quantize=kind, **images), LiteRT
         yield f"{name}.onnx", limit, partial(keras_glimpse.export_onnx, model, threshold=limit), open_onnx
     # Last: of a model that LiteRT and ONNX refuse, in half precision, nothing is to be left.
     yield "saved_model/1", threshold, partial(keras_glimpse.export_saved_model, model, threshold=threshold), open_saved_model
@@ -89,20 +84,6 @@ def open_saved_model(path: Path) -> Callable:
     return lambda image: serve(images=tf.constant(image))["probabilities"].numpy()
 
 
-def open_litert(path: Path) -> Callable:
-    run = Interpreter(model_path=str(path), num_threads=1)
-    run.allocate_tensors()
-    source = run.get_input_details()[0]["index"]
-    target = next(each["index"] for each in run.get_output_details() if len(each["shape"]) == 2)
-
-    def answer(image):
-        run.set_tensor(source, image)
-        run.invoke()
-        return run.get_tensor(target)
-
-    return answer
-
-
 def open_onnx(path: Path) -> Callable:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -110,23 +91,23 @@ def open_onnx(path: Path) -> Callable:
     return lambda image: session.run(["probabilities"], {"images": image})[0]
 
 
-def row(model, test, folder, name, threshold, write, open_file):
-    """Writes a file, reads it again and measures it."""
-    path = folder / name
+def measure(model, images, labels, folder, name, threshold, write, open_file) -> dict:
+    """Writes a file, reads it again and asks it for every image."""
+    path, answers = folder / name, []
     path.parent.mkdir(exist_ok=True)
     write(path=path)
     answer = open_file(path)
-    images, labels = test[0].astype(np.float32) / 255, test[1]
-    found = np.concatenate([answer(image[None]) for image in images])
-    expected = by_keras(model, images[:COMPARED], threshold)
+    seconds = [timeit.timeit(lambda image=image: answers.append(answer(image[None])), number=1) for image in images]
+    found, expected = np.concatenate(answers), by_keras(model, images[:COMPARED], threshold)
     return {
         "file": name,
         "threshold": threshold,
-        "bytes": sum(each.stat().st_size for each in (path.rglob("*") if path.is_dir() else [path]) if each.is_file()),
+        "bytes": sum(each.stat().st_size for each in (path, *path.rglob("*")) if each.is_file()),
         "largest_difference": float(np.abs(found[:COMPARED] - expected).max()),
         "labels_that_differ": int(np.sum(found[:COMPARED].argmax(axis=-1) != expected.argmax(axis=-1))),
         "error_percent": round(100 * float(np.mean(found.argmax(axis=-1) != labels)), 3),
-        **latency(answer, images[:TIMED]),
+        "median_us": round(1e6 * float(np.median(seconds)), 1),
+        "mean_us": round(1e6 * float(np.mean(seconds)), 1),  # Which is what a cascade is about.
     }
 
 
@@ -134,33 +115,6 @@ def by_keras(model, images, threshold):
     if threshold is None:
         return tf.nn.softmax(model(images)).numpy()
     return keras_glimpse.cascade_predict(model, images, threshold).probabilities
-
-
-def latency(answer, images):
-    """Microseconds for one image at a time: the median, and the mean, which is what a cascade is about."""
-    seconds = []
-    for image in images:
-        start = time.perf_counter()
-        answer(image[None])
-        seconds.append(time.perf_counter() - start)
-    return {"median_us": round(1e6 * float(np.median(seconds)), 1), "mean_us": round(1e6 * float(np.mean(seconds)), 1)}
-
-
-def show(results, args):
-    rows = [
-        {
-            "file": each["file"],
-            "kB": f"{each['bytes'] / 1000:,.0f}",
-            "largest difference": f"{each['largest_difference']:.1e}",
-            "labels differ": each["labels_that_differ"],
-            "error %": f"{each['error_percent']:.2f}",
-            "median µs": each["median_us"],
-            "mean µs": each["mean_us"],
-        }
-        for each in results
-    ]
-    show_table(f"{args.model}, cascade at {args.threshold}", rows)
-    print(f"Wrote them and export.json to {args.out}/")
 
 
 if __name__ == "__main__":

@@ -34,34 +34,29 @@ def run(command: Sequence[str | Path], workers: int, logs: Path, restarts: int =
         limit: seconds that they may run, counted anew after each start; None for no limit.
     """
     logs.mkdir(parents=True, exist_ok=True)
-    for left in range(restarts, -1, -1):
-        failure = _run_once(command, workers, logs, limit)
-        if failure is None:
-            return
-        if not left:
-            raise WorkerFailed(failure)
-        print(f"{failure}\nStarting all workers again; {left - 1} restart(s) left after this.", file=sys.stderr, flush=True)
+    try:
+        _run_once(command, [logs / f"worker{index}.log" for index in range(workers)], limit)
+    except WorkerFailed as failure:
+        if not restarts:
+            raise
+        print(f"{failure}\nStarting all workers again; {restarts - 1} restart(s) left after this.", file=sys.stderr, flush=True)
+        run(command, workers, logs, restarts - 1, limit)
 
 
-def _run_once(command, workers, logs, limit):
-    """What went wrong, if anything did."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(workers)]  # All at a time, so that ports differ.
+def _run_once(command, logs, limit):
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in logs]  # All at a time, so that ports differ.
     addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
     for each in sockets:
         each.close()
     processes = []
     try:
-        for index in range(workers):
-            processes.append(_start(command, addresses, index, _log(logs, index)))
-        return _watch(processes, logs, limit)
+        for index, log in enumerate(logs):
+            processes.append(_start(command, addresses, index, log))
+        _watch(processes, logs, limit)
     finally:
         for process in processes:
             process.kill()
             process.wait()
-
-
-def _log(logs, index):
-    return logs / f"worker{index}.log"
 
 
 def _start(command, addresses, index, log):
@@ -76,20 +71,16 @@ def _start(command, addresses, index, log):
 
 
 def _watch(processes, logs, limit):
-    """Waits until all have ended well or one has failed; returns what is to be said of it."""
+    """Waits until all have ended well; `WorkerFailed` if one does not."""
     start = time.monotonic()
-    while limit is None or time.monotonic() - start < limit:
-        codes = [process.poll() for process in processes]
+    while None in (codes := [process.poll() for process in processes]) or any(codes):
         for index, code in enumerate(codes):
             if code:
-                return _describe(index, processes[index].pid, code, _log(logs, index))
-        if None not in codes:
-            return None
+                how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
+                lines = logs[index].read_text(errors="replace").splitlines()
+                lines = [line for line in lines if not CPP_LOG.match(line)][-LAST_LINES:]
+                said = f"Worker {index} (process {processes[index].pid}) {how}. The end of {logs[index]}:"
+                raise WorkerFailed("\n  ".join([said, *lines]))
+        if limit is not None and time.monotonic() - start > limit:
+            raise WorkerFailed(f"The workers had not ended after {limit:g} seconds.")
         time.sleep(0.05)
-    return f"The workers had not ended after {limit:g} seconds."
-
-
-def _describe(index, pid, code, log):
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
-    lines = [line for line in log.read_text(errors="replace").splitlines() if not CPP_LOG.match(line)][-LAST_LINES:]
-    return "\n  ".join([f"Worker {index} (process {pid}) {how}. The end of {log}:", *lines])

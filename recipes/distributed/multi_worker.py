@@ -37,10 +37,8 @@ def training_options() -> argparse.ArgumentParser:
     """What this recipe and worker.py both understand."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--replicas", type=at_least(1), default=1, help="logical CPU devices of one worker; default 1")
-    data_sets = ["embedded", "mnist"]
-    parser.add_argument(
-        "--data", choices=data_sets, default="embedded", help="1,797 embedded digits (default), or MNIST; jittered"
-    )
+    about = "1,797 embedded digits (default), or MNIST; jittered"
+    parser.add_argument("--data", choices=["embedded", "mnist"], default="embedded", help=about)
     parser.add_argument("--digits", type=at_least(1), help="train on so many digits only; default all")
     parser.add_argument("--data-dir", help="folder where TFDS keeps MNIST; default $TFDS_DATA_DIR or ~/tensorflow_datasets")
     parser.add_argument("--glimpses", type=at_least(1), default=2, help="number of glimpses; default 2")

@@ -13,7 +13,6 @@ import os
 import sys
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: its C++ logs are not for readers.
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import keras
@@ -65,12 +64,10 @@ def train(args, strategy, digits):
         model.build((None, 48, 48, 1))
 
     def callbacks(stage):
-        logs = [Stopwatch(), keras.callbacks.CSVLogger(out / f"stage_{stage}.csv", append=True)] if is_chief else []
-        return [epoch, *logs]
+        return [epoch, Stopwatch(), keras.callbacks.CSVLogger(out / f"stage_{stage}.csv", append=True)] if is_chief else [epoch]
 
     compile_args = {"jit_compile": False} if args.smoke else {}
-    verbose = (1 if sys.stdout.isatty() else 2) if is_chief else 0
-    options = {"epochs": args.epochs, "callbacks": callbacks, "compile_args": compile_args, "verbose": verbose}
+    options = {"epochs": args.epochs, "callbacks": callbacks, "compile_args": compile_args, "verbose": 2 if is_chief else 0}
     keras_glimpse.fit_greedy(model, splits.train, checkpoint=out / "checkpoint", **options)
     measured = model.evaluate(splits.test, verbose=0, return_dict=True)  # By all workers: each takes its share.
     if is_chief:
@@ -83,8 +80,7 @@ def _digits(args):
     if args.smoke:
         return smoke_digits()
     digits = mnist_digits(args.data_dir) if args.data == "mnist" else data.embedded_digits()
-    count = len(digits.train_images)
-    if args.digits and args.digits > count:
+    if args.digits and args.digits > (count := len(digits.train_images)):
         raise ValueError(f"--digits must be at most {count:,}, those there are to train on; got {args.digits}.")
     return first_digits(digits, args.digits)
 
@@ -97,13 +93,9 @@ def _report(out, names, measured, images):
     result = {**names, "error_percent": errors, "images_per_second": round(images / seconds)}
     (out / "result.json").write_text(json.dumps(result, indent=2) + "\n")
 
-    results = [json.loads(path.read_text()) for path in out.parent.glob("*/result.json")]
-    rows = [
-        {name: result[name] for name in names}
-        | {f"test error % after 0 to {len(errors) - 1} glimpses": "  ".join(f"{each:.2f}" for each in result["error_percent"])}
-        | {"images/s in stage 1": f"{result['images_per_second']:,}"}
-        for result in sorted(results, key=lambda result: [result[name] for name in names])
-    ]
+    rows = [json.loads(path.read_text()) for path in sorted(out.parent.glob("*/result.json"))]
+    for row in rows:
+        row["error_percent"] = "  ".join(f"{each:.2f}" for each in row["error_percent"])  # After 0, 1, ... glimpses.
     show_table(str(out.parent), rows)
 
 

@@ -3,21 +3,20 @@
 It loads a SavedModel by TensorFlow's C API and answers requests from several threads that share one session.
 """
 
-import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: what its C++ says is not for readers.
-
 import numpy as np
 import tensorflow as tf
+from rich.console import Console
+from rich.progress import track
 from tensorflow.core.protobuf import saved_model_pb2
 
 SOURCE = Path(__file__).with_name("serve.c")
+SAMPLES = 200  # of memory, in a run
 
 
 class Served(NamedTuple):
@@ -56,27 +55,18 @@ def signature(saved_model: Path, name: str):
     return signatures[name]
 
 
-def serve(
-    program: Path,
-    saved_model: Path,
-    images: np.ndarray,
-    requests: np.ndarray,
-    threads: int = 1,
-    every: int = 1000,
-    progress: Callable[[float], None] = lambda done: None,
-) -> Served:
+def serve(program: Path, saved_model: Path, images: np.ndarray, requests: np.ndarray, threads: int = 1) -> Served:
     """Has `program`, from `build`, compute `probabilities` by a SavedModel's signature for such images.
 
     Args:
         images: `[n, height, width, channels]`, float32 for `serving_default` or bytes for `uint8`.
         requests: `[requests, 2]`: the first image, and how many.
         threads: how many requests are in work at a time.
-        every: requests between two samples, of which each tells `progress` how many requests are done.
 
     Raises:
         RuntimeError: the program itself ended with an error; the message has what it said.
     """
-    images, requests = np.ascontiguousarray(images), np.asarray(requests, np.int64)
+    requests = np.asarray(requests, np.int64)
     chosen = signature(saved_model, "uint8" if images.dtype == np.uint8 else "serving_default")
     source, target = chosen.inputs["images"], chosen.outputs["probabilities"]
     rows = np.cumsum(requests[:, 1]) - requests[:, 1]
@@ -86,23 +76,20 @@ def serve(
         contents = images, np.column_stack([requests, rows]), answers, np.full(len(requests), np.nan)
         for path, content in zip(files, contents):
             content.tofile(path)
-        figures = map(str, [*images.shape[1:], threads, every])
-        command = [program, saved_model, source.name, target.name, images.dtype.name, *figures, *files]
-        samples, complaints = _run(command, progress)
+        figures = map(str, [*images.shape[1:], threads, max(1, len(requests) // SAMPLES)])
+        samples, complaints = _run([program, saved_model, source.name, target.name, images.dtype.name, *figures, *files])
         answers = np.fromfile(files[2], np.float32).reshape(answers.shape)
         return Served(answers, np.fromfile(files[3]), samples, complaints)
 
 
-def _run(command, progress):
-    samples = []
+def _run(command):
     with tempfile.TemporaryFile("w+") as errors:
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
-            for line in process.stdout:
-                samples.append([float(figure) for figure in line.split()])
-                progress(samples[-1][0])
+            lines = track(process.stdout, "Requests", total=SAMPLES, console=Console(stderr=True))
+            samples = sorted([float(figure) for figure in line.split()] for line in lines)
         errors.seek(0)
         said = errors.read()
     if process.returncode:
         done = int(samples[-1][0]) if samples else 0
         raise RuntimeError(f"serve ended with {process.returncode} after {done:,} requests or a few more: {said[-2000:]}")
-    return np.array(sorted(samples)), "".join(said.partition("serve: ")[1:])  # What TensorFlow's C++ said is left out.
+    return np.array(samples), "".join(said.partition("serve: ")[1:])  # What TensorFlow's C++ said is left out.

@@ -6,7 +6,7 @@
 The server is `serve.c`: TensorFlow's C API, one session shared by all threads, no Python. Every answer is compared with that
 of a single call for the same image. Leaves soak.json and soak.png, memory against requests, in --out; the exit status is 1
 if a request failed or an answer was wrong. The first tenth of the requests are warm-up: latencies and growth of memory are of
-the rest. Shorter runs than 200,000 requests say little of memory, for its warm-up is longer than theirs: no slope is told.
+the rest. Of memory, runs of fewer than 200,000 requests say little, for its warm-up is longer than theirs.
 """
 
 import argparse
@@ -25,19 +25,16 @@ from arguments import at_least, folder_to_write, in_one_line, seed
 from console import show_table
 from google.protobuf.message import DecodeError
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.progress import Progress
 from serve import Served, build, serve, signature
 from tables.config import commit
 from tables.digits import splits_for
+from trained import check_shape
 
 import keras_glimpse
 from keras_glimpse import data
 
-POOL, SAMPLES = 4096, 200
+POOL = 4096  # images
 WARM_UP = 0.1  # Of the requests.
-ENOUGH = 200_000  # Requests; of fewer, a straight line through memory is one through its warm-up.
-COUNTS = ("failures", "answers_that_differ", "labels_that_differ")
 TOLERANCE = 5e-5  # Float32: products of matrices of other sizes round differently.
 
 
@@ -50,7 +47,9 @@ def main():
         glimpses = deepest(args.saved_model, images, asked)
         with tempfile.TemporaryDirectory() as scratch:
             expected, served = run(build(Path(scratch)), args.saved_model, images, asked, args.threads)
-    result = about(args) | figures(asked, expected, served)
+    result = {name: getattr(args, name) for name in ("threads", "batch_sizes", "seed")} | figures(asked, expected, served)
+    result |= {"saved_model": "/".join(args.saved_model.resolve().parts[-3:]), "cores": os.cpu_count(), "commit": commit()}
+    result |= {"MALLOC_ARENA_MAX": os.environ.get("MALLOC_ARENA_MAX"), "tensorflow": tf.__version__}
     result |= {"requests_by_glimpses": glimpses, "samples": served.samples.tolist()}
     lines = (f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in result.items())
     (args.out / "soak.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
@@ -59,19 +58,6 @@ def main():
     print(f"Wrote soak.json and soak.png to {args.out}/")
     if result["failures"] or result["answers_that_differ"]:
         sys.exit(f"soak: {served.complaints or 'answers differ from those of single calls'}")
-
-
-def about(args):
-    return {
-        "saved_model": "/".join(args.saved_model.resolve().parts[-3:]),
-        "threads": args.threads,
-        "batch_sizes": args.batch_sizes,
-        "seed": args.seed,
-        "cores": os.cpu_count(),
-        "MALLOC_ARENA_MAX": os.environ.get("MALLOC_ARENA_MAX"),
-        "tensorflow": tf.__version__,
-        "commit": commit(),
-    }
 
 
 def parse_args():
@@ -95,14 +81,12 @@ def integers(text: str) -> list[int]:
 def pool(saved_model: Path, seed: int) -> np.ndarray:
     """The images that are asked for, uint8: test digits of MNIST if it is found, else the embedded ones."""
     shape = tuple(side.size for side in signature(saved_model, "explain").inputs["images"].tensor_shape.dim[1:])
-    if shape not in ((48, 48, 1), (28, 28, 1)):
-        raise ValueError(f"Expected a model of digits, 48x48x1 or 28x28x1; got {shape}.")
+    check_shape(shape)
     try:
         digits = data.mnist_digits()
     except FileNotFoundError:
         digits = data.embedded_digits()
-    test = splits_for(shape, digits).test
-    images = np.concatenate([images for images, _ in test.as_numpy_iterator()])
+    images = np.concatenate([images for images, _ in splits_for(shape, digits).test.as_numpy_iterator()])
     return np.random.default_rng(seed).permutation(images)[:POOL]
 
 
@@ -117,14 +101,10 @@ def plan(images: int, requests: int, sizes: list[int], seed: int) -> np.ndarray:
 
 def run(program: Path, saved_model: Path, images: np.ndarray, asked: np.ndarray, threads: int) -> tuple[np.ndarray, Served]:
     """The answers of single calls, one for each image, and what came of the requests."""
-    with Progress(console=Console(stderr=True)) as progress:
-        singles = serve(program, saved_model, images, [(image, 1) for image in range(len(images))])
-        if np.isnan(singles.seconds).any():
-            raise RuntimeError(f"single calls fail: {singles.complaints}")
-        bar = progress.add_task(f"{len(asked):,} requests", total=len(asked))
-        every = max(1, len(asked) // SAMPLES)
-        told = lambda done: progress.update(bar, completed=done)  # noqa: E731
-        return singles.answers, serve(program, saved_model, images, asked, threads, every, told)
+    singles = serve(program, saved_model, images, [(image, 1) for image in range(len(images))])
+    if np.isnan(singles.seconds).any():
+        raise RuntimeError(f"single calls fail: {singles.complaints}")
+    return singles.answers, serve(program, saved_model, images, asked, threads)
 
 
 def figures(asked: np.ndarray, expected: np.ndarray, served: Served) -> dict:
@@ -134,6 +114,7 @@ def figures(asked: np.ndarray, expected: np.ndarray, served: Served) -> dict:
     found, right = served.answers[kept], expected[image_of_each_answer(asked)[kept]]
     difference = np.abs(found - right).max(axis=1, initial=0)
     warm = int(WARM_UP * len(asked))
+    latencies = 1000 * np.nanquantile(served.seconds[warm:], [0.5, 0.99, 1])
     return {
         "requests": int(count),
         "images": int(asked[:, 1].sum()),
@@ -146,7 +127,7 @@ def figures(asked: np.ndarray, expected: np.ndarray, served: Served) -> dict:
         "seconds": seconds,
         "requests_per_second": round(count / seconds),
         "images_per_second": round(asked[:, 1].sum() / seconds),
-        "latency_ms": latency(served.seconds[warm:][answered[warm:]]),
+        "latency_ms": dict(zip(("p50", "p99", "max"), latencies.round(3).tolist())),
         "warm_up_requests": warm,
         "memory": {name: growth(served.samples[:, [0, column]], warm) for column, name in ((2, "resident"), (3, "in use"))},
     }
@@ -155,12 +136,6 @@ def figures(asked: np.ndarray, expected: np.ndarray, served: Served) -> dict:
 def image_of_each_answer(asked):
     first, count = asked.T
     return np.arange(count.sum()) + np.repeat(first - (np.cumsum(count) - count), count)
-
-
-def latency(seconds):
-    if not len(seconds):
-        return None
-    return {name: round(1000 * float(np.quantile(seconds, q)), 3) for name, q in (("p50", 0.5), ("p99", 0.99), ("max", 1))}
 
 
 def growth(samples: np.ndarray, warm: int) -> dict:
@@ -192,8 +167,8 @@ def draw(samples, result, path):
     after = samples[samples[:, 0] >= result["warm_up_requests"]]
     for column, (name, kib) in zip((2, 3), result["memory"].items()):
         whole.plot(samples[:, 0] / 1000, samples[:, column] / 1024, label=name)
-        slope = f", {kib['slope_per_100000_requests']:+,.0f} KiB per 100,000 requests" if result["requests"] >= ENOUGH else ""
-        added.plot(after[:, 0] / 1000, after[:, column] - after[0, column], label=name + slope)
+        label = f"{name}, {kib['slope_per_100000_requests']:+,.0f} KiB per 100,000 requests"
+        added.plot(after[:, 0] / 1000, after[:, column] - after[0, column], label=label)
     whole.axvline(after[0, 0] / 1000, color="gray", linestyle="--", label="end of warm-up")
     whole.set(ylabel="memory, MiB", ylim=(0, None))
     added.set(xlabel=f"requests, thousands, from {result['threads']} threads", ylabel="added after warm-up, KiB")
@@ -204,18 +179,10 @@ def draw(samples, result, path):
 
 
 def show(result):
-    figures = [(name.replace("_", " "), f"{result[name]:,}") for name in ("images", *COUNTS)]
-    figures += [("largest difference", f"{result['largest_difference']:.1e}"), ("seconds", f"{result['seconds']:,.0f}")]
-    figures += [("requests/s, images/s", f"{result['requests_per_second']:,}, {result['images_per_second']:,}")]
-    figures += [(f"latency, {name}", f"{ms:,.2f} ms") for name, ms in (result["latency_ms"] or {}).items()]
-    figures += [("requests that took 0, 1, ... glimpses", ", ".join(f"{n:,}" for n in result["requests_by_glimpses"]))]
-    for name, kib in result["memory"].items():
-        figures += [(f"{name} memory: loaded, warm, end", f"{kib['loaded']:,}, {kib['warm']:,}, {kib['end']:,} KiB")]
-        figures += [("after warm-up, in the last half", f"+{kib['growth']:,}, +{kib['growth_in_last_half']:,} KiB")]
-        if result["requests"] >= ENOUGH:
-            figures += [("straight line after warm-up", f"{kib['slope_per_100000_requests']:+,.0f} KiB per 100,000 requests")]
     title = f"{result['requests']:,} requests from {result['threads']} threads, {result['saved_model']}"
-    show_table(title, [{"": name, " ": figure} for name, figure in figures])
+    apart = ("memory", "samples", "requests", "threads", "saved_model")
+    show_table(title, [{"figure": name, "value": value} for name, value in result.items() if name not in apart])
+    show_table("Memory after warm-up, KiB", [{"": name} | kib for name, kib in result["memory"].items()])
 
 
 if __name__ == "__main__":

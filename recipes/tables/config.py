@@ -1,8 +1,9 @@
 """The rows of the tables, read from TOML: what is trained and tested, with the paper's figures beside it.
 
-A row starts from the `[defaults]` of its table, from the row that it is `like`, or from the one that it comes `after`, whose
-weights it takes as well. What it says itself replaces that; arguments of a network are added, unless it gives a `name` too.
-A row with a `threshold` trains nothing more. Rows are named within their table, or as "<table>/<row>".
+A row of `[rows]` starts from the `[defaults]` of its table, from the row that it is `like`, or from the one that it comes
+`after`, whose weights it takes as well. What it says itself replaces that; arguments of a network are added, unless it gives a
+`name` too. A row with a `threshold` trains nothing more. Rows are named within their table, or as "<table>/<row>".
+`[compare]` has what they are compared with.
 """
 
 import hashlib
@@ -27,30 +28,25 @@ class Row:
     """One row of a table.
 
     Attributes:
-        name: for `--row` and the CSV.
-        title: as in the paper, or what is different.
         network: a `name` in `networks.NETWORKS`, and its arguments.
-        compare: `paper` and `paper_speed_up`, error in percent and speed-up in the paper; `target`, the error that we want to
-            be at or under, and `budget`, the multiply-accumulates an image, on average, with which it is to be reached.
         after: the row whose weights this one starts from.
         stage: what is trained of a `GlimpseClassifier`; it is tested after that glimpse.
         sweeps: over the training set. 0: the row tests what `after` has trained.
         learning_rate, falls: of SGD with momentum 0.9, and whether it decays linearly to 0 (the paper's is constant).
         seeds: how many, by default: 0, 1, ...
         jittered: 48x48 images of digits at random places; if not, MNIST as it is, 28x28.
-        data: further arguments of the data set; `training_digits`, if the row trains on the first of them only; `shift`, if
-            MNIST's training digits are moved by up to so many pixels each way, by others in every sweep; and `distorted`, if
-            ten distorted digits stand for each training digit (`distortion.py`).
+        data: further arguments of the data set, and those of `digits.training_data`: `training_digits`, `shift`, `distorted`.
         search: `search_size` from some sweeps on, by their numbers, if it changes (`SearchSchedule`).
         threshold: of a cascade; or how it is chosen on the digits held out of training, "cheapest" or "within budget".
         tested_on: "test", or "validation" for the digits held out of training.
         best: no row or control of the paper's, but what we can do beyond it.
+        compare: `paper` and `paper_speed_up`, error in percent and speed-up in the paper; `target`, the error that we want to
+            be at or under, and `budget`, the multiply-accumulates an image, on average, with which it is to be reached.
     """
 
     name: str
     title: str
     network: Mapping
-    compare: Mapping = field(default_factory=dict)
     after: "Row | None" = None
     stage: int | str | None = None
     sweeps: int = 50
@@ -63,6 +59,7 @@ class Row:
     threshold: float | str | None = None
     tested_on: str = "test"
     best: bool = False
+    compare: Mapping = field(default_factory=dict)
 
     def __post_init__(self):
         _check_keys("compare", self.compare, {"paper", "paper_speed_up", "target", "budget"})
@@ -101,15 +98,8 @@ def identity(config: Mapping) -> str:
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of one table.
-
-    Attributes:
-        name: of its TOML, its results, and its marks in docs/paper/tables.md.
-        title: what it is of.
-        reference_macs: those of the fully connected network; speed-ups are these over those of a row.
-        rows: by name, in the order of the paper.
-        effects: pairs of a row and the one that it is compared with: what their difference does to the error, seed by seed.
-    """
+    """The rows of one table, in the order of the paper; cost, which speed-ups are relative to; and pairs of rows, of which
+    the first changes something in the second, to tell what it does to the error."""
 
     name: str
     title: str
@@ -129,8 +119,6 @@ def load(name: str, folder: Path = HERE) -> Table:
 
 
 def _table(name, content, folder):
-    rows = {}
-
     def find(reference):
         table, _, row = reference.rpartition("/")
         known = load(table, folder).rows if table else rows
@@ -138,20 +126,21 @@ def _table(name, content, folder):
             raise ValueError(f"expected a row above, or <table>/<row>; got {reference!r}")
         return known[row]
 
-    defaults = content.pop("defaults", {})
+    rows, defaults, compare = {}, content.pop("defaults", {}), content.pop("compare", {})
     for row, own in content.pop("rows", {}).items():
         try:
-            rows[row] = Row(row, **_settings(own, defaults, find))
+            rows[row] = Row(row, compare=compare.pop(row, {}), **_settings(own, defaults, find))
         except (TypeError, ValueError) as error:
             raise ValueError(f"row {row!r}: {error}") from error
+    _check_keys("compare", compare, rows)
     effects = tuple(tuple(map(find, pair)) for pair in content.pop("effects", ()))
     return Table(name, rows=rows, effects=effects, **content)
 
 
 def _settings(own, base, find):
-    """What a row says itself, added to what it starts from; the figures to compare with are each row's own."""
+    """What a row says itself, added to what it starts from."""
     inherited = {each.name for each in fields(Row)} - {"name", "title", "compare"}
-    _check_keys("a row", own, inherited | {"title", "compare", "like"})
+    _check_keys("a row", own, inherited | {"title", "like"})
     own = ({"sweeps": 0} if "threshold" in own else {}) | own
     if "after" in own:
         own["after"] = find(own["after"])
@@ -163,8 +152,8 @@ def _settings(own, base, find):
 
 
 def _check_keys(what, found, known):
-    if not known.issuperset(found):
-        raise ValueError(f"{what} knows {sorted(known)}; got {sorted(set(found) - known)}")
+    if not {*known} >= {*found}:
+        raise ValueError(f"{what} knows {sorted(known)}; got {sorted({*found} - {*known})}")
 
 
 @cache

@@ -8,8 +8,6 @@ import tensorflow as tf
 from keras_glimpse import data
 from tables.distortion import distorted
 
-FETCH = "`python recipes/quickstart.py --data mnist --download` fetches it"
-
 
 def training_data(digits: data.Digits, row, seed: int, epoch: data.Epoch, copies: int = 10) -> tf.data.Dataset:
     """The training images of a `Row`: `copies` of each digit that it does not hold out, if it is jittered or distorted."""
@@ -42,7 +40,8 @@ def mnist_digits(data_dir: str | os.PathLike | None = None, download: bool = Fal
     try:
         return data.mnist_digits(data_dir, download)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error} ({FETCH}.)") from error
+        fetch = "`python recipes/quickstart.py --data mnist --download` fetches it"
+        raise FileNotFoundError(f"{error} ({fetch}.)") from error
 
 
 def splits_for(image_shape: tuple, digits: data.Digits, test_copies: int = 3) -> data.Splits:

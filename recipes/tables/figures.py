@@ -9,12 +9,10 @@ Leaves PNG files in `recipes/results/figures/`, those of another model in `runs/
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: what its C++ says is not for readers.
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import keras
@@ -55,14 +53,10 @@ def main():
     keras.utils.set_random_seed(0)
     with tempfile.TemporaryDirectory() as scratch:
         with in_one_line():
-            models = _models(args)
-            digits = smoke_digits() if args.smoke else mnist_digits()
-            folder = args.out or (Path("runs/figures") if args.model else RESULTS / "figures")
-            folder = folder_to_write(Path(scratch) if args.smoke else folder)
-        test = splits_for(next(iter(models.values())).image_shape, digits, TEST_COPIES).test
-        images, labels = (np.concatenate(parts) for parts in zip(*test.as_numpy_iterator()))
-        written = draw_all(models, images, labels, folder, len(images) // len(digits.test_images))
-        print(f"Wrote {', '.join(written)} to {folder}/")
+            models, digits = _models(args), smoke_digits() if args.smoke else mnist_digits()
+            folder = args.out or Path(scratch if args.smoke else "runs/figures" if args.model else RESULTS / "figures")
+            folder_to_write(folder)
+        draw_all(models, digits, folder)
 
 
 def _models(args):
@@ -73,8 +67,7 @@ def _models(args):
         return {"untrained": model}
     if args.model:
         return {Path(args.model).name: load_of_digits(args.model)}
-    rows = load("table1").rows
-    paths = {name: Run(rows[name], 0, args.runs).folder / "model.keras" for name in DRAWN}
+    paths = {name: Run(load("table1").rows[name], 0, args.runs).folder / "model.keras" for name in DRAWN}
     for name, path in paths.items():
         if not path.exists():
             train = f"run.py table1 --row {name} --seeds 1"
@@ -82,19 +75,20 @@ def _models(args):
     return {name: load_of_digits(path) for name, path in paths.items()}
 
 
-def draw_all(models, images, labels, folder, copies) -> list[str]:
-    """Draws what can be drawn of these models, with so many images of each digit; returns the names of the files."""
+def draw_all(models, digits, folder):
+    """Draws what can be drawn of these models."""
     model = next(iter(models.values()))
+    test = splits_for(model.image_shape, digits, TEST_COPIES).test
+    images, labels = (np.concatenate(parts) for parts in zip(*test.as_numpy_iterator()))
     tiles(images[np.random.default_rng(0).permutation(len(images))[:60], ..., 0], 12, 4, folder / "figure2.png")
     written = ["figure2.png"]
     if all(hasattr(net, "hidden_layers") for net in (model.low_res_net, model.glimpse_nets[0])):
         draw_filters(model, folder)
         written += ["figure3.png", "figure4.png"]
-    chosen = most_disputed(probabilities_after(model, images), 7, copies)
-    picture = keras_glimpse.draw_glimpses(model, images[chosen], labels[chosen])
-    picture.savefig(folder / "figure5.png", dpi=DPI)
+    chosen = most_disputed(probabilities_after(model, images), 7, len(images) // len(digits.test_images))
+    keras_glimpse.draw_glimpses(model, images[chosen], labels[chosen]).savefig(folder / "figure5.png", dpi=DPI)
     draw_curves(models, images, labels, folder / "cascade.png")
-    return [*written, "figure5.png", "cascade.png"]
+    print(f"Wrote {', '.join([*written, 'figure5.png', 'cascade.png'])} to {folder}/")
 
 
 def draw_filters(model, folder):
@@ -145,11 +139,10 @@ def draw_curves(models, images, labels, path):
         table = load("table1")
         paper = [table.rows[name].compare for name in ("1-glimpse", "fine-tuned", "cascade")]
         macs = [table.reference_macs / each["paper_speed_up"] / 1000 for each in paper]
-        errors = [each["paper"] for each in paper]
-        axes.plot(macs, errors, "kx", label="paper: 1 glimpse, 2 fine tuned, cascade")
+        axes.plot(macs, [each["paper"] for each in paper], "kx", label="paper: 1 glimpse, 2 fine tuned, cascade")
     axes.set(xlabel="mean multiply-accumulates an image, thousands", ylabel="test error, %", yscale="log")
-    for formatted in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-        formatted(ScalarFormatter())  # Percentages, not powers of ten.
+    axes.yaxis.set_major_formatter(ScalarFormatter())  # Percentages, not powers of ten.
+    axes.yaxis.set_minor_formatter(ScalarFormatter())
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=DPI)

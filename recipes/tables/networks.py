@@ -39,13 +39,11 @@ def conv_thumbnail(filters: int, hidden_units: int) -> keras.Model:
     return keras.Model(images, (hidden, keras.layers.Dense(10)(hidden)))
 
 
-def convolutional(
-    num_glimpses: int, filters: tuple[int, int], hidden_units: int, thumbnail_filters: int | None = None, **kwargs
-) -> GlimpseClassifier:
+def convolutional(filters, hidden_units, thumbnail_filters=None, **kwargs) -> GlimpseClassifier:
     """Convolutional glimpses and a smaller thumbnail network than the paper's: what is spared there is spent on looking."""
     thumbnail = thumbnail_filters and conv_thumbnail(thumbnail_filters, hidden_units)
     nets = {"glimpse_net": conv_glimpse(*filters), "low_res_net": thumbnail}
-    return GlimpseClassifier(10, num_glimpses, location_weight=10.0, hidden_units=hidden_units, **nets, **kwargs)
+    return GlimpseClassifier(10, location_weight=10.0, hidden_units=hidden_units, **nets, **kwargs)
 
 
 @keras.saving.register_keras_serializable(package="recipes")
@@ -86,10 +84,7 @@ class Anywhere(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="recipes")
 class CentreGlimpse(GlimpseClassifier):
-    """One glimpse at the centre of every image: "fixed at the center" of table 3.
-
-    Without a search (`search_size=1`), the only place that is tried is this one.
-    """
+    """One glimpse at the centre of every image. Without a search (`search_size=1`), no other place is tried."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -105,15 +100,8 @@ class RandomGlimpse(GlimpseClassifier):
         self.location_heads = [Anywhere()]
 
 
-NETWORKS = {
-    "GlimpseClassifier": GlimpseClassifier,
-    "convolutional": convolutional,
-    "CentreGlimpse": CentreGlimpse,
-    "RandomGlimpse": RandomGlimpse,
-    "Thumbnail": Thumbnail,
-    "dense": dense,
-    "conv": conv,
-}
+NETWORKS = (GlimpseClassifier, convolutional, CentreGlimpse, RandomGlimpse, Thumbnail, dense, conv)
+NETWORKS = {network.__name__: network for network in NETWORKS}
 
 
 def make(network: Mapping) -> keras.Model:

@@ -62,11 +62,10 @@ def _rows(rows, results):
         runs, compare = runs_of(row, results), row.compare
         errors, macs, speed_ups = ([float(run[name]) for run in runs] for name in ("error", "macs", "speed_up"))
         budget = f" at {compare['budget']:,}" if "budget" in compare else ""
+        cost = [f"{statistics.mean(macs):,.0f}", f"{statistics.mean(speed_ups):.2f}"] if runs else ["", ""]
         figures = [f"`{row.name}`", row.title, compare.get("paper", ""), _mean_and_spread(errors)]
-        figures += [f"{compare.get('target', '')}{budget}"]
-        figures += [f"{statistics.mean(macs):,.0f}", f"{statistics.mean(speed_ups):.2f}"] if runs else ["", ""]
-        figures += [compare.get("paper_speed_up", ""), row.sweeps or row.after.sweeps, len(runs) or ""]
-        lines.append(_line(figures))
+        figures += [f"{compare.get('target', '')}{budget}", *cost, compare.get("paper_speed_up", "")]
+        lines.append(_line([*figures, row.sweeps or row.after.sweeps, len(runs) or ""]))
     return "\n".join(lines)
 
 

@@ -10,12 +10,10 @@ expect, are in `recipes/tables/<table>.toml`.
 """
 
 import argparse
-import os
 import sys
 import tempfile
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported: what its C++ says is not for readers.
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from arguments import at_least, folder_to_write, in_one_line, refuse

@@ -73,9 +73,8 @@ class Run:
         return result
 
     def _describe(self, table):
-        log = self.folder / "log.csv"
+        log, names = self.folder / "log.csv", ("tensorflow", "keras", "keras-glimpse")
         epochs = csv.DictReader(log.read_text().splitlines()) if log.exists() else []
-        names = ("tensorflow", "keras", "keras-glimpse")
         return {
             "table": table.name,
             "row": self.row.name,
@@ -125,7 +124,7 @@ class Run:
             callbacks += [keras_glimpse.SearchSchedule({int(sweep): size for sweep, size in row.search.items()})]
         # A graph takes longer to trace than the few steps of a smoke run.
         how = {"run_eagerly": True, "steps_per_execution": 1} if self.smoke else {}
-        options = {"epochs": row.sweeps, "verbose": 1 if sys.stdout.isatty() else 2}
+        options = {"epochs": row.sweeps, "verbose": 2}
         optimizer = lambda steps: keras_glimpse.paper_sgd(steps if row.falls else None, row.learning_rate)  # noqa: E731
         if row.stage:
             options |= {"stages": [row.stage], "compile_args": how, "callbacks": lambda stage: callbacks}
@@ -154,18 +153,16 @@ def _take_over(source, target):
         target.set_weights(source.get_weights())
         return
     count = source.stage.glimpse + 1
-    target.low_res_net.set_weights(source.low_res_net.get_weights())
-    for name in ("location_heads", "glimpse_nets"):
-        for mine, theirs in list(zip(getattr(target, name), getattr(source, name)))[:count]:
-            mine.set_weights(theirs.get_weights())
+    pairs = [(target.low_res_net, source.low_res_net), *zip(target.location_heads[:count], source.location_heads)]
+    for mine, theirs in [*pairs, *zip(target.glimpse_nets[:count], source.glimpse_nets)]:
+        mine.set_weights(theirs.get_weights())
 
 
 def _append(path, result):
     """Adds a line to a CSV file."""
-    is_new = not path.exists()
     with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
-        if is_new:
+        if not file.tell():
             writer.writeheader()
         writer.writerow(result | {"details": json.dumps(result["details"])})
 
