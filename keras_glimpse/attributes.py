@@ -22,7 +22,7 @@ class Fixed:
     def __set__(self, model, value):
         if self.name in vars(model) and vars(model)[self.name] != value:
             raise AttributeError(
-                f"{self.name} is fixed when the model is made; got {value!r} for {vars(model)[self.name]!r}. "
+                f"{self.name} is fixed at construction; got {value!r} for {vars(model)[self.name]!r}. "
                 f"Make a new {type(model).__name__} with it."
             )
         vars(model)[self.name] = value

@@ -93,7 +93,7 @@ def _run(pipe):
 
 
 def outcome(function, *arguments) -> Outcome:
-    more = OUT_OF_MEMORY if function is use else DOCUMENTED if function is read and not arguments[-1] else ()
+    more = OUT_OF_MEMORY if function is use else DOCUMENTED if function is read and arguments[3:] == (False,) else ()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

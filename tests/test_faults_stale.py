@@ -74,7 +74,6 @@ CHANGES = {
     "averaging": lambda model: setattr(model, "averaging", "uniform"),
     "location input": lambda model: setattr(model, "location_input", "probabilities"),
     "fewer glimpses": lambda model: setattr(model, "active_glimpses", 1),
-    "thumbnail": lambda model: setattr(model.low_res_net, "downsample", "strided"),
     "activation": activation,
     "LoRA": lora,
     "int8": lambda model: model.quantize("int8"),
@@ -149,13 +148,16 @@ def test_what_is_set_after_training_takes_effect_in_training(make_model, batch, 
 @pytest.mark.parametrize("name", ["num_classes", "num_glimpses", "parallel", "share_weights", "gated_glimpse"])
 def test_what_is_fixed_says_so(make_model, name):
     model = make_model()
-    with pytest.raises(AttributeError, match=f"{name} is fixed when the model is made"):
+    with pytest.raises(AttributeError, match=f"{name} is fixed at construction"):
         setattr(model, name, 1)
     setattr(model, name, getattr(model, name))  # As subclasses do that keep their arguments.
     with pytest.raises(AttributeError):
         model.group_size = 2
     with pytest.raises(AttributeError):
         model.image_shape = (3, 3, 3)
+    for layer, other in ((model.low_res_net, ("downsample", "strided")), (model.crop, ("scales", (1, 3)))):
+        with pytest.raises(AttributeError, match=f"{other[0]} is fixed"):  # The config of the model would not know.
+            setattr(layer, *other)
     with pytest.raises(AttributeError):
         model.stage = 2
 

@@ -247,13 +247,13 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         """One step of training on a batch (section 2.2), and the measures since they were last reset."""
         data = _without_absent_parts(data)
         self._measure(data, *training_step(self, data))
-        return self._results("train")
+        return self._results(self._names("train"))
 
     def test_step(self, data) -> dict[str, tf.Tensor]:
         """Measures a batch, and returns the measures since they were last reset."""
         data = _without_absent_parts(data)
         self._measure(data, *evaluation_step(self, data))
-        return self._results("test")
+        return self._results(self._names("test"))
 
     def predict_step(self, data) -> tf.Tensor:
         """As Keras's: the logits of a batch."""
@@ -267,14 +267,13 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         if metrics is not None:
             metrics.update_state(labels, logits, sample_weight=weights)
 
-    def _results(self, phase=None):
-        """The measures of a phase, "train" or "test"; outside of graphs, of all that was measured since the last reset."""
-        names = None
-        if phase:
-            is_training = phase == "train"
-            names = (
-                training_measures(self.stage, self.contrastive) if is_training else evaluation_measures(self.active_glimpses)
-            )
+    def _names(self, phase):
+        if phase == "train":
+            return training_measures(self.stage, self.contrastive)
+        return evaluation_measures(self.active_glimpses)
+
+    def _results(self, names=None):
+        """The measures of these names; outside of graphs, all that were measured since the last reset."""
         measures, metrics = _compat.trackers(self)
         return measures.result(names) | (metrics.result() if metrics is not None and metrics.built else {})
 
@@ -313,7 +312,8 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
                 by_keras(force=True)  # A subclass has a step of its own.
                 return getattr(self, f"{phase}_function")
             compiled = {"jit_compile": self.jit_compile, "eager": self.run_eagerly}
-            return execution.step_function(self.distribute_strategy, step, partial(self._results, phase), **compiled)
+            results = lambda: self._results(self._names(phase))  # noqa: E731
+            return execution.step_function(self.distribute_strategy, step, results, **compiled)
 
         function = self.cached(phase, make)
         if isinstance(function, execution.StepFunction):
