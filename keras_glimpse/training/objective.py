@@ -10,6 +10,13 @@ location l the best place z* and the most offending one z- (`choose_places`). Wi
     offending_loss  En(z-)   the same, the last at z-                     unless contrastive=False
     location_loss   the last two terms, eq. 9 and eq. 18                  gamma from stage 2 on: eq. 18
 
+With `assignment="soft"` the place is a hidden variable, whose prior p(z) is the map of a `LocationMap` and whose posterior is
+r(z) = p(z) p(y | z) / sum over places (`soft_loss_terms`); eq. 12 is its hard form.
+
+    marginal_loss    -log sum_z p(z) p(y | z)               the likelihood of the label
+    map_loss         -sum_z r(z) log p(z)                   teaches the map where the object is
+    background_loss  -mean over all z of log p(y | z)       places without the object learn to say the prior: the part of eq. 15
+
 Fine-tuning has `best_loss` alone, at the predicted place: lambda is infinite (section 2.2.2).
 """
 
@@ -34,6 +41,28 @@ class Objective(NamedTuple):
     diversity_weight: float
     diversity_variance: float
     contrastive: bool
+    map_weight: float = 0.3
+    background_weight: float = 0.1
+
+    def soft_loss_terms(self, log_map: tf.Tensor, logits: tf.Tensor, shares: tf.Tensor, low_res=None) -> dict[str, tf.Tensor]:
+        """The terms of the loss for `assignment="soft"`, by name, each `[batch]`; `loss` is their sum.
+
+        Args:
+            log_map: `[batch, places]`, log p(z).
+            logits: `[batch, places, num_classes]`, the class logits if that place were looked at.
+            shares: `[batch, num_classes]`, the labels.
+            low_res: in the first stage, the logits of the low-resolution network.
+        """
+        errors = cross_entropy(logits, shares[:, None])
+        posterior = tf.stop_gradient(tf.nn.softmax(log_map - errors))
+        terms = {
+            "marginal_loss": -tf.reduce_logsumexp(log_map - errors, axis=-1),
+            "map_loss": -self.map_weight * ops.sum(posterior * log_map, axis=-1),
+            "background_loss": self.background_weight * ops.mean(errors, axis=-1),
+        }
+        if low_res is not None:
+            terms["low_res_loss"] = cross_entropy(low_res, shares)
+        return {"loss": sum(terms.values())} | terms
 
     def place_penalty(self, predicted: tf.Tensor, places: tf.Tensor, previous: list, sides: np.ndarray) -> tf.Tensor:
         """The terms of the loss that depend on the place alone, `[batch, candidates]` (eqs. 9 and 18).
