@@ -136,6 +136,7 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         diversity_weight: float = 0.01,
         diversity_variance: float = 0.002,
         contrastive: bool = True,
+        assignment: str = "hard",
         parallel: bool | int = False,
         share_weights: bool = False,
         averaging: str = "paper",
@@ -145,6 +146,7 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         downsample: str = "area",
         low_res_net: keras.Layer | None = None,
         glimpse_net: keras.Layer | Sequence[keras.Layer] | None = None,
+        location_head: keras.Layer | None = None,
         preprocess: keras.Layer | None = None,
         **kwargs,
     ):
@@ -159,7 +161,9 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
             preprocess=preprocess,
             crop=MultiScaleCrop(patch_size, scales, dtype=policy),
             low_res_net=low_res_net or LowResNet(num_classes, low_res_size, hidden_units, downsample, dtype=policy),
-            location_heads=[LocationHead(gated_location, dtype=policy) for _ in range(num_glimpses)],
+            location_heads=one_for_each_glimpse(
+                location_head or LocationHead(gated_location, dtype=policy), num_glimpses, False
+            ),
             glimpse_nets=one_for_each_glimpse(
                 glimpse_net or GlimpseNet(num_classes, hidden_units, gated_glimpse, dtype=policy), num_glimpses, share_weights
             ),
@@ -173,6 +177,7 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
             diversity_weight=diversity_weight,
             diversity_variance=diversity_variance,
             contrastive=contrastive,
+            assignment=assignment,
             **kwargs,
         )
         self.low_res_size = _fixed(low_res_size)

@@ -46,6 +46,11 @@ def grid(features_shape) -> tuple[np.ndarray, np.ndarray]:
     return tuple(((np.arange(count) + 0.5) / count).astype(np.float32) for count in features_shape[1:3])
 
 
+def cell_locations(features_shape) -> np.ndarray:
+    """The locations of the cells of features `[batch, rows, columns, units]`, row by row: `[rows * columns, 2]`."""
+    return np.stack(np.meshgrid(*grid(features_shape), indexing="ij"), axis=-1).reshape(-1, 2)
+
+
 def is_inside(location: tf.Tensor) -> tf.Tensor:
     """Whether locations `[..., 2]` lie in the image: in [0, 1], where a location head can point."""
     return tf.reduce_all((location >= 0.0) & (location <= 1.0), axis=-1)

@@ -6,6 +6,7 @@ import tensorflow as tf
 from keras_glimpse.ops.geometry import (
     border_distance,
     candidate_locations,
+    cell_locations,
     extent,
     is_inside,
     relative_sides,
@@ -34,15 +35,19 @@ def training_step(model, data) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch([variable.value for variable in variables])
         evidence, locations, correct = look_until_stage(model, images, shares)
-        if model.stage.searches:
+        is_soft = model.stage.searches and model.assignment == "soft"
+        if is_soft:
+            terms, predicted_logits, places = _soft_terms(model, images, shares, evidence)
+        elif model.stage.searches:
             with tape.stop_recording():
                 patches, places, predicted_logits = search(model, images, shares, evidence, locations)
         else:  # Section 2.2.2: lambda is infinite, the place is the predicted one.
             patches, places = model.crop(images, locations[-1], runtime=TENSORFLOW)[:, None], locations[-1][:, None]
-        logits = model.try_glimpse(evidence, patches, places, training=True)
-        if not model.stage.searches:
-            predicted_logits = logits[:, 0]
-        terms = _loss_terms(model, evidence, logits, shares, locations, places, images.shape)
+        if not is_soft:
+            logits = model.try_glimpse(evidence, patches, places, training=True)
+            if not model.stage.searches:
+                predicted_logits = logits[:, 0]
+            terms = _loss_terms(model, evidence, logits, shares, locations, places, images.shape)
         if weights is not None:
             terms = {name: weights * values for name, values in terms.items()}
         regularization = _regularization(model)
@@ -74,10 +79,14 @@ def evaluation_step(model, data) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
     return {"loss": loss} | _accuracies(correct) | {"border_px": border_distance(location, images.shape)}, logits
 
 
-def training_measures(stage, contrastive: bool) -> list[str]:
+def training_measures(stage, contrastive: bool, assignment: str = "hard") -> list[str]:
     """What `training_step` measures in a stage. `GlimpseClassifier.compile` documents the names."""
-    parts = ["low_res_loss"] * stage.trains_low_res + ["best_loss"]
-    if stage.searches:
+    parts = ["low_res_loss"] * stage.trains_low_res
+    if stage.searches and assignment == "soft":
+        parts += ["marginal_loss", "map_loss", "background_loss"]
+    else:
+        parts += ["best_loss"]
+    if stage.searches and assignment == "hard":
         parts += ["offending_loss"] * contrastive + ["location_loss"]
     accuracies = [f"accuracy_{n}" for n in range(stage.glimpse + 2)]
     return ["loss", *parts, *accuracies, *["moved_px"] * stage.searches, "border_px"]
@@ -135,6 +144,18 @@ def _loss_terms(model, evidence, logits, shares, locations, places, image_shape)
         penalty = model.objective.place_penalty(predicted, places[:, :1], previous, relative_sides(image_shape))[:, 0]
     low_res = evidence.low_res if model.stage.trains_low_res else None
     return model.objective.loss_terms(logits, shares, penalty, low_res)
+
+
+def _soft_terms(model, images, shares, evidence):
+    """The terms of the soft E step; the logits at the peak of the map, and the most probable place afterwards."""
+    log_map = model.log_map(evidence)
+    logits = model.try_everywhere(images, evidence, training=True, runtime=TENSORFLOW)
+    low_res = evidence.low_res if model.stage.trains_low_res else None
+    terms = model.objective.soft_loss_terms(log_map, logits, shares, low_res)
+    predicted_logits = tf.gather(logits, tf.argmax(log_map, axis=-1), axis=1, batch_dims=1)
+    best = tf.argmax(log_map - cross_entropy(logits, shares[:, None]), axis=-1)
+    places = tf.gather(tf.constant(cell_locations(evidence.hidden.shape)), best)
+    return terms, predicted_logits, places[:, None]
 
 
 def _global_mean(losses):

@@ -48,6 +48,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
     location_weight, diversity_weight = Setting(check_numbers), Setting(check_numbers)
     diversity_variance = Setting(partial(check_numbers, above=0.0))
     contrastive = Setting(partial(check_one_of, (False, True)))
+    assignment = Setting(partial(check_one_of, ("hard", "soft")))
 
     def __init__(
         self,
@@ -58,6 +59,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         diversity_weight: float,
         diversity_variance: float,
         contrastive: bool,
+        assignment: str,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -67,6 +69,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         self.diversity_weight = diversity_weight
         self.diversity_variance = diversity_variance
         self.contrastive = contrastive
+        self.assignment = assignment
         self._stage = None
         self._trained = ()
         self._choices = {}  # Arguments of `compile`
@@ -269,7 +272,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
 
     def _names(self, phase):
         if phase == "train":
-            return training_measures(self.stage, self.contrastive)
+            return training_measures(self.stage, self.contrastive, self.assignment)
         return evaluation_measures(self.active_glimpses)
 
     def _results(self, names=None):
