@@ -160,7 +160,8 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
 
     def _trackers(self, metrics, weighted_metrics):
         tested = evaluation_measures(self.num_glimpses)
-        names = dict.fromkeys([*training_measures(self.stage, contrastive=True), *tested])
+        trained = [name for each in ("hard", "soft") for name in training_measures(self.stage, True, each)]
+        names = dict.fromkeys([*trained, *tested])
         if metrics is weighted_metrics is None:
             return Measures(names), None  # Keras would keep the metrics of the last `compile`.
         return Measures(names), UserMetrics(metrics, weighted_metrics, self.num_classes, names)
