@@ -151,9 +151,10 @@ def _soft_terms(model, images, shares, evidence):
     log_map = model.log_map(evidence)
     logits = model.try_everywhere(images, evidence, training=True, runtime=TENSORFLOW)
     low_res = evidence.low_res if model.stage.trains_low_res else None
-    terms = model.objective.soft_loss_terms(log_map, logits, shares, low_res)
+    alone = logits - evidence.low_res[:, None]  # TODO: of the glimpse network alone, for later glimpses and "uniform" too
+    terms = model.objective.soft_loss_terms(log_map, alone, shares, low_res)
     predicted_logits = tf.gather(logits, tf.argmax(log_map, axis=-1), axis=1, batch_dims=1)
-    best = tf.argmax(log_map - cross_entropy(logits, shares[:, None]), axis=-1)
+    best = tf.argmax(log_map - cross_entropy(alone, shares[:, None]), axis=-1)
     places = tf.gather(tf.constant(cell_locations(evidence.hidden.shape)), best)
     return terms, predicted_logits, places[:, None]
 
