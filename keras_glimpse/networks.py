@@ -181,11 +181,15 @@ class GlimpseNetworks(keras.Model):
 
     def look_at_all(self, images, training=False, runtime=ANY) -> dict[str, tf.Tensor]:
         """The outputs of `look`, as part of the current graph."""
-        images = self.prepare(images, training)
+        return self.look_at_prepared(self.prepare(images, training), training, runtime)
+
+    def look_at_prepared(self, images, training=False, runtime=ANY) -> dict[str, tf.Tensor]:
+        """`look_at_all` on the result of `prepare`."""
+        locate = for_runtime(self.locate, runtime)
         evidence = for_runtime(self.first_look, runtime)(images, training=training)
         logits, locations, patches = [self.combine(evidence)], [], []
         for _ in range(self.active_glimpses):
-            locations.append(for_runtime(self.locate, runtime)(evidence))
+            locations.append(locate(evidence))
             patches.append(self.crop(images, locations[-1], runtime=runtime))
             evidence = self.glimpse(evidence, patches[-1], locations[-1], training)
             logits.append(self.combine(evidence))

@@ -66,17 +66,14 @@ def evaluation_step(model, data) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
     """Measures of what the model answers, looking where it says, for one batch; returns as `training_step`."""
     images, shares, weights = _unpack(model, data)
     images = model.prepare(images)
-    evidence = for_runtime(model.first_look, TENSORFLOW)(images)
-    correct = [_is_correct(model.combine(evidence), shares)]
-    for _ in range(model.active_glimpses):
-        location = for_runtime(model.locate, TENSORFLOW)(evidence)
-        evidence = model.glimpse(evidence, model.crop(images, location, runtime=TENSORFLOW), location)
-        logits = model.combine(evidence)
-        correct.append(_is_correct(logits, shares))
-    loss = cross_entropy(logits, shares)
+    seen = model.look_at_prepared(images, runtime=TENSORFLOW)
+    logits = tf.unstack(seen["logits"], axis=1)
+    loss = cross_entropy(logits[-1], shares)
     if weights is not None:
         loss *= weights
-    return {"loss": loss} | _accuracies(correct) | {"border_px": border_distance(location, images.shape)}, logits
+    accuracies = _accuracies([_is_correct(each, shares) for each in logits])
+    border = border_distance(seen["locations"][:, -1], images.shape)
+    return {"loss": loss} | accuracies | {"border_px": border}, logits[-1]
 
 
 def training_measures(stage, contrastive: bool, assignment: str = "hard") -> list[str]:

@@ -139,7 +139,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         if loss is not None or kwargs.pop("loss_weights", None) is not None:
             raise ValueError(f"GlimpseClassifier brings its own loss (eqs. 16 to 18); got loss={loss!r}.")
         self._check_methods()
-        is_compiled = jit_compile == "auto" or (bool(jit_compile) and is_supported(self))
+        xla = "auto" if jit_compile == "auto" else bool(jit_compile) and is_supported(self)
         before, self._stage = self._stage, Stage.parse(stage, self.num_glimpses)
         try:
             self._check_optimizer(optimizer)
@@ -156,7 +156,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
             super().compile(optimizer, jit_compile=None, steps_per_execution=steps, **kwargs)
         _compat.track(self, *trackers)
         self._functions.clear()
-        self._xla = "auto" if jit_compile == "auto" else is_compiled
+        self._xla = xla
 
     def _trackers(self, metrics, weighted_metrics):
         tested = evaluation_measures(self.num_glimpses)
@@ -372,8 +372,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         """
         given = _arguments(super().fit, args, kwargs)
         self._check_compiled("fit")
-        x, y, image = self._checked(given["x"], given["y"], "the training data", given["sample_weight"])
-        self._build_for(image)
+        x, y, image = self._checked_and_built(given["x"], given["y"], "the training data", given["sample_weight"])
         if y is not None and given["shuffle"]:
             replicas.check_same_seed(self.distribute_strategy)
         given["validation_data"] = self._checked_validation(given["validation_data"])
@@ -455,9 +454,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         given |= given.pop("kwargs", {})
         self._check_compiled("evaluate")
         if not of_fit:
-            x, y, image = self._checked(given["x"], given["y"], "the test data", given["sample_weight"])
-            self._build_for(image)
-            given |= {"x": x, "y": y}
+            given["x"], given["y"], _ = self._checked_and_built(given["x"], given["y"], "the test data", given["sample_weight"])
         with named_batches():
             self._plan("test", given["callbacks"], given["steps"])
             return super().evaluate(**given, **of_fit)
@@ -527,8 +524,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         True
         """
         self._check_compiled("train_on_batch")
-        x, y, image = self._checked(x, y, "the batch", sample_weight, in_memory=True)
-        self._build_for(image)
+        x, y, image = self._checked_and_built(x, y, "the batch", sample_weight, in_memory=True)
         self._begin_training(image)
         return super().train_on_batch(x, y, sample_weight, class_weight, return_dict)
 
@@ -557,8 +553,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         ['accuracy_0', 'accuracy_1', 'accuracy_2', 'border_px', 'loss']
         """
         self._check_compiled("test_on_batch")
-        x, y, image = self._checked(x, y, "the batch", sample_weight, in_memory=True)
-        self._build_for(image)
+        x, y, _ = self._checked_and_built(x, y, "the batch", sample_weight, in_memory=True)
         return super().test_on_batch(x, y, sample_weight, return_dict)
 
     def predict_on_batch(self, x):
@@ -592,10 +587,13 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         if not self.compiled:
             raise ValueError(f"{method} needs a compiled model: call compile(optimizer, stage=...) before.")
 
-    def _build_for(self, image):
+    def _checked_and_built(self, *data, **kwargs):
+        """`_checked`, and the model is built for such images if it was not."""
+        x, y, image = self._checked(*data, **kwargs)
         if not self.built and image is not None:
             with replicas.scope_of(self):
                 self.build((None, *image.shape))
+        return x, y, image
 
     def _checked(self, x, y, name, sample_weight=None, in_memory=False):
         data = checked_input(x, y, sample_weight, self.num_classes, self.image_shape, name, self._pixels, in_memory)
