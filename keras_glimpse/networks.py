@@ -13,7 +13,7 @@ from keras_glimpse._validation.images import PixelRange, check_images, check_spe
 from keras_glimpse.attributes import Fixed, Setting
 from keras_glimpse.evidence import AVERAGING, LOCATION_INPUTS, Evidence, class_evidence, combine
 from keras_glimpse.layers import LowResNet, MultiScaleCrop
-from keras_glimpse.ops.geometry import check_image_shape, grid
+from keras_glimpse.ops.geometry import check_image_shape
 from keras_glimpse.ops.runtime import ANY, TENSORFLOW, for_runtime, parameters_of
 from keras_glimpse.ops.thumbnail import to_unit_range
 from keras_glimpse.tracing import Functions
@@ -127,11 +127,14 @@ class GlimpseNetworks(keras.Model):
         previous = {"previous": evidence.locations} if "previous" in parameters_of(self.location_heads[n]) else {}
         return head(evidence.hidden, class_evidence(seen, self.location_input, self.averaging), **previous)
 
-    def log_map(self, evidence: Evidence) -> tf.Tensor:
-        """log p(z) of the next location head, a `LocationMap`, `[batch, cells]`."""
-        logits = class_evidence(evidence, self.location_input, self.averaging)
+    def log_map(self, evidence: Evidence) -> tf.Tensor | None:
+        """log p(z) of the next glimpse, `[batch, rows, columns]`, if its location head is a map, such as `LocationMap`."""
         head = self.location_heads[len(evidence.glimpses)]
-        return head.log_probabilities(evidence.hidden, logits, evidence.locations)
+        if not hasattr(head, "log_probabilities"):
+            return None
+        logits = class_evidence(evidence, self.location_input, self.averaging)
+        log_map = head.log_probabilities(evidence.hidden, logits, evidence.locations)
+        return ops.reshape(log_map, (-1, *evidence.hidden.shape[1:3]))
 
     def glimpse(self, evidence: Evidence, patches, location, training=False) -> Evidence:
         """Adds the logits of the next glimpse network for `patches` (eqs. 4 and 7)."""
@@ -149,33 +152,39 @@ class GlimpseNetworks(keras.Model):
         """Class logits after the glimpses so far, `[..., num_classes]` (eqs. 5 and 6)."""
         return combine(evidence, self.averaging)
 
-    def try_glimpse(self, evidence: Evidence, patches, places, training=False) -> tf.Tensor:
-        """The class logits `[batch, n, num_classes]` if the next glimpse were `patches` `[batch, n, ...]` at `places`."""
+    def outputs_at(self, evidence: Evidence, patches, places, training=False) -> tf.Tensor:
+        """o^{H_n} `[batch, n, num_classes]` of the next glimpse network for `patches` `[batch, n, ...]` at `places`."""
         flat = [ops.reshape(values, (-1, *values.shape[2:])) for values in (patches, places)]
         output = self.glimpse(evidence, *flat, training=training).glimpses[-1]
-        output = ops.reshape(output, (-1, patches.shape[1], self.num_classes))
-        before = [logits[:, None] for logits in evidence.glimpses]
-        return self.combine(Evidence(None, evidence.low_res[:, None], (*before, output)))
+        return ops.reshape(output, (-1, patches.shape[1], self.num_classes))
 
-    def try_everywhere(self, images, evidence: Evidence, training=False, runtime=ANY) -> tf.Tensor:
-        """The class logits `[batch, cells, num_classes]` if the next glimpse were at each cell of the low-resolution features.
+    def outputs_everywhere(self, images, evidence: Evidence, rows, columns, runtime=ANY) -> tf.Tensor:
+        """o^{H_n} `[batch, rows * columns, num_classes]` of the next glimpse network at all places of a grid, in inference.
 
-        A glimpse network that has `everywhere` sees all of them in one pass over the image; for others, each is cropped.
+        A network that has `everywhere` needs one pass over the image; for others, a row of the grid is cropped at a time.
         """
-        rows, columns = grid(evidence.hidden.shape)
         net = self.glimpse_nets[len(evidence.glimpses)]
         if hasattr(net, "everywhere"):
             levels, starts = self.crop.levels(images, rows, columns, runtime)
-            output = net.everywhere(levels, starts, self.crop.size, training=training)
-            output = ops.cast(ops.reshape(output, (-1, rows.size * columns.size, self.num_classes)), "float32")
+            output = ops.cast(net.everywhere(levels, starts, self.crop.size), "float32")
         else:
-            places = [tf.tile(tf.constant([[y, x]]), (tf.shape(images)[0], 1)) for y in rows for x in columns]
-            output = tf.stack([self._output_at(images, evidence, place, training, runtime) for place in places], axis=1)
-        before = [logits[:, None] for logits in evidence.glimpses]
-        return self.combine(Evidence(None, evidence.low_res[:, None], (*before, output)))
+            at_row = lambda y: self._outputs_in_row(images, evidence, y, columns, runtime)  # noqa: E731
+            output = tf.transpose(tf.map_fn(at_row, tf.constant(rows), parallel_iterations=1), [1, 0, 2, 3])
+        return ops.reshape(output, (-1, rows.size * columns.size, self.num_classes))
 
-    def _output_at(self, images, evidence, place, training, runtime):
-        return self.glimpse(evidence, self.crop(images, place, runtime=runtime), place, training).glimpses[-1]
+    def _outputs_in_row(self, images, evidence, y, columns, runtime):
+        places = tf.stack([tf.fill(columns.shape, y), tf.constant(columns)], axis=-1)
+        places = tf.tile(places[None], [tf.shape(images)[0], 1, 1])
+        return self.outputs_at(evidence, self.crop_at(images, places, runtime), places)
+
+    def crop_at(self, images, places, runtime=ANY) -> tf.Tensor:
+        """Patches `[batch, n, size, size, channels]` at several places `[batch, n, 2]` of each image."""
+        return ops.stack([self.crop(images, place, runtime=runtime) for place in ops.unstack(places, axis=1)], axis=1)
+
+    def combined(self, evidence: Evidence, outputs) -> tf.Tensor:
+        """The class logits `[batch, n, num_classes]` if the next glimpse gave `outputs` (eqs. 5 and 6)."""
+        before = [logits[:, None] for logits in evidence.glimpses]
+        return self.combine(Evidence(None, evidence.low_res[:, None], (*before, outputs)))
 
     # ---- All of them: Keras's `call`, and `look` ----
 

@@ -56,7 +56,9 @@ def check_layers(**arguments) -> None:
 
 
 def check_search_size(search_size) -> None:
-    """Raises unless `search_size` is a positive odd integer."""
+    """Raises unless `search_size` is a positive odd integer or "image"."""
+    if search_size == "image":
+        return
     check_integers(1, search_size=search_size)
     if search_size % 2 == 0:
         raise ValueError(f"search_size must be odd, so that the prediction is a candidate; got {search_size}.")

@@ -44,7 +44,7 @@ class ConvGlimpseNet(keras.layers.Layer):
         num_classes: int,
         num_scales: int = 2,
         filters: Sequence[int] = (16, 32, 32, 64),
-        pooled: Sequence[int] = (0, 2),
+        pooled: Sequence[int] = (0, 1),
         hidden_units: int = 64,
         **kwargs,
     ):

@@ -28,7 +28,7 @@ class Convolutions(keras.layers.Layer):
         self.filters, self.pooled, self.padding = tuple(filters), tuple(pooled), padding
         policy = self.dtype_policy
         self.kernels = [keras.layers.Conv2D(n, 3, padding=padding, use_bias=False, dtype=policy) for n in self.filters]
-        self.norms = [keras.layers.BatchNormalization(momentum=0.98, dtype=policy) for _ in self.filters]
+        self.norms = [keras.layers.BatchNormalization(momentum=0.9, dtype=policy) for _ in self.filters]
 
     @property
     def stride(self) -> int:

@@ -6,7 +6,7 @@ from keras import ops
 
 from keras_glimpse._validation.arguments import check_integers, check_numbers
 from keras_glimpse.layers.location_head import Float32Dense
-from keras_glimpse.ops.geometry import cell_locations
+from keras_glimpse.ops.geometry import grid, places_of
 
 
 @keras.saving.register_keras_serializable(package="keras_glimpse")
@@ -68,13 +68,13 @@ class LocationMap(keras.layers.Layer):
         scores = ops.reshape(self.output_layer(mixed), (-1, hidden.shape[1] * hidden.shape[2]))
         if self.inhibition:
             for location in previous:
-                squared = ops.sum(ops.square(cell_locations(hidden.shape) - location[:, None]), axis=-1)
+                squared = ops.sum(ops.square(places_of(*grid(hidden.shape[1:3])) - location[:, None]), axis=-1)
                 scores -= self.DEPTH * ops.exp(-0.5 * squared / self.inhibition**2)
         return ops.log_softmax(scores, axis=-1)
 
     def call(self, hidden, logits, previous=()):
         log_map = self.log_probabilities(hidden, logits, previous)
-        places = cell_locations(hidden.shape)
+        places = places_of(*grid(hidden.shape[1:3]))
         rows = ops.cast(np.indices(hidden.shape[1:3]).reshape(2, -1).T, "float32")
         peak = ops.take(rows, ops.argmax(log_map, axis=-1), axis=0)
         near = ops.all(ops.abs(rows - peak[:, None]) <= 1.0, axis=-1)

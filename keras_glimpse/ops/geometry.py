@@ -41,14 +41,24 @@ def stride_in_pixels(stride: int | float, image_shape) -> int:
     return max(2, round(stride * max(image_shape[1:3]))) if isinstance(stride, float) else stride
 
 
-def grid(features_shape) -> tuple[np.ndarray, np.ndarray]:
-    """The y and the x of the locations of the cells of features `[batch, rows, columns, units]` of whole images."""
-    return tuple(((np.arange(count) + 0.5) / count).astype(np.float32) for count in features_shape[1:3])
+def grid(counts) -> tuple[np.ndarray, np.ndarray]:
+    """The y and the x of the centres of `(rows, columns)` equal cells of an image."""
+    return tuple(((np.arange(count) + 0.5) / count).astype(np.float32) for count in counts)
 
 
-def cell_locations(features_shape) -> np.ndarray:
-    """The locations of the cells of features `[batch, rows, columns, units]`, row by row: `[rows * columns, 2]`."""
-    return np.stack(np.meshgrid(*grid(features_shape), indexing="ij"), axis=-1).reshape(-1, 2)
+def places_of(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """All locations with these y and these x, row by row: `[rows * columns, 2]`."""
+    return np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2)
+
+
+def interpolate(cells: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
+    """Values `[batch, n]` at places `[batch or 1, n, 2]` between the centres of `cells` `[batch, rows, columns]`, bilinear."""
+    counts = np.asarray(cells.shape[1:3], np.float32)
+    position = tf.clip_by_value(places * counts - 0.5, 0.0, counts - 1.0)
+    rows, columns = (
+        tf.nn.relu(1.0 - tf.abs(position[..., axis : axis + 1] - tf.range(counts[axis]))) for axis in (0, 1)
+    )
+    return tf.reduce_sum(tf.matmul(rows, cells) * columns, axis=-1)
 
 
 def is_inside(location: tf.Tensor) -> tf.Tensor:

@@ -10,12 +10,14 @@ location l the best place z* and the most offending one z- (`choose_places`). Wi
     offending_loss  En(z-)   the same, the last at z-                     unless contrastive=False
     location_loss   the last two terms, eq. 9 and eq. 18                  gamma from stage 2 on: eq. 18
 
-With `assignment="soft"` the place is a hidden variable, whose prior p(z) is the map of a `LocationMap` and whose posterior is
-r(z) = p(z) p(y | z) / sum over places (`soft_loss_terms`); eq. 12 is its hard form.
+With `assignment="soft"` the place is a hidden variable with a prior p(z) and the likelihood p(y | z) of the label by the glimpse
+network alone. The E step is their posterior r(z) (`posterior`); eqs. 11 and 12 take its largest value, and eq. 9 is a Gaussian
+prior: -log p(z) = lambda/2 |l - z|^2. The prior of a `LocationMap` is the map. The gradient is that of
 
-    marginal_loss    -log sum_z p(z) p(y | z)               the likelihood of the label
-    map_loss         -sum_z r(z) log p(z)                   teaches the map where the object is
-    background_loss  -mean over all z of log p(y | z)       places without the object learn to say the prior: the part of eq. 15
+    L = E0 + mean over z ~ r of En(z) + beta mean over all z of En(z) - sum_z r(z) log p(z),
+
+in which the first and the last sum have the gradient of -log sum_z p(z) p(y | z), the likelihood of the label, and the second
+plays the part of eq. 15: places without the object learn to say no more than the classes' frequencies.
 
 Fine-tuning has `best_loss` alone, at the predicted place: lambda is infinite (section 2.2.2).
 """
@@ -25,6 +27,10 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 from keras import ops
+
+SAMPLES = 4  # Places that a soft assignment trains on, drawn from the posterior;
+BACKGROUND = 2  # and drawn from all places, with a weight of
+BACKGROUND_WEIGHT = 0.1
 
 
 class Objective(NamedTuple):
@@ -41,30 +47,8 @@ class Objective(NamedTuple):
     diversity_weight: float
     diversity_variance: float
     contrastive: bool
-    map_weight: float = 0.3
-    background_weight: float = 0.1
 
-    def soft_loss_terms(self, log_map: tf.Tensor, logits: tf.Tensor, shares: tf.Tensor, low_res=None) -> dict[str, tf.Tensor]:
-        """The terms of the loss for `assignment="soft"`, by name, each `[batch]`; `loss` is their sum.
-
-        Args:
-            log_map: `[batch, places]`, log p(z).
-            logits: `[batch, places, num_classes]`, the class logits if that place were looked at.
-            shares: `[batch, num_classes]`, the labels.
-            low_res: in the first stage, the logits of the low-resolution network.
-        """
-        errors = cross_entropy(logits, shares[:, None])
-        posterior = tf.stop_gradient(tf.nn.softmax(log_map - errors))
-        terms = {
-            "marginal_loss": -tf.reduce_logsumexp(log_map - errors, axis=-1),
-            "map_loss": -self.map_weight * ops.sum(posterior * log_map, axis=-1),
-            "background_loss": self.background_weight * ops.mean(errors, axis=-1),
-        }
-        if low_res is not None:
-            terms["low_res_loss"] = cross_entropy(low_res, shares)
-        return {"loss": sum(terms.values())} | terms
-
-    def place_penalty(self, predicted: tf.Tensor, places: tf.Tensor, previous: list, sides: np.ndarray) -> tf.Tensor:
+    def place_penalty(self, predicted, places, previous: list, sides: np.ndarray, log_prior=None) -> tf.Tensor:
         """The terms of the loss that depend on the place alone, `[batch, candidates]` (eqs. 9 and 18).
 
         Args:
@@ -72,14 +56,24 @@ class Objective(NamedTuple):
             places: `[batch, candidates, 2]`, z.
             previous: l_j, `[batch, 2]` each, the locations of the glimpses before this one.
             sides: `[2]`, the sides of the image, the longer one being 1: distances are alike in both directions.
+            log_prior: `[batch, candidates]`, log p(z) of a `LocationMap`, which takes the place of eq. 9.
         """
-        penalty = 0.5 * self.location_weight * _squared_distance(places, predicted, sides)
+        penalty = 0.5 * self.location_weight * _squared_distance(places, predicted, sides) if log_prior is None else -log_prior
         if previous and self.diversity_weight:
             squared = ops.stack([_squared_distance(places, each, sides) for each in previous], axis=-1)
             penalty += self.diversity_weight * ops.sum(ops.exp(-0.5 * squared / self.diversity_variance), axis=-1)
         return penalty
 
-    def choose_places(self, logits: tf.Tensor, shares: tf.Tensor, penalty: tf.Tensor, low_res=None) -> tf.Tensor:
+    def posterior(self, outputs: tf.Tensor, shares: tf.Tensor, penalty: tf.Tensor) -> tf.Tensor:
+        """The soft E step: r(z), proportional to p(z) p(y | z), `[batch, candidates]`.
+
+        Args:
+            outputs: `[batch, candidates, num_classes]`, the logits of the glimpse network alone.
+            shares, penalty: as in `choose_places`.
+        """
+        return tf.nn.softmax(-penalty - cross_entropy(outputs, shares[:, None]))
+
+    def choose_places(self, logits: tf.Tensor, shares: tf.Tensor, penalty: tf.Tensor, low_res=None, nearby=None) -> tf.Tensor:
         """The E step: z* and, if `contrastive`, z-, as numbers of candidates, `[batch, 1 or 2]`, int32.
 
         z* (eqs. 11 and 12) has the lowest loss for the label. z- (eq. 15) has the lowest loss for any class that the label
@@ -91,6 +85,8 @@ class Objective(NamedTuple):
             shares: `[batch, num_classes]`, the labels (see `label_shares`).
             penalty: `[batch, candidates]`, of `place_penalty`; infinite where there is no candidate.
             low_res: in the first stage, the logits of the low-resolution network: E0 depends on the class, not on the place.
+            nearby: `[candidates, candidates]`, for each z* which places may be z-; None for all. Of a whole image, places far
+                from z* show something else, which need not be of the label's class.
 
         Example:
         >>> objective = Objective(10.0, 0.01, 0.002, contrastive=True)
@@ -109,6 +105,8 @@ class Objective(NamedTuple):
             return best[:, None]
         wrong = wrong_classes(shares)
         for_others = ops.min(ops.where(wrong, loss, float("inf")), axis=-1)
+        if nearby is not None:
+            for_others = ops.where(ops.take(nearby, best, axis=0), for_others, float("inf"))
         offending = ops.where(ops.any(wrong, axis=(1, 2)), ops.argmin(for_others, axis=-1), best)
         return ops.stack([best, offending], axis=1)
 
@@ -123,13 +121,32 @@ class Objective(NamedTuple):
         """
         errors = cross_entropy(logits, shares[:, None])
         terms = {"best_loss": errors[:, 0]}
-        if low_res is not None:
-            terms["low_res_loss"] = cross_entropy(low_res, shares)
         if penalty is not None:
             terms["location_loss"] = penalty
         if self.contrastive and penalty is not None:
             terms["offending_loss"] = errors[:, 1]
-        return {"loss": sum(terms.values())} | terms
+        return _with_sum(terms, shares, low_res)
+
+    def soft_loss_terms(self, outputs, shares, penalty, posterior, low_res=None) -> dict[str, tf.Tensor]:
+        """The same for a soft assignment.
+
+        Args:
+            outputs: `[batch, SAMPLES + BACKGROUND, num_classes]`, the logits of the glimpse network alone.
+            shares, low_res: as in `loss_terms`.
+            penalty, posterior: `[batch, candidates]`, of `place_penalty` and of `posterior`.
+        """
+        errors = cross_entropy(outputs, shares[:, None])
+        terms = {"best_loss": ops.mean(errors[:, :SAMPLES], axis=-1)}
+        terms["location_loss"] = ops.sum(ops.where(posterior > 0, posterior * penalty, 0.0), axis=-1)
+        if self.contrastive:
+            terms["offending_loss"] = BACKGROUND_WEIGHT * ops.mean(errors[:, SAMPLES:], axis=-1)
+        return _with_sum(terms, shares, low_res)
+
+
+def _with_sum(terms, shares, low_res):
+    if low_res is not None:
+        terms["low_res_loss"] = cross_entropy(low_res, shares)
+    return {"loss": sum(terms.values())} | terms
 
 
 def cross_entropy(logits: tf.Tensor, shares: tf.Tensor) -> tf.Tensor:

@@ -1,21 +1,15 @@
 """One step of training and of testing (section 2.2): search outside the tape, gradient on the chosen patches only."""
 
+from functools import partial
+
 import keras
 import tensorflow as tf
 
-from keras_glimpse.ops.geometry import (
-    border_distance,
-    candidate_locations,
-    cell_locations,
-    extent,
-    is_inside,
-    relative_sides,
-    search_grid,
-    stride_in_pixels,
-)
+from keras_glimpse.ops.geometry import border_distance, extent
 from keras_glimpse.ops.labels import label_shares
 from keras_glimpse.ops.runtime import TENSORFLOW, for_runtime
 from keras_glimpse.training.objective import cross_entropy
+from keras_glimpse.training.search import candidates, choose, place_penalty
 
 
 def training_step(model, data) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
@@ -35,19 +29,10 @@ def training_step(model, data) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch([variable.value for variable in variables])
         evidence, locations, correct = look_until_stage(model, images, shares)
-        is_soft = model.stage.searches and model.assignment == "soft"
-        if is_soft:
-            terms, predicted_logits, places = _soft_terms(model, images, shares, evidence)
-        elif model.stage.searches:
-            with tape.stop_recording():
-                patches, places, predicted_logits = search(model, images, shares, evidence, locations)
+        if model.stage.searches:
+            terms, predicted_logits, best = _search_and_learn(model, images, shares, evidence, locations, tape)
         else:  # Section 2.2.2: lambda is infinite, the place is the predicted one.
-            patches, places = model.crop(images, locations[-1], runtime=TENSORFLOW)[:, None], locations[-1][:, None]
-        if not is_soft:
-            logits = model.try_glimpse(evidence, patches, places, training=True)
-            if not model.stage.searches:
-                predicted_logits = logits[:, 0]
-            terms = _loss_terms(model, evidence, logits, shares, locations, places, images.shape)
+            terms, predicted_logits, best = _learn_as_predicted(model, images, shares, evidence, locations)
         if weights is not None:
             terms = {name: weights * values for name, values in terms.items()}
         regularization = _regularization(model)
@@ -57,7 +42,7 @@ def training_step(model, data) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
 
     terms["loss"] += regularization
     correct.append(_is_correct(predicted_logits, shares))
-    moved = tf.norm((places[:, 0] - locations[-1]) * extent(images.shape), axis=-1)
+    moved = tf.norm((best - locations[-1]) * extent(images.shape), axis=-1)
     distances = {"moved_px": moved, "border_px": border_distance(locations[-1], images.shape)}
     return terms | _accuracies(correct) | distances, predicted_logits
 
@@ -76,14 +61,10 @@ def evaluation_step(model, data) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
     return {"loss": loss} | accuracies | {"border_px": border}, logits[-1]
 
 
-def training_measures(stage, contrastive: bool, assignment: str = "hard") -> list[str]:
+def training_measures(stage, contrastive: bool) -> list[str]:
     """What `training_step` measures in a stage. `GlimpseClassifier.compile` documents the names."""
-    parts = ["low_res_loss"] * stage.trains_low_res
-    if stage.searches and assignment == "soft":
-        parts += ["marginal_loss", "map_loss", "background_loss"]
-    else:
-        parts += ["best_loss"]
-    if stage.searches and assignment == "hard":
+    parts = ["low_res_loss"] * stage.trains_low_res + ["best_loss"]
+    if stage.searches:
         parts += ["offending_loss"] * contrastive + ["location_loss"]
     accuracies = [f"accuracy_{n}" for n in range(stage.glimpse + 2)]
     return ["loss", *parts, *accuracies, *["moved_px"] * stage.searches, "border_px"]
@@ -117,43 +98,28 @@ def look_until_stage(model, images, shares):
     return evidence, locations, correct
 
 
-def search(model, images, shares, evidence, locations):
-    """The E step: patches and places of z* and, if contrastive, z-; and the logits at the prediction itself."""
-    *previous, predicted = locations
-    stride = stride_in_pixels(model.search_stride, images.shape)
-    offsets = search_grid(model.search_size, stride)
-    patches = model.crop.candidates(images, predicted, model.search_size, stride, TENSORFLOW)
-    places = candidate_locations(predicted, offsets, images.shape)
-    logits = model.try_glimpse(evidence, patches, places, training=False)
-    penalty = model.objective.place_penalty(predicted, places, previous, relative_sides(images.shape))
-    penalty = tf.where(is_inside(places), penalty, float("inf"))  # Places outside the image are no candidates.
+def _search_and_learn(model, images, shares, evidence, locations, tape):
+    """The E step with the weights fixed, then the terms of the loss at the places that it chose."""
+    with tape.stop_recording():
+        found = candidates(model, images, evidence, locations[-1])
+    penalty = partial(place_penalty, model, images, locations, model.log_map(evidence))
+    with tape.stop_recording():
+        chosen = choose(model, images, shares, evidence, found, penalty(found.places))
+        predicted_logits = model.combined(evidence, found.predicted[:, None])[:, 0]
     low_res = evidence.low_res if model.stage.trains_low_res else None
-    index = model.objective.choose_places(logits, shares, penalty, low_res)
-    patches, places = (tf.gather(values, index, axis=1, batch_dims=1) for values in (patches, places))
-    return patches, places, logits[:, len(offsets) // 2]
+    outputs = model.outputs_at(evidence, chosen.patches, chosen.places, training=True)
+    if chosen.posterior is None:
+        logits = model.combined(evidence, outputs)
+        terms = model.objective.loss_terms(logits, shares, penalty(chosen.places[:, :1])[:, 0], low_res)
+    else:
+        terms = model.objective.soft_loss_terms(outputs, shares, penalty(found.places), chosen.posterior, low_res)
+    return terms, predicted_logits, chosen.best
 
 
-def _loss_terms(model, evidence, logits, shares, locations, places, image_shape):
-    """The terms of the objective that the stage has."""
-    *previous, predicted = locations
-    penalty = None
-    if model.stage.searches:
-        penalty = model.objective.place_penalty(predicted, places[:, :1], previous, relative_sides(image_shape))[:, 0]
-    low_res = evidence.low_res if model.stage.trains_low_res else None
-    return model.objective.loss_terms(logits, shares, penalty, low_res)
-
-
-def _soft_terms(model, images, shares, evidence):
-    """The terms of the soft E step; the logits at the peak of the map, and the most probable place afterwards."""
-    log_map = model.log_map(evidence)
-    logits = model.try_everywhere(images, evidence, training=True, runtime=TENSORFLOW)
-    low_res = evidence.low_res if model.stage.trains_low_res else None
-    alone = logits - evidence.low_res[:, None]  # TODO: of the glimpse network alone, for later glimpses and "uniform" too
-    terms = model.objective.soft_loss_terms(log_map, alone, shares, low_res)
-    predicted_logits = tf.gather(logits, tf.argmax(log_map, axis=-1), axis=1, batch_dims=1)
-    best = tf.argmax(log_map - cross_entropy(alone, shares[:, None]), axis=-1)
-    places = tf.gather(tf.constant(cell_locations(evidence.hidden.shape)), best)
-    return terms, predicted_logits, places[:, None]
+def _learn_as_predicted(model, images, shares, evidence, locations):
+    patches = model.crop(images, locations[-1], runtime=TENSORFLOW)[:, None]
+    logits = model.combined(evidence, model.outputs_at(evidence, patches, locations[-1][:, None], training=True))
+    return model.objective.loss_terms(logits, shares), logits[:, 0], locations[-1]
 
 
 def _global_mean(losses):

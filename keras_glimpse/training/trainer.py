@@ -160,8 +160,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
 
     def _trackers(self, metrics, weighted_metrics):
         tested = evaluation_measures(self.num_glimpses)
-        trained = [name for each in ("hard", "soft") for name in training_measures(self.stage, True, each)]
-        names = dict.fromkeys([*trained, *tested])
+        names = dict.fromkeys([*training_measures(self.stage, contrastive=True), *tested])
         if metrics is weighted_metrics is None:
             return Measures(names), None  # Keras would keep the metrics of the last `compile`.
         return Measures(names), UserMetrics(metrics, weighted_metrics, self.num_classes, names)
@@ -273,7 +272,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
 
     def _names(self, phase):
         if phase == "train":
-            return training_measures(self.stage, self.contrastive, self.assignment)
+            return training_measures(self.stage, self.contrastive)
         return evaluation_measures(self.active_glimpses)
 
     def _results(self, names=None):

@@ -1,0 +1,134 @@
+"""The E step of section 2.2: which places of each image to train on, with the weights fixed."""
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from keras_glimpse.ops.geometry import (
+    candidate_locations,
+    grid,
+    interpolate,
+    is_inside,
+    places_of,
+    relative_sides,
+    search_grid,
+    stride_in_pixels,
+)
+from keras_glimpse.ops.runtime import TENSORFLOW
+from keras_glimpse.training.objective import BACKGROUND, SAMPLES
+
+EVERYWHERE = "image"  # The `search_size` of a search over the whole image.
+
+
+class Candidates(NamedTuple):
+    """Places that the next glimpse might look at, and what it would say there.
+
+    Attributes:
+        places: Tensor `[batch or 1, n, 2]`.
+        outputs: Tensor `[batch, n, num_classes]`, o^{H_n} at each.
+        patches: Tensor `[batch, n, size, size, channels]`; `None` if one pass over the image saw them all.
+        predicted: Tensor `[batch, num_classes]`, o^{H_n} at the predicted location.
+        cell: Array `[2]`, the distance between places of a grid over the image; `None` of a grid around the prediction.
+    """
+
+    places: tf.Tensor
+    outputs: tf.Tensor
+    patches: tf.Tensor | None
+    predicted: tf.Tensor
+    cell: np.ndarray | None
+
+
+class Chosen(NamedTuple):
+    """The places to train on.
+
+    Attributes:
+        places: Tensor `[batch, k, 2]`: z* and z-; or samples of the posterior and of the background.
+        patches: Tensor `[batch, k, size, size, channels]`.
+        best: Tensor `[batch, 2]`, z*, or the most probable place.
+        posterior: Tensor `[batch, n]`, r(z) of all candidates of a soft assignment; `None` of a hard one.
+    """
+
+    places: tf.Tensor
+    patches: tf.Tensor
+    best: tf.Tensor
+    posterior: tf.Tensor | None
+
+
+def candidates(model, images, evidence, predicted) -> Candidates:
+    """Evaluates the next glimpse network at a grid over the image or around the prediction, in inference."""
+    if model.search_size == EVERYWHERE:
+        rows, columns = grid(_cells(model, images, evidence))
+        outputs = model.outputs_everywhere(images, evidence, rows, columns, TENSORFLOW)
+        patches = model.crop(images, predicted, runtime=TENSORFLOW)
+        here = model.outputs_at(evidence, patches[:, None], predicted[:, None])[:, 0]
+        return Candidates(tf.constant(places_of(rows, columns))[None], outputs, None, here, _distance(rows, columns))
+    stride = stride_in_pixels(model.search_stride, images.shape)
+    offsets = search_grid(model.search_size, stride)
+    patches = model.crop.candidates(images, predicted, model.search_size, stride, TENSORFLOW)
+    places = candidate_locations(predicted, offsets, images.shape)
+    outputs = model.outputs_at(evidence, patches, places)
+    return Candidates(places, outputs, patches, outputs[:, len(offsets) // 2], None)
+
+
+def place_penalty(model, images, locations, log_map, places) -> tf.Tensor:
+    """The loss of places themselves, `[batch, n]`: minus the logarithm of their prior, and eq. 18."""
+    *previous, predicted = locations
+    prior = None if log_map is None else interpolate(log_map, places)
+    return model.objective.place_penalty(predicted, places, previous, relative_sides(images.shape), prior)
+
+
+def choose(model, images, shares, evidence, found: Candidates, penalty) -> Chosen:
+    """Chooses among the candidates by the model's `assignment`; `penalty` `[batch, n]` is that of `place_penalty`."""
+    penalty = tf.where(is_inside(found.places), penalty, float("inf"))  # Places outside the image are no candidates.
+    if model.assignment == "soft":
+        return _sample(model, images, shares, found, penalty)
+    low_res = evidence.low_res if model.stage.trains_low_res else None
+    nearby = None if found.cell is None else _neighbours(found)
+    index = model.objective.choose_places(model.combined(evidence, found.outputs), shares, penalty, low_res, nearby)
+    places = _at(found.places, index)
+    patches = model.crop_at(images, places, TENSORFLOW) if found.patches is None else _at(found.patches, index)
+    return Chosen(places, patches, places[:, 0], None)
+
+
+def _sample(model, images, shares, found, penalty):
+    posterior = model.objective.posterior(found.outputs, shares, penalty)
+    step = tf.cast(model.optimizer.iterations, tf.int32)
+    replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+    seeds = [tf.stack([step, 3 * tf.cast(replica, tf.int32) + i]) for i in range(3)]
+    allowed = tf.where(tf.math.is_finite(penalty), 0.0, float("-inf"))
+    index = tf.concat(
+        [
+            tf.random.stateless_categorical(tf.math.log(posterior), SAMPLES, seeds[0], tf.int32),
+            tf.random.stateless_categorical(allowed, BACKGROUND, seeds[1], tf.int32),
+        ],
+        axis=1,
+    )
+    places = _at(found.places, index)
+    if found.cell is not None:  # Any place of the cell: the peak of a map is not the centre of one either.
+        places += found.cell * tf.random.stateless_uniform(tf.shape(places), seeds[2], -0.5, 0.5)
+    patches = model.crop_at(images, places, TENSORFLOW) if found.patches is None else _at(found.patches, index)
+    return Chosen(places, patches, _at(found.places, tf.argmax(posterior, axis=-1)[:, None])[:, 0], posterior)
+
+
+def _cells(model, images, evidence):
+    """Rows and columns of a grid over the image: the cells of the features, if they have places."""
+    if len(evidence.hidden.shape) == 4:
+        return evidence.hidden.shape[1:3]
+    stride = stride_in_pixels(model.search_stride, images.shape)
+    return [-(-side // stride) for side in images.shape[1:3]]
+
+
+def _distance(rows, columns):
+    return np.asarray([1 / rows.size, 1 / columns.size], np.float32)
+
+
+def _neighbours(found):
+    """Which places are next to which, `[n, n]`."""
+    apart = tf.abs(found.places[0][:, None] - found.places[0][None]) / found.cell
+    return tf.reduce_max(apart, axis=-1) < 1.5
+
+
+def _at(values, index):
+    values = tf.broadcast_to(values, tf.concat([tf.shape(index)[:1], tf.shape(values)[1:]], 0))
+    return tf.gather(values, index, axis=1, batch_dims=1)
