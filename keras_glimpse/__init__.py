@@ -16,8 +16,12 @@ from keras_glimpse.export import export_saved_model as export_saved_model
 from keras_glimpse.training.greedy import fit_greedy as fit_greedy
 from keras_glimpse.training.greedy import paper_sgd as paper_sgd
 from keras_glimpse.export.integrity import check_file as check_file
+from keras_glimpse.layers import Backbone as Backbone
+from keras_glimpse.layers import ConvGlimpseNet as ConvGlimpseNet
+from keras_glimpse.layers import ConvLowResNet as ConvLowResNet
 from keras_glimpse.layers import GlimpseNet as GlimpseNet
 from keras_glimpse.layers import LocationHead as LocationHead
+from keras_glimpse.layers import LocationMap as LocationMap
 from keras_glimpse.layers import LowResNet as LowResNet
 from keras_glimpse.layers import MultiScaleCrop as MultiScaleCrop
 from keras_glimpse.cascade.macs import count_macs as count_macs

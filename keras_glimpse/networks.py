@@ -133,8 +133,7 @@ class GlimpseNetworks(keras.Model):
         if not hasattr(head, "log_probabilities"):
             return None
         logits = class_evidence(evidence, self.location_input, self.averaging)
-        log_map = head.log_probabilities(evidence.hidden, logits, evidence.locations)
-        return ops.reshape(log_map, (-1, *evidence.hidden.shape[1:3]))
+        return head.log_probabilities(evidence.hidden, logits, evidence.locations)
 
     def glimpse(self, evidence: Evidence, patches, location, training=False) -> Evidence:
         """Adds the logits of the next glimpse network for `patches` (eqs. 4 and 7)."""
@@ -161,10 +160,11 @@ class GlimpseNetworks(keras.Model):
     def outputs_everywhere(self, images, evidence: Evidence, rows, columns, runtime=ANY) -> tf.Tensor:
         """o^{H_n} `[batch, rows * columns, num_classes]` of the next glimpse network at all places of a grid, in inference.
 
-        A network that has `everywhere` needs one pass over the image; for others, a row of the grid is cropped at a time.
+        A network that `shares_pass`, such as `ConvGlimpseNet`, needs one pass over the image; for others, a row of the grid is
+        cropped at a time, so that memory is bounded.
         """
         net = self.glimpse_nets[len(evidence.glimpses)]
-        if hasattr(net, "everywhere"):
+        if getattr(net, "shares_pass", False):
             levels, starts = self.crop.levels(images, rows, columns, runtime)
             output = ops.cast(net.everywhere(levels, starts, self.crop.size), "float32")
         else:

@@ -5,29 +5,47 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
+from keras_glimpse._validation.arguments import check_integers, check_one_of, integers
+from keras_glimpse.attributes import Fixed
+from keras_glimpse.layers.inner import KeepsInner
+
 
 @keras.saving.register_keras_serializable(package="keras_glimpse")
-class Convolutions(keras.layers.Layer):
+class Convolutions(KeepsInner, keras.layers.Layer):
     """Blocks of convolution 3x3, batch normalisation and ReLU, with maximum pooling 2x2 after some of them.
 
     Args:
-        filters: of each block.
-        pooled: numbers of the blocks, from 0, that are followed by pooling.
-        padding: "same", or "valid": then what comes out at a place depends on a window of the input alone, so that all
-            windows of an image are parts of one pass over it.
+        filters: Positive integer or sequence of them, the filters of each block.
+        pooled: Sequence of integers, the indices (from 0) of the blocks that pooling follows. Defaults to `(0, 1)`.
+        padding: `"same"` or `"valid"`. With `"valid"` the output at a place depends on a window of the input only, so that the
+            outputs for all windows of an image are parts of one pass over it. Defaults to `"same"`.
+        **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
 
     Call arguments:
-        pixels: `[batch, height, width, channels]`.
+        pixels: Tensor `[batch, height, width, channels]`.
 
     Returns:
-        `[batch, rows, columns, filters[-1]]`; see `output_side`.
+        Tensor `[batch, rows, columns, filters[-1]]` (see `output_side`).
+
+    Example:
+    >>> Convolutions((16, 32))(ops.zeros((2, 64, 64, 3))).shape
+    TensorShape([2, 16, 16, 32])
     """
 
-    def __init__(self, filters: Sequence[int], pooled: Sequence[int] = (0, 1), padding: str = "same", **kwargs):
+    inner = ("kernels", "norms")
+    filters, pooled, padding = Fixed(), Fixed(), Fixed()
+
+    def __init__(self, filters: int | Sequence[int], pooled: Sequence[int] = (0, 1), padding: str = "same", **kwargs):
         super().__init__(**kwargs)
-        self.filters, self.pooled, self.padding = tuple(filters), tuple(pooled), padding
+        check_one_of(("same", "valid"), padding=padding)
+        self.filters, self.pooled, self.padding = integers("filters", filters), tuple(pooled), padding
+        for block in self.pooled:
+            check_integers(0, pooled=block)
+            if block >= len(self.filters):
+                raise ValueError(f"pooled must name blocks from 0 to {len(self.filters) - 1}; got {self.pooled}.")
         policy = self.dtype_policy
         self.kernels = [keras.layers.Conv2D(n, 3, padding=padding, use_bias=False, dtype=policy) for n in self.filters]
+        # A short memory: the search sees the network in inference, from the first steps on.
         self.norms = [keras.layers.BatchNormalization(momentum=0.9, dtype=policy) for _ in self.filters]
 
     @property

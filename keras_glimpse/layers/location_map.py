@@ -1,41 +1,48 @@
 """Where to look next, as a map over the thumbnail."""
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_glimpse._validation.arguments import check_integers, check_numbers
-from keras_glimpse.layers.location_head import Float32Dense
+from keras_glimpse.attributes import Fixed
+from keras_glimpse.layers.inner import KeepsInner
+from keras_glimpse.layers.location_head import Float32Dense, in_float32
 from keras_glimpse.ops.geometry import grid, places_of
+from keras_glimpse.ops.runtime import ANY, LITERT_QUANTIZED
 
 
 @keras.saving.register_keras_serializable(package="keras_glimpse")
-class LocationMap(keras.layers.Layer):
+class LocationMap(KeepsInner, keras.layers.Layer):
     """Predicts where to look next by a map: a probability for each cell of the thumbnail, whose peak is the location.
 
-    It takes the place of `LocationHead` (eqs. 3 and 8), with the same inputs. The same weights are used at all places, and of several
-    objects one is chosen, where a regression would point between them. The map is
+    It takes the place of `LocationHead` (eqs. 3 and 8), with the same inputs. The same weights are used at all places, and of
+    several objects one is chosen, where a regression would point between them. The map is
 
         p(z) = softmax over z of  w . relu(U h(z) + V o + b),
 
     with h(z) the features of the low-resolution network at cell z, and o the class evidence. The location is the mean of the
-    cells around the most probable one, 3x3, weighted by their probabilities. Places that were looked at before are avoided
-    (inhibition of return): a bump around each is subtracted from the logarithm of the map.
+    3x3 cells around the most probable one, weighted by their probabilities. Places that were looked at before are avoided
+    (inhibition of return): a bump around each is subtracted from log p(z).
+
+    The layer computes in float32 whatever its dtype policy, and `quantize` leaves it unchanged.
 
     Args:
-        hidden_units: units between features and map.
-        inhibition: radius of the bumps, as a share of the image's side; 0 for none.
+        hidden_units: Positive integer, the units between features and map. Defaults to `32`.
+        inhibition: Non-negative float, the radius of the bumps, as a fraction of the image's sides; `0` for none. Defaults to
+            `0.06`.
+        **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
 
     Call arguments:
-        hidden: `[batch, rows, columns, units]`, features of the low-resolution network that keep their places.
-        logits: `[batch, num_classes]`, the class evidence so far.
-        previous: locations of the glimpses before, `[batch, 2]` each.
+        hidden: Tensor `[batch, rows, columns, units]`, features of the low-resolution network that keep their places.
+        logits: Tensor `[batch, num_classes]`, the class evidence so far.
+        previous: Sequence of tensors `[batch, 2]`, the locations of the glimpses before. Defaults to `()`.
+        runtime: String, the runtime of the traced graph, as of `LocationHead`. Defaults to `"any"`.
 
     Returns:
-        `[batch, 2]`, float32: the location `(y, x)` in [0, 1].
+        Float32 tensor `[batch, 2]`: the location `(y, x)` in [0, 1].
 
     Raises:
-        ValueError: features without places.
+        ValueError: If an argument is out of range, or the features have no places.
 
     Example:
     >>> LocationMap()(ops.zeros((2, 16, 16, 64)), ops.zeros((2, 10))).shape
@@ -43,6 +50,9 @@ class LocationMap(keras.layers.Layer):
     """
 
     DEPTH = 10.0  # Of the bumps: e^-10 of the probability that a place looked at before had is left.
+
+    inner = ("from_hidden", "from_logits", "output_layer")
+    hidden_units, inhibition = Fixed(), Fixed()
 
     def __init__(self, hidden_units: int = 32, inhibition: float = 0.06, **kwargs):
         super().__init__(**{"autocast": False, **kwargs})
@@ -56,28 +66,35 @@ class LocationMap(keras.layers.Layer):
 
     def build(self, hidden_shape, logits_shape):
         if len(hidden_shape) != 4:
-            raise ValueError(f"LocationMap needs features [batch, rows, columns, units]; got {tuple(hidden_shape)}.")
+            raise ValueError(
+                "LocationMap needs features with places, [batch, rows, columns, units], such as those of ConvLowResNet; "
+                f"got {tuple(hidden_shape)}."
+            )
         self.from_hidden.build((None, hidden_shape[-1]))
         self.from_logits.build(logits_shape)
         self.output_layer.build((None, self.hidden_units))
 
-    def log_probabilities(self, hidden, logits, previous=()):
-        """log p(z), `[batch, rows * columns]`, float32, row by row."""
-        hidden = ops.cast(hidden, "float32")
-        mixed = ops.relu(self.from_hidden(hidden) + self.from_logits(ops.cast(logits, "float32"))[:, None, None])
-        scores = ops.reshape(self.output_layer(mixed), (-1, hidden.shape[1] * hidden.shape[2]))
+    def log_probabilities(self, hidden, logits, previous=(), runtime=ANY):
+        """log p(z), float32, `[batch, rows, columns]`; arguments as of the call."""
+        apply = in_float32 if runtime == LITERT_QUANTIZED else lambda layer, inputs: layer(inputs)
+        rows, columns, units = hidden.shape[1:]
+        cells = ops.reshape(ops.cast(hidden, "float32"), (-1, rows * columns, units))
+        evidence = apply(self.from_logits, ops.cast(logits, "float32"))[:, None]
+        scores = apply(self.output_layer, ops.relu(apply(self.from_hidden, cells) + evidence))[..., 0]
         if self.inhibition:
+            places = places_of(*grid((rows, columns)))
             for location in previous:
-                squared = ops.sum(ops.square(places_of(*grid(hidden.shape[1:3])) - location[:, None]), axis=-1)
+                squared = ops.sum(ops.square(places - location[:, None]), axis=-1)
                 scores -= self.DEPTH * ops.exp(-0.5 * squared / self.inhibition**2)
-        return ops.log_softmax(scores, axis=-1)
+        return ops.reshape(ops.log_softmax(scores, axis=-1), (-1, rows, columns))
 
-    def call(self, hidden, logits, previous=()):
-        log_map = self.log_probabilities(hidden, logits, previous)
-        places = places_of(*grid(hidden.shape[1:3]))
-        rows = ops.cast(np.indices(hidden.shape[1:3]).reshape(2, -1).T, "float32")
-        peak = ops.take(rows, ops.argmax(log_map, axis=-1), axis=0)
-        near = ops.all(ops.abs(rows - peak[:, None]) <= 1.0, axis=-1)
+    def call(self, hidden, logits, previous=(), runtime=ANY):
+        rows, columns = hidden.shape[1:3]
+        log_map = ops.reshape(self.log_probabilities(hidden, logits, previous, runtime), (-1, rows * columns))
+        places = places_of(*grid((rows, columns)))
+        peak = ops.take(places, ops.argmax(log_map, axis=-1), axis=0)
+        cells_apart = ops.abs(places - peak[:, None]) * [float(rows), float(columns)]
+        near = ops.max(cells_apart, axis=-1) < 1.5
         weights = ops.softmax(ops.where(near, log_map, -1e9), axis=-1)
         return ops.sum(weights[..., None] * places, axis=1)
 

@@ -55,9 +55,7 @@ def interpolate(cells: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
     """Values `[batch, n]` at places `[batch or 1, n, 2]` between the centres of `cells` `[batch, rows, columns]`, bilinear."""
     counts = np.asarray(cells.shape[1:3], np.float32)
     position = tf.clip_by_value(places * counts - 0.5, 0.0, counts - 1.0)
-    rows, columns = (
-        tf.nn.relu(1.0 - tf.abs(position[..., axis : axis + 1] - tf.range(counts[axis]))) for axis in (0, 1)
-    )
+    rows, columns = (tf.nn.relu(1.0 - tf.abs(position[..., axis : axis + 1] - tf.range(counts[axis]))) for axis in (0, 1))
     return tf.reduce_sum(tf.matmul(rows, cells) * columns, axis=-1)
 
 

@@ -10,8 +10,8 @@ location l the best place z* and the most offending one z- (`choose_places`). Wi
     offending_loss  En(z-)   the same, the last at z-                     unless contrastive=False
     location_loss   the last two terms, eq. 9 and eq. 18                  gamma from stage 2 on: eq. 18
 
-With `assignment="soft"` the place is a hidden variable with a prior p(z) and the likelihood p(y | z) of the label by the glimpse
-network alone. The E step is their posterior r(z) (`posterior`); eqs. 11 and 12 take its largest value, and eq. 9 is a Gaussian
+With `assignment="soft"` the place is a hidden variable with a prior p(z) and the likelihood p(y | z) of the label by the
+glimpse network alone. The E step is their posterior r(z) (`posterior`); eqs. 11 and 12 take its largest value, and eq. 9 is a Gaussian
 prior: -log p(z) = lambda/2 |l - z|^2. The prior of a `LocationMap` is the map. The gradient is that of
 
     L = E0 + mean over z ~ r of En(z) + beta mean over all z of En(z) - sum_z r(z) log p(z),
@@ -30,7 +30,7 @@ from keras import ops
 
 SAMPLES = 4  # Places that a soft assignment trains on, drawn from the posterior;
 BACKGROUND = 2  # and drawn from all places, with a weight of
-BACKGROUND_WEIGHT = 0.1
+BACKGROUND_WEIGHT = 1.0
 
 
 class Objective(NamedTuple):
