@@ -147,7 +147,7 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         patch_size: int = 12,
         scales: Sequence[int] = (1, 2),
         hidden_units: int | Sequence[int] = 500,
-        search_size: int = 3,
+        search_size: int | str = 3,
         search_stride: int | float = 1 / 24,
         location_weight: float = 10.0,
         diversity_weight: float = 0.01,

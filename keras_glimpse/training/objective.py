@@ -11,8 +11,8 @@ location l the best place z* and the most offending one z- (`choose_places`). Wi
     location_loss   the last two terms, eq. 9 and eq. 18                  gamma from stage 2 on: eq. 18
 
 With `assignment="soft"` the place is a hidden variable with a prior p(z) and the likelihood p(y | z) of the label by the
-glimpse network alone. The E step is their posterior r(z) (`posterior`); eqs. 11 and 12 take its largest value, and eq. 9 is a Gaussian
-prior: -log p(z) = lambda/2 |l - z|^2. The prior of a `LocationMap` is the map. The gradient is that of
+glimpse network alone. The E step is their posterior r(z) (`posterior`); eqs. 11 and 12 take its largest value, and eq. 9 is a
+Gaussian prior: -log p(z) = lambda/2 |l - z|^2. The prior of a `LocationMap` is the map. The gradient is that of
 
     L = E0 + mean over z ~ r of En(z) + beta mean over all z of En(z) - sum_z r(z) log p(z),
 

@@ -13,7 +13,13 @@ import tensorflow as tf
 from keras import ops
 
 from keras_glimpse import _compat
-from keras_glimpse._validation.arguments import check_numbers, check_one_of, check_search_size, check_search_stride
+from keras_glimpse._validation.arguments import (
+    check_assignment,
+    check_numbers,
+    check_one_of,
+    check_search_size,
+    check_search_stride,
+)
 from keras_glimpse._validation.data import checked_input, named_batches
 from keras_glimpse._validation.images import PixelRange, check_images
 from keras_glimpse.attributes import Setting
@@ -40,6 +46,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
 
     Args:
         search_size, search_stride: the grid of candidate places.
+        assignment: how one of them is chosen.
         location_weight, diversity_weight, diversity_variance, contrastive: see `Objective`.
         **kwargs: of `GlimpseNetworks`.
     """
@@ -48,12 +55,12 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
     location_weight, diversity_weight = Setting(check_numbers), Setting(check_numbers)
     diversity_variance = Setting(partial(check_numbers, above=0.0))
     contrastive = Setting(partial(check_one_of, (False, True)))
-    assignment = Setting(partial(check_one_of, ("hard", "soft")))
+    assignment = Setting(check_assignment)
 
     def __init__(
         self,
         *,
-        search_size: int,
+        search_size: int | str,
         search_stride: int | float,
         location_weight: float,
         diversity_weight: float,
