@@ -184,7 +184,8 @@ def _draw_row(whole, thumbnail, glimpses, model, image, label, class_names, boxe
     _draw_boxes(whole, boxes)
     crop, channels = model.crop, image.shape[-1]
     for n, (panels, location, patches) in enumerate(zip(glimpses, looked["locations"], looked["patches"])):
-        colour, (y, x) = COLOURS[n % len(COLOURS)], np.nan_to_num(location) * extent(image.shape)
+        colour = COLOURS[n % len(COLOURS)]
+        y, x = np.nan_to_num(location) * extent(image.shape)  # Axes have no limits that are NaN, as of a model that diverged.
         predicted = _title(f"glimpse {n + 1}", probabilities[n + 1], label, class_names)
         _draw_frames(whole, y, x, crop, colour)
         if enlarged:

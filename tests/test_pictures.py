@@ -192,3 +192,13 @@ def test_a_list_is_looked_at_one_by_one(draw, rng, monkeypatch):
 def test_a_head_that_is_no_map(make_model, batch):
     with pytest.raises(ValueError, match="must predict maps, as LocationMap does; got LocationHead"):
         draw_map(make_model(), batch[0][:1])
+
+
+@pytest.mark.parametrize("draw", [draw_glimpses, draw_map])
+def test_a_model_that_diverged_is_drawn(draw, tmp_path):
+    model = map_model()
+    model.build((None, 60, 60, 1))
+    for head in model.location_heads:
+        head.set_weights([np.full_like(weights, np.nan) for weights in head.get_weights()])
+    draw(model, np.zeros((1, 60, 60, 1), np.float32), path=tmp_path / "diverged.png")
+    assert (tmp_path / "diverged.png").exists()
