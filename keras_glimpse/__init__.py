@@ -28,6 +28,7 @@ from keras_glimpse.cascade.macs import count_macs as count_macs
 from keras_glimpse.cascade.macs import stage_macs as stage_macs
 from keras_glimpse.model import GlimpseClassifier as GlimpseClassifier
 from keras_glimpse.pictures import draw_glimpses as draw_glimpses
+from keras_glimpse.pictures import draw_map as draw_map
 from keras_glimpse.pretrained import load_pretrained as load_pretrained
 from keras_glimpse.pretrained import pretrained_folder as pretrained_folder
 from keras_glimpse.training.schedule import SearchSchedule as SearchSchedule

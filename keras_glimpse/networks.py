@@ -121,19 +121,21 @@ class GlimpseNetworks(keras.Model):
 
     def locate(self, evidence: Evidence, runtime=ANY) -> tf.Tensor:
         """Location of the next glimpse, `[batch, 2]` (eqs. 3 and 8)."""
-        n = len(evidence.glimpses)
-        seen = evidence._replace(glimpses=evidence.glimpses[: n - n % self.group_size])
-        head = for_runtime(self.location_heads[n], runtime)
-        previous = {"previous": evidence.locations} if "previous" in parameters_of(self.location_heads[n]) else {}
-        return head(evidence.hidden, class_evidence(seen, self.location_input, self.averaging), **previous)
+        head, inputs, before = self._next_head(evidence)
+        return for_runtime(head, runtime)(*inputs, **before)
 
     def log_map(self, evidence: Evidence) -> tf.Tensor | None:
         """log p(z) of the next glimpse, `[batch, rows, columns]`, if its location head is a map, such as `LocationMap`."""
-        head = self.location_heads[len(evidence.glimpses)]
-        if not hasattr(head, "log_probabilities"):
-            return None
-        logits = class_evidence(evidence, self.location_input, self.averaging)
-        return head.log_probabilities(evidence.hidden, logits, evidence.locations)
+        head, inputs, before = self._next_head(evidence)
+        return head.log_probabilities(*inputs, **before) if hasattr(head, "log_probabilities") else None
+
+    def _next_head(self, evidence):
+        """The location head of the next glimpse, its inputs, and the locations before, if it asks for them."""
+        n = len(evidence.glimpses)
+        head = self.location_heads[n]
+        seen = evidence._replace(glimpses=evidence.glimpses[: n - n % self.group_size])
+        inputs = evidence.hidden, class_evidence(seen, self.location_input, self.averaging)
+        return head, inputs, {"previous": evidence.locations} if "previous" in parameters_of(head) else {}
 
     def glimpse(self, evidence: Evidence, patches, location, training=False) -> Evidence:
         """Adds the logits of the next glimpse network for `patches` (eqs. 4 and 7)."""

@@ -16,7 +16,7 @@ PUBLIC = {
     *("fit_greedy", "paper_sgd", "SearchSchedule", "Checkpoints"),
     *("cascade_predict", "CascadePrediction", "cascade_curve", "CascadeCurve", "count_macs", "stage_macs"),
     *("export_saved_model", "export_litert", "export_onnx", "check_file"),
-    *("draw_glimpses", "load_pretrained", "pretrained_folder", "data"),
+    *("draw_glimpses", "draw_map", "load_pretrained", "pretrained_folder", "data"),
 }
 OF_DATA = {"Digits", "Epoch", "Splits", "embedded_digits", "jittered", "jittered_mnist", "mnist", "mnist_digits", "plain"}
 MODULES = {"cascade", "evidence", "export", "layers", "model", "networks", "ops", "attributes", "tracing", "training"}

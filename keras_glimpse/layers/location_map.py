@@ -49,7 +49,7 @@ class LocationMap(KeepsInner, keras.layers.Layer):
     TensorShape([2, 2])
     """
 
-    DEPTH = 10.0  # Of the bumps: e^-10 of the probability that a place looked at before had is left.
+    DEPTH = 30.0  # Of the bumps: of the probability that a place looked at before had, e^-30 is left.
 
     inner = ("from_hidden", "from_logits", "output_layer")
     hidden_units, inhibition = Fixed(), Fixed()
