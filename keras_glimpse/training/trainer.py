@@ -167,7 +167,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
 
     def _trackers(self, metrics, weighted_metrics):
         tested = evaluation_measures(self.num_glimpses)
-        names = dict.fromkeys([*training_measures(self.stage, contrastive=True), *tested])
+        names = dict.fromkeys([*training_measures(self.stage, offends=True), *tested])
         if metrics is weighted_metrics is None:
             return Measures(names), None  # Keras would keep the metrics of the last `compile`.
         return Measures(names), UserMetrics(metrics, weighted_metrics, self.num_classes, names)
@@ -279,7 +279,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
 
     def _names(self, phase):
         if phase == "train":
-            return training_measures(self.stage, self.contrastive)
+            return training_measures(self.stage, self.contrastive or self.assignment == "soft")
         return evaluation_measures(self.active_glimpses)
 
     def _results(self, names=None):
