@@ -61,6 +61,13 @@ def evaluation_step(model, data) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
     return {"loss": loss} | accuracies | {"border_px": border}, logits[-1]
 
 
+def chosen_places(model, images, labels) -> tf.Tensor:
+    """`[batch, 2]`, the best place of each image that the E step would choose, given its label."""
+    images, shares = model.prepare(images), label_shares(labels, model.num_classes)
+    evidence, locations, _ = look_until_stage(model, images, shares, training=False)
+    return search(model, images, shares, evidence, locations)[1].best
+
+
 def training_measures(stage, offends: bool) -> list[str]:
     """What `training_step` measures in a stage. `GlimpseClassifier.compile` documents the names."""
     parts = ["low_res_loss"] * stage.trains_low_res + ["best_loss"]
@@ -82,11 +89,11 @@ def _unpack(model, data):
     return images, label_shares(labels, model.num_classes), weights
 
 
-def look_until_stage(model, images, shares):
+def look_until_stage(model, images, shares, training=True):
     """Runs all that precedes the glimpse of this stage; only what the stage trains is in training mode."""
     stage = model.stage
     locate = for_runtime(model.locate, TENSORFLOW)
-    evidence = for_runtime(model.first_look, TENSORFLOW)(images, training=stage.trains_low_res)
+    evidence = for_runtime(model.first_look, TENSORFLOW)(images, training=training and stage.trains_low_res)
     correct = [_is_correct(model.combine(evidence), shares)]
     locations = [locate(evidence)]
     for _ in range(stage.glimpse):
