@@ -30,8 +30,8 @@ SHAPE = (64, 48, 1)
 def make_large():
     def make(image_shape=SHAPE, **kwargs):
         networks = {
-            "low_res_net": ConvLowResNet(3, (16, 12), (4, 6), 8),
-            "glimpse_net": ConvGlimpseNet(3, 2, (4, 6), hidden_units=8),
+            "low_res_net": ConvLowResNet(3, (16, 12), (4, 6), hidden_units=8),
+            "glimpse_net": ConvGlimpseNet(3, 2, (4, 6), (0, 1), 8),
             "location_head": LocationMap(4),
         }
         model = GlimpseClassifier.for_large_images(3, patch_size=16, **networks | kwargs)
@@ -61,7 +61,7 @@ def glimpsed_at(model, images, evidence, place):
 @pytest.mark.parametrize("scales", [(1, 2), (2, 4), (1,)], ids=str)
 def test_all_places_in_one_pass_equal_crops(make_large, images, scales):
     """At the pixel that each place is rounded to, which is half a pixel from the centre of a cell of 4x4 pixels."""
-    model = make_large(scales=scales, glimpse_net=ConvGlimpseNet(3, len(scales), (4, 6), hidden_units=8))
+    model = make_large(scales=scales, glimpse_net=ConvGlimpseNet(3, len(scales), (4, 6), (0, 1), 8))
     evidence = model.first_look(tf.constant(images))
     rows, columns = grid(evidence.hidden.shape[1:3])
     everywhere = model.outputs_everywhere(images, evidence, rows, columns)
@@ -181,14 +181,15 @@ def test_the_terms_of_a_soft_assignment(rng):
 
 def test_the_most_offending_place_of_a_whole_image_is_next_to_the_best_one(make_large, images):
     model = make_large(assignment="hard")
+    for kernel in (model.glimpse_nets[0].hidden_layer.kernel, model.glimpse_nets[0].output_layer.kernel):
+        kernel.assign(10 * kernel)  # So that places differ.
     model.compile("sgd", stage=1, jit_compile=False)
     shares = label_shares(LABELS, 3)
     evidence, locations, _ = look_until_stage(model, tf.constant(images), shares)
     found, chosen = search(model, tf.constant(images), shares, evidence, locations)
     logits = np.log(softmax((found.outputs + evidence.low_res[:, None]).numpy()))
-    cost = (
-        -model.log_map(evidence).numpy().reshape(4, -1) - np.log(softmax(evidence.low_res.numpy()))[np.arange(4), LABELS, None]
-    )
+    of_thumbnail = -np.log(softmax(evidence.low_res.numpy()))[np.arange(4), LABELS, None]
+    cost = of_thumbnail - model.log_map(evidence).numpy().reshape(4, -1)
     best = (cost - logits[np.arange(4), :, LABELS]).argmin(axis=1)
     np.testing.assert_array_equal(chosen.best, found.places.numpy()[0][best])
     apart = np.abs(chosen.places[:, 1] - chosen.places[:, 0]) * [4, 3]
@@ -258,24 +259,25 @@ def test_between_cells(plain_map):
 
 
 def little_things(count, seed):
-    """32x32 noise with a cross or a ring of 5x5 pixels somewhere; which, and where its centre is, in pixels."""
+    """48x48 noise with a + or an x of 9 pixels somewhere; which, and where its centre is, in pixels."""
     rng = np.random.default_rng(seed)
-    images = 0.3 * rng.random((count, 32, 32, 1), dtype=np.float32)
-    cross, ring = np.zeros((5, 5)), np.ones((5, 5))
-    cross[2], cross[:, 2], ring[1:4, 1:4] = 1, 1, 0
-    labels, corners = rng.integers(0, 2, count), rng.integers(1, 26, (count, 2))
+    images = 0.3 * rng.random((count, 48, 48, 1), dtype=np.float32)
+    plus, cross = np.zeros((5, 5)), np.maximum(np.eye(5), np.eye(5)[::-1])
+    plus[2] = plus[:, 2] = 1
+    labels, corners = rng.integers(0, 2, count), rng.integers(1, 42, (count, 2))
     for image, label, (y, x) in zip(images, labels, corners):
-        image[y : y + 5, x : x + 5, 0] += (cross, ring)[label]
+        image[y : y + 5, x : x + 5, 0] += 0.7 * (plus, cross)[label]
     return images, labels, corners + 2
 
 
 def taught(**kwargs):
+    """How often glimpses of 12x12 pixels hold the thing, and the error after the thumbnail and the glimpse."""
     model = GlimpseClassifier.for_large_images(
         2,
-        patch_size=8,
+        patch_size=12,
         scales=(1,),
-        low_res_net=ConvLowResNet(2, 16, (8, 8), 8),
-        glimpse_net=ConvGlimpseNet(2, 1, (8, 8), pooled=(0,), hidden_units=8),
+        low_res_net=ConvLowResNet(2, 12, (8, 8), (), 8),
+        glimpse_net=ConvGlimpseNet(2, 1, (8, 8), (0,), 8),
         **kwargs,
     )
     images, labels, _ = little_things(512, 0)
@@ -283,16 +285,16 @@ def taught(**kwargs):
     fit_greedy(model, images, labels, optimizer=lambda steps: keras.optimizers.Adam(3e-3), **fit)
     images, labels, centres = little_things(256, 1)
     seen = model.look(images)
-    on_it = np.abs(seen["locations"][:, 0] * 31 - centres).max(axis=1) <= 4
-    return on_it.mean(), (seen["logits"].numpy().argmax(axis=-1) != labels[:, None]).mean(axis=0)
+    held = np.abs(seen["locations"][:, 0] * 47 - centres).max(axis=1) <= 3.5
+    return held.mean(), (seen["logits"].numpy().argmax(axis=-1) != labels[:, None]).mean(axis=0)
 
 
 def test_a_soft_assignment_finds_what_a_local_search_does_not():
-    """The thing is in a glimpse of 8x8 of 32x32 pixels by chance in 6 % of the images."""
+    """By chance it is in 2 % of the glimpses."""
     found, errors = taught()
-    assert found > 0.9 and errors[1] < 0.05
+    assert found > 0.6 and errors[1] < 0.05
     lost, _ = taught(assignment="hard", search_size=3)
-    assert lost < 0.6
+    assert lost < 0.3
 
 
 def test_after_fine_tuning_batch_statistics_are_those_of_predicted_places(make_large, images):
@@ -440,13 +442,13 @@ def test_a_backbone_with_weights_of_its_own(rng, tmp_path, frozen):
         (lambda: ConvLowResNet(3, 2)(np.zeros((1, 9, 9, 1))), ValueError, "leave nothing of a thumbnail"),
         (lambda: ConvLowResNet(3, 16)(np.zeros((1, 9, 9, 1))), ValueError, "does not fit in images of 9x9"),
         (lambda: ConvGlimpseNet(3)(np.zeros((1, 8, 8, 2))), ValueError, "do not fit in patches of 8x8 pixels"),
-        (lambda: ConvGlimpseNet(3)(np.zeros((1, 32, 32, 3))), ValueError, "Expected patches of 2 scales; got 3 channels"),
+        (lambda: ConvGlimpseNet(3)(np.zeros((1, 48, 48, 3))), ValueError, "Expected patches of 2 scales; got 3 channels"),
         (lambda: ConvGlimpseNet(3, pooled=(0, 4)), ValueError, r"pooled must name blocks from 0 to 3; got \(0, 4\)"),
         (lambda: LocationMap(inhibition=-1), ValueError, "inhibition must be finite and not negative; got -1"),
         (lambda: LocationMap()(np.zeros((1, 9)), np.zeros((1, 3))), ValueError, r"needs features with places.*got \(1, 9\)"),
         (lambda: Backbone("mobilenet_v2"), TypeError, "backbone must be a Keras layer or model; got 'mobilenet_v2'"),
         (lambda: Backbone(keras.layers.Dense(3), "vgg"), ValueError, "preprocess_input must be a layer or one of .*'vgg16'"),
-        (lambda: Backbone(keras.layers.Flatten())(np.zeros((1, 8, 8, 3))), ValueError, "map images to features .*include_top"),
+        (lambda: Backbone(keras.layers.Flatten())(np.zeros((1, 8, 8, 3))), ValueError, "'flatten' gives .1, 192"),
         (lambda: SearchSchedule({0: {"stride": 3}}), ValueError, "A phase sets search_size, .*; got 'stride'"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
