@@ -71,7 +71,8 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         diversity_variance: Positive float, sigma^2 of eq. 18, in squared units of the image's longer side. Defaults to `0.002`.
         contrastive: Boolean, whether the most offending location is trained on too (eqs. 15 and 16). Defaults to `True`.
         assignment: `"hard"`, which trains on the best candidate z* (eq. 12), or `"soft"`, which trains on samples of the
-            candidates' posterior probabilities given the label (see [](../guide/large-images.md)). Defaults to `"hard"`.
+            candidates' posterior probabilities given the label (see the guide, "How large images are learned"). Defaults to
+            `"hard"`.
         parallel: Boolean or non-negative integer (section 2.2.3). `True` predicts all locations from the thumbnail alone; an
             integer M predicts M locations at a time. Defaults to `False`.
         share_weights: Boolean, whether all glimpses share one glimpse network; each has its own location head. Every stage then
