@@ -12,8 +12,8 @@ import keras_glimpse
 def whole(
     image_shape: Sequence[int],
     num_classes: int,
-    filters: Sequence[int] = (16, 32, 32, 64),
-    pooled: Sequence[int] = (0, 1),
+    filters: Sequence[int] = (16, 32, 64, 64),
+    pooled: Sequence[int] = (0, 1, 2),
     hidden_units: int = 64,
 ) -> keras.Model:
     """The glimpse network over the whole image at full resolution: its convolutions, their maximum and mean, dense layers."""
