@@ -347,10 +347,72 @@ def test_a_schedule_from_the_whole_image_to_its_neighbourhood(make_large, images
     model = make_large()
     model.compile("adam", stage=1)
     model.fit(images, LABELS, epochs=6, callbacks=[SearchSchedule.whole_to_local(6), Spy()], verbose=0)
-    assert seen == [("image", 24, "soft")] * 3 + [(7, 16, "soft"), (5, 32, "soft"), (3, 48, "soft")]
-    hard = SearchSchedule({0: "image", 1: {"search_size": 3, "assignment": "hard"}})
+    assert seen == [("image", 16, "soft")] * 3 + [(7, 16, "soft"), (5, 32, "soft"), (3, 48, "soft")]
+    hard = SearchSchedule({0: {"search_size": "image", "assignment": "soft"}, 1: {"search_size": 3, "assignment": "hard"}})
     model.fit(images, LABELS, epochs=2, callbacks=[hard, Spy()], verbose=0)
     assert seen[-1] == (3, 48, "hard")
+
+
+@pytest.mark.parametrize("assignment", ["hard", "soft"])
+def test_a_model_that_diverged_has_a_loss_that_is_not_a_number(make_large, images, assignment):
+    model = make_large(assignment=assignment)
+    model.glimpse_nets[0].output_layer.bias.assign([np.nan] * 3)
+    model.compile("sgd", stage=1)
+    assert np.isnan(model.train_on_batch(images, LABELS, return_dict=True)["loss"])
+
+
+def test_samples_depend_on_the_seed(make_large, images):
+    def chosen(seed):
+        keras.utils.set_random_seed(seed)
+        model.compile("sgd", stage=1, jit_compile=False)
+        shares = label_shares(LABELS, 3)
+        evidence, locations, _ = look_until_stage(model, model.stage, tf.constant(images), shares)
+        return search(model, tf.constant(images), shares, evidence, locations)[1].places
+
+    model = make_large()
+    np.testing.assert_array_equal(chosen(1), chosen(1))
+    assert np.abs(chosen(1) - chosen(2)).max() > 0.1
+
+
+def test_earlier_locations_pass_no_gradient_to_a_shared_map(make_large, images):
+    """Eq. 18 pushes glimpse 2 away from glimpse 1, not the other way round (section 2.2.1)."""
+    model = make_large(num_glimpses=2, share_weights=True)
+    model.compile("sgd", stage=2, jit_compile=False)
+    weights = [each.value for each in model.location_heads[0].weights]
+    with tf.GradientTape(persistent=True) as tape:
+        _, locations, _ = look_until_stage(model, model.stage, tf.constant(images), label_shares(LABELS, 3))
+        first, second = map(tf.reduce_sum, locations)
+    assert all(gradient is None for gradient in tape.gradient(first, weights))
+    assert any(gradient is not None for gradient in tape.gradient(second, weights))
+
+
+def test_places_for_labels(make_large, images):
+    model = make_large(num_glimpses=2)
+    fit_greedy(model, images, LABELS, optimizer="adam", verbose=0)  # It ends with fine-tuning, which does not search.
+    shares = label_shares(LABELS, 3)
+    for glimpse in (1, 2):
+        model.compile("sgd", stage=glimpse, jit_compile=False)
+        evidence, locations, _ = look_until_stage(model, model.stage, tf.constant(images), shares, training=False)
+        _, chosen = search(model, tf.constant(images), shares, evidence, locations)
+        model.compile("sgd", stage="fine_tune", jit_compile=False)
+        np.testing.assert_allclose(model.best_places(images, LABELS, glimpse), chosen.best, atol=1e-6)
+    with pytest.raises(ValueError, match=r"stage must be one of .*; got 3"):
+        model.best_places(images, LABELS, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+def test_on_two_replicas(images, policy):
+    """The parts that are not drawn are those of one replica."""
+    devices = tf.config.list_logical_devices("CPU")
+    if len(devices) < 2:
+        pytest.skip("needs two logical devices")
+    with tf.distribute.MirroredStrategy([device.name for device in devices[:2]]).scope():
+        model = GlimpseClassifier.for_large_images(3, low_res_size=16, patch_size=16, dtype=policy)
+        model.build((None, *SHAPE))
+        model.compile("adam", stage=1)
+    history = model.fit(images, LABELS, batch_size=4, verbose=0).history
+    assert np.isfinite(history["loss"]).all() and np.isfinite(model.best_places(images, LABELS)).all()
 
 
 # ---- Networks by argument ----
@@ -431,7 +493,7 @@ def test_a_backbone_with_weights_of_its_own(rng, tmp_path, frozen):
         (
             lambda: GlimpseClassifier(3, search_size="images"),
             ValueError,
-            r"search_size must be one of \('image',\); got 'images'",
+            "must be an odd integer or .image.; got 'images'",
         ),
         (lambda: GlimpseClassifier(3, assignment="softer"), ValueError, r"assignment must be one of \('hard', 'soft'\)"),
         (
@@ -441,16 +503,20 @@ def test_a_backbone_with_weights_of_its_own(rng, tmp_path, frozen):
         ),
         (lambda: GlimpseClassifier(3, location_head=[LocationMap()]), ValueError, "location_head must be one layer or 2"),
         (lambda: ConvLowResNet(3, 0), ValueError, "size must be an integer, at least 1; got 0"),
-        (lambda: ConvLowResNet(3, 2)(np.zeros((1, 9, 9, 1))), ValueError, "leave nothing of a thumbnail"),
+        (lambda: ConvLowResNet(3, 2)(np.zeros((1, 9, 9, 1))), ValueError, "size must be a multiple of 4"),
         (lambda: ConvLowResNet(3, 16)(np.zeros((1, 9, 9, 1))), ValueError, "does not fit in images of 9x9"),
-        (lambda: ConvGlimpseNet(3)(np.zeros((1, 8, 8, 2))), ValueError, "do not fit in patches of 8x8 pixels"),
+        (lambda: ConvGlimpseNet(3)(np.zeros((1, 8, 8, 2))), ValueError, "must have 38 pixels a side .*; got 8x8"),
         (lambda: ConvGlimpseNet(3)(np.zeros((1, 48, 48, 3))), ValueError, "Expected patches of 2 scales; got 3 channels"),
-        (lambda: ConvGlimpseNet(3, pooled=(0, 4)), ValueError, r"pooled must name blocks from 0 to 3; got \(0, 4\)"),
+        (lambda: ConvGlimpseNet(3, pooled=(0, 4)), ValueError, "blocks from 0 to 3, each once"),
+        (lambda: ConvGlimpseNet(3, pooled=(0, 0)), ValueError, "blocks from 0 to 3, each once"),
+        (lambda: GlimpseClassifier.for_large_images(3, gated_location=True), ValueError, "gated_location is of the default"),
+        (lambda: GlimpseClassifier.for_large_images(3, gated_glimpse=True), ValueError, "glimpse_net that takes .patches, loc"),
         (lambda: LocationMap(inhibition=-1), ValueError, "inhibition must be finite and not negative; got -1"),
         (lambda: LocationMap()(np.zeros((1, 9)), np.zeros((1, 3))), ValueError, r"needs features with places.*got \(1, 9\)"),
         (lambda: Backbone("mobilenet_v2"), TypeError, "backbone must be a Keras layer or model; got 'mobilenet_v2'"),
         (lambda: Backbone(keras.layers.Dense(3), "vgg"), ValueError, "preprocess_input must be a layer or one of .*'vgg16'"),
         (lambda: Backbone(keras.layers.Flatten())(np.zeros((1, 8, 8, 3))), ValueError, "'flatten' gives .1, 192"),
+        (lambda: SearchSchedule({0: 3, 1: {"assignment": "hard"}}), ValueError, "from epoch 0 on must set assignment"),
         (lambda: SearchSchedule({0: {"stride": 3}}), ValueError, "A phase sets search_size, .*; got 'stride'"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -140,11 +140,10 @@ def _sample(model, images, shares, found, penalty, posterior):
 
 
 def _seeds(model, count):
-    """New seeds of stateless operations, other ones on each replica."""
-    seed = tf.cast(model.sampler.next(), tf.int32)
-    context = tf.distribute.get_replica_context()
-    replica = context.replica_id_in_sync_group if context else 0
-    return [seed + [0, count * replica + i] for i in range(count)]
+    """Seeds of stateless operations: of this step, by which training resumes with the same ones, and of this replica."""
+    replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+    first = model.seed + count * tf.cast(model.optimizer.iterations, tf.int64)
+    return [tf.stack([first + i, tf.cast(replica, tf.int64)]) for i in range(count)]
 
 
 def _patches(model, images, found, index, places):

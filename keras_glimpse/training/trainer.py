@@ -2,6 +2,7 @@
 
 import numbers
 import os
+import random
 import warnings
 from functools import partial
 from inspect import signature
@@ -88,7 +89,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         self._choices = {}  # Arguments of `compile`
         self._xla = "auto"
         self._plans = {}  # Of the phases "train" and "test": see `execution.plan`
-        self._sampler = None
+        self.seed = 0  # Of the samples of a soft assignment
 
     # ---- What is trained ----
 
@@ -174,6 +175,8 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         _compat.track(self, *trackers)
         self._functions.clear()
         self._xla = xla
+        if self.assignment == "soft":
+            self.seed = random.randrange(2**31)  # As Keras seeds its initializers
 
     def _last_glimpse(self):
         """The glimpse that fine-tuning trains: where all share one network, the one that was trained last."""
@@ -313,17 +316,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
 
     # ---- Compiled functions: Keras asks for them before it runs any of them ----
 
-    @property
-    def sampler(self) -> keras.random.SeedGenerator:
-        """The seeds of a soft assignment. Models that never make one draw none."""
-        if self._sampler is None:
-            with replicas.scope_of(self):
-                self._sampler = keras.random.SeedGenerator()
-        return self._sampler
-
     def make_train_function(self, force=False):
-        if self.assignment == "soft":
-            self.sampler  # noqa: B018  No variable can be created while the step is traced.
         self.train_function = self._made("train", self.train_step, super().make_train_function)
 
     def make_test_function(self, force=False):
