@@ -400,21 +400,6 @@ def test_places_for_labels(make_large, images):
         model.best_places(images, LABELS, 3)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
-def test_on_two_replicas(images, policy):
-    """The parts that are not drawn are those of one replica."""
-    devices = tf.config.list_logical_devices("CPU")
-    if len(devices) < 2:
-        pytest.skip("needs two logical devices")
-    with tf.distribute.MirroredStrategy([device.name for device in devices[:2]]).scope():
-        model = GlimpseClassifier.for_large_images(3, low_res_size=16, patch_size=16, dtype=policy)
-        model.build((None, *SHAPE))
-        model.compile("adam", stage=1)
-    history = model.fit(images, LABELS, batch_size=4, verbose=0).history
-    assert np.isfinite(history["loss"]).all() and np.isfinite(model.best_places(images, LABELS)).all()
-
-
 # ---- Networks by argument ----
 
 
