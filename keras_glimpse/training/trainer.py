@@ -32,7 +32,7 @@ from keras_glimpse.training.metrics import UserMetrics
 from keras_glimpse.training.objective import Objective
 from keras_glimpse.training.stages import Stage
 from keras_glimpse.training.step import evaluation_measures, evaluation_step, training_measures, training_step
-from keras_glimpse.training.xla import chooses_xla, is_supported
+from keras_glimpse.training.xla import check_size_is_known, chooses_xla, is_supported
 
 NOT_CALLED = {  # Methods of Keras that its own training calls, and this one does not.
     "compute_loss": "the loss is that of eqs. 16 to 18; losses of networks (`add_loss`, regularizers) are added to it",
@@ -251,6 +251,11 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
     def jit_compile(self, value):
         self._xla = "auto" if value is None else bool(value) and is_supported(self)
 
+    def build(self, input_shape):
+        if self._xla is True:
+            check_size_is_known(tuple(input_shape)[1:])
+        super().build(input_shape)
+
     # ---- One step, and its measures ----
 
     def train_step(self, data) -> dict[str, tf.Tensor]:
@@ -415,7 +420,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
             return
         if self.preprocess is None:
             self._pixels.largest = 1.0
-        elif np.max(self.prepare(tf.fill((1, *self.image_shape), 255.0))) > PixelRange.PLAUSIBLE:
+        elif np.max(self.prepare(tf.fill((1, *self.least_shape), 255.0))) > PixelRange.PLAUSIBLE:
             warnings.warn(
                 "The networks are given bytes as floats from 0 to 255, since `preprocess` does not scale them: add Rescaling.",
                 stacklevel=2,
