@@ -354,7 +354,7 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         """
         if not self.built:
             raise ValueError("Only a model that is built can be exported: fit it, load it or call it on images first.")
-        self(tf.zeros((1, *self.image_shape)))  # Keras exports only models that were called; training does not call them.
+        self(self.inputs[0])  # Keras exports only models that were called; training does not call them.
         if format != "tf_saved_model":
             check_exportable(f"export(format={format!r})", self, None, quantized=("int8",))
         with float_products(self):

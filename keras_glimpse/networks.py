@@ -94,17 +94,16 @@ class GlimpseNetworks(keras.Model):
 
     @property
     def image_shape(self) -> tuple[int | None, int | None, int] | None:
-        """`(height, width, channels)` of the images that the model is built for; None before. A side is None if it may differ."""
+        """`(height, width, channels)` of the images that the model is built for; None before. A side that may differ is None."""
         return self._image_shape
 
     @property
-    def least_shape(self) -> tuple[int, int, int] | None:
-        """`image_shape` with the least sides for those that may differ: those of a patch and of the thumbnail."""
-        if self.image_shape is None:
-            return None
+    def least_sides(self) -> tuple[int, int]:
+        """`(height, width)` of the smallest images in which a patch and the thumbnail fit, as far as that is known."""
+        if self.preprocess is not None:
+            return 1, 1
         thumbnail = self.low_res_net.size if getattr(self.low_res_net, "scales_integers", False) else (2, 2)
-        *sides, channels = self.image_shape
-        return (*(side or max(2, self.crop.size, least) for side, least in zip(sides, thumbnail)), channels)
+        return tuple(max(2, self.crop.size, side) for side in thumbnail)
 
     def traced(self) -> tuple[list, list]:
         """What graphs hold beside layers: values, and objects that are compared by identity (see `tracing`)."""
@@ -114,7 +113,7 @@ class GlimpseNetworks(keras.Model):
 
     def prepare(self, images, training=False) -> tf.Tensor:
         """Checks the images and applies `preprocess`; the other methods take its result."""
-        check_spec(images.shape, images.dtype, self.image_shape)
+        check_spec(images.shape, images.dtype, self.image_shape, self.least_sides)
         if self.image_shape is not None:  # A graph that the user traces may know less.
             images = tf.ensure_shape(images, (None, *self.image_shape))
         if self.preprocess is None:
@@ -254,13 +253,17 @@ class GlimpseNetworks(keras.Model):
         >>> seen["logits"].shape, seen["locations"].shape, seen["patches"].shape
         (TensorShape([3, 3, 10]), TensorShape([3, 2, 2]), TensorShape([3, 2, 12, 12, 2]))
         """
-        check_images(images, self.image_shape)
+        self.check_images(images)
         if not self.built:
             self.build(images.shape)
         if not tf.executing_eagerly():  # In another graph it must be traced anew, since that may be for another runtime.
             return self.look_at_all(ops.convert_to_tensor(images))
         self.see_pixels(images)
         return self.cached("look", lambda: self.graph(self.look_at_all))(ops.convert_to_tensor(images))
+
+    def check_images(self, images, at_least: int = 0) -> None:
+        """Raises unless these are images of the size that the model is for, at least so many."""
+        check_images(images, self.image_shape, self.least_sides, at_least)
 
     def see_pixels(self, images) -> None:
         """Warns, once, if float pixels are outside the range that the model expects; checks the first 32 images."""

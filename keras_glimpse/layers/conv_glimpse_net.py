@@ -117,8 +117,8 @@ class ConvGlimpseNet(KeepsInner, keras.layers.Layer):
         pooled = []
         for tower, level, firsts in zip(self.towers, levels, starts):
             features, window = tower(level, training=False), tower.output_side(size)
-            rows, columns = (array(namespace(first).round(first / tower.stride), np.int32) for first in firsts)
-            pooled += [_at(pool(features, window, 1, "VALID"), rows, columns) for pool in (tf.nn.max_pool2d, tf.nn.avg_pool2d)]
+            index = [namespace(first).round(first / tower.stride) for first in firsts]
+            pooled += [_at(pool(features, window, 1, "VALID"), *index) for pool in (tf.nn.max_pool2d, tf.nn.avg_pool2d)]
         return self._logits(pooled)
 
     def _for_each_scale(self):
@@ -138,9 +138,11 @@ class ConvGlimpseNet(KeepsInner, keras.layers.Layer):
 
 
 def _at(features, rows, columns):
-    """Those at given rows and columns; by a strided slice where they are known to be evenly spaced."""
+    """Those at given rows and columns, or at the last ones; by a strided slice where they are known to be evenly spaced."""
     for axis, index in ((1, rows), (2, columns)):
-        steps = ({*np.diff(index)} or {1}) if is_known(index) else ()
+        last = ops.shape(features)[axis] - 1
+        index = array(namespace(index, last).minimum(index, array(last)), np.int32)
+        steps = {*np.diff(index)} or {1} if is_known(index) else ()
         if len(steps) == 1:
             part = slice(index[0], index[-1] + 1, steps.pop())
             features = features[:, part] if axis == 1 else features[:, :, part]

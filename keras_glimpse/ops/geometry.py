@@ -4,8 +4,8 @@ A *location* is `(y, x)` in [0, 1]. The centre it names lies at pixel `location 
 (0, 0) is the centre of the first pixel and (1, 1) the centre of the last. All of it is float32, whatever the precision
 of the networks: half a pixel in 2048 is below what float16 can tell apart.
 
-Images are given by their shape, `[batch, height, width, channels]`, as `keras.ops.shape` tells it: sides are integers where they
-are known when a graph is traced, so that what follows from them is a constant of the graph, and scalar tensors where they are not.
+Images are given by their shape, `[batch, height, width, channels]`, as `keras.ops.shape` returns it: a side is an integer if it
+is known when a graph is traced, and all that follows from it a constant of the graph; else it is a scalar tensor.
 """
 
 import numpy as np

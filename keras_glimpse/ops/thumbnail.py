@@ -43,13 +43,12 @@ def downsample(image: tf.Tensor, size: tuple[int, int], method: str = "area", ru
     """
     if method == "area":
         by_op = _is_averaged_by_op(image, runtime)
-        mean = tf.raw_ops.ResizeArea(images=image, size=size) if by_op else _average(image, size, runtime)
-        return to_unit_range(mean, image.dtype)
-    rows, columns = (_centres(*sides) for sides in zip(ops.shape(image)[1:3], size))
-    if method == "strided":
-        xp = namespace(rows, columns)
-        return to_unit_range(_pixels(image, xp.floor(rows + 0.5), xp.floor(columns + 0.5)), image.dtype)
-    return to_unit_range(_interpolate(image, rows, columns), image.dtype)
+        thumbnail = tf.raw_ops.ResizeArea(images=image, size=size) if by_op else _average(image, size, runtime)
+    else:
+        rows, columns = (_centres(*sides) for sides in zip(ops.shape(image)[1:3], size))
+        thumbnail = (_nearest if method == "strided" else _interpolate)(image, rows, columns)
+    thumbnail.set_shape((image.shape[0], *size, image.shape[3]))  # Reshaping images of unknown sides loses the batch.
+    return to_unit_range(thumbnail, image.dtype)
 
 
 def _centres(side, parts):
@@ -108,6 +107,11 @@ def _overlap(side, parts):
     pixel = arange(side, np.float64)
     shared = xp.maximum(xp.minimum(high, pixel + 1) - xp.maximum(low, pixel), 0)
     return tf.convert_to_tensor(array(shared * parts / end))
+
+
+def _nearest(image, rows, columns):
+    xp = namespace(rows, columns)
+    return _pixels(image, xp.floor(rows + 0.5), xp.floor(columns + 0.5))
 
 
 def _interpolate(image, rows, columns):

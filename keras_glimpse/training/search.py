@@ -31,7 +31,7 @@ class Candidates(NamedTuple):
         outputs: Tensor `[batch, n, num_classes]`, o^{H_n} at each.
         patches: Tensor `[batch, n, size, size, channels]`; `None` if one pass over the image saw them all.
         predicted: Tensor `[batch, num_classes]`, o^{H_n} at the predicted location.
-        cell: Array or tensor `[2]`, the distance between places of a grid over the image; `None` of a grid around the prediction.
+        cell: Array or tensor `[2]`, the distance between places of a grid over the image; `None` of one around the prediction.
     """
 
     places: tf.Tensor

@@ -21,7 +21,7 @@ from keras_glimpse._validation.arguments import (
     check_search_stride,
 )
 from keras_glimpse._validation.data import checked_input, named_batches
-from keras_glimpse._validation.images import PixelRange, check_images
+from keras_glimpse._validation.images import PixelRange
 from keras_glimpse.attributes import Setting
 from keras_glimpse.networks import GlimpseNetworks
 from keras_glimpse.ops.runtime import TENSORFLOW, for_runtime
@@ -420,7 +420,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
             return
         if self.preprocess is None:
             self._pixels.largest = 1.0
-        elif np.max(self.prepare(tf.fill((1, *self.least_shape), 255.0))) > PixelRange.PLAUSIBLE:
+        elif np.max(self.prepare(tf.fill((1, *(side or 512 for side in self.image_shape)), 255.0))) > PixelRange.PLAUSIBLE:
             warnings.warn(
                 "The networks are given bytes as floats from 0 to 255, since `preprocess` does not scale them: add Rescaling.",
                 stacklevel=2,
@@ -495,7 +495,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         (3, 10)
         """
         if hasattr(x, "shape") or isinstance(x, list | tuple | dict | str | numbers.Number | None):
-            check_images(x, self.image_shape, at_least=1)
+            self.check_images(x, at_least=1)
             self.see_pixels(x)
         own = self.steps_per_execution
         several = self._choices.get("steps_per_execution", "auto") == "auto" and self._runs_on_one_device_in_graphs()
@@ -586,7 +586,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         >>> model.predict_on_batch(np.zeros((3, 48, 48, 1), "float32")).shape
         (3, 10)
         """
-        check_images(x, self.image_shape, at_least=1)
+        self.check_images(x, at_least=1)
         self.see_pixels(x)
         return super().predict_on_batch(x)
 
@@ -607,7 +607,8 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         return x, y, image
 
     def _checked(self, x, y, name, sample_weight=None, in_memory=False):
-        data = checked_input(x, y, sample_weight, self.num_classes, self.image_shape, name, self._pixels, in_memory)
+        shapes = self.image_shape, self.least_sides
+        data = checked_input(x, y, sample_weight, self.num_classes, *shapes, name, self._pixels, in_memory)
         if self.distribute_strategy.num_replicas_in_sync > 1 and isinstance(data[0], tf.data.Dataset):
             return (replicas.shared_by_hosts(data[0]), *data[1:])
         return data

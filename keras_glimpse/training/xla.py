@@ -19,8 +19,8 @@ def chooses_xla(model) -> bool:
 
     It is off with several replicas, since a step that sums over them cannot be one XLA program; for images that differ in
     size, since it would compile a program for each; where a layer or deterministic operations rule it out; on a CPU for
-    networks with convolutions; and where it cannot compile an operation that the model has in training or in inference. The choice depends on the model and on the machine, never on a
-    measurement, so that a program which is run again does the same.
+    networks with convolutions; and where it cannot compile an operation that the model has in training or in inference. The
+    choice depends on the model and on the machine, never on a measurement, so that a program which is run again does the same.
     """
     reason = _against_xla(model)
     log.info("XLA %s", f"is off: {reason}." if reason else "compiles the model.")
