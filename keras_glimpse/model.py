@@ -220,7 +220,7 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         num_glimpses: int = 1,
         *,
         low_res_size: int | Sequence[int] = 64,
-        patch_size: int = 32,
+        patch_size: int = 48,
         scales: Sequence[int] = (1, 2),
         backbone: keras.Layer | None = None,
         preprocess_input: str | keras.Layer | None = None,
@@ -236,7 +236,7 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
             num_classes: Integer, at least 2, the number of classes C.
             num_glimpses: Positive integer, the number of glimpses. Defaults to `1`.
             low_res_size: Positive integer, the side of the thumbnail in pixels, or a tuple `(rows, columns)`. Defaults to `64`.
-            patch_size: Positive integer, the side of a patch in pixels. Defaults to `32`.
+            patch_size: Positive integer, the side of a patch in pixels. Defaults to `48`.
             scales: Sequence of positive integers, the scales of the patches. Defaults to `(1, 2)`.
             backbone: Optional Keras layer or model that maps images to feature maps, in place of the convolutions of all
                 networks, each of which gets a copy with its weights: `keras.applications.MobileNetV3Small(include_top=False)`,

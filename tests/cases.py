@@ -31,10 +31,10 @@ LAYERS = {
     "crop": (MultiScaleCrop(5, (1, 2)), [(20, 24, 3), (2,)]),
     "glimpse": (GlimpseNet(3, 8), [(6, 6, 2)]),
     "glimpse_gated": (GlimpseNet(3, (8, 7), gated=True), [(6, 6, 2), (2,)]),
-    "low_res_conv": (ConvLowResNet(3, (8, 12), (4, 5), 6), [(20, 24, 2)]),
+    "low_res_conv": (ConvLowResNet(3, (8, 12), (4, 5), hidden_units=6), [(20, 24, 2)]),
     "low_res_backbone": (ConvLowResNet(3, 8, backbone=Backbone(backbone())), [(20, 24, 1)]),
     "location_map": (LocationMap(4), [(3, 4, 6), (3,)]),
-    "glimpse_conv": (ConvGlimpseNet(3, 2, (4, 5), hidden_units=6), [(10, 10, 2)]),
+    "glimpse_conv": (ConvGlimpseNet(3, 2, (4, 5), (0, 1), 6), [(10, 10, 2)]),
     "glimpse_backbone": (ConvGlimpseNet(3, 2, backbone=Backbone(backbone(), keras.layers.Rescaling(1 / 255))), [(6, 6, 6)]),
     "backbone": (Backbone(backbone(), "mobilenet_v2"), [(8, 9, 3)]),
 }

@@ -23,6 +23,7 @@ from keras_glimpse.data import Digits, Epoch
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "recipes"))
 
+import runs  # noqa: E402
 from tables import config, digits, distortion, figures, measure, networks, report, run, training  # noqa: E402
 
 TABLES = {name: config.load(name) for name in config.NAMES}
@@ -385,13 +386,13 @@ def test_an_interrupted_row_ends_as_if_it_were_not(tmp_path, monkeypatch, name, 
     row = replace(row, after=row.after and row.after.with_sweeps(1))
     whole = training.Run(row, 1, tmp_path / "whole", smoke).model().get_weights()
 
-    class Killer(training.Stopwatch):
+    class Killer(runs.Stopwatch):
         def on_train_batch_end(self, batch, logs=None):
             if self.model.optimizer.iterations > 2 * self.params["steps"]:
                 raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(training, "Stopwatch", Killer)
+        patch.setattr(runs, "Stopwatch", Killer)
         training.Run(row, 1, tmp_path / "killed", smoke).model()
     resumed = training.Run(row, 1, tmp_path / "killed", smoke)
     assert (resumed.folder / "checkpoint").exists()

@@ -64,10 +64,11 @@ class Backbone(keras.layers.Layer):
         if self._preprocess is not None:
             pixels = self._preprocess(255.0 * ops.cast(pixels, "float32"))
         features = self.model(pixels, training=training)
-        if len(getattr(features, "shape", ())) != 4:
+        shape = getattr(features, "shape", ())
+        if len(shape) != 4:
             raise ValueError(
-                f"backbone must map images to features [batch, rows, columns, units]; {self.model.name!r} gives {features}. "
-                "Models of keras.applications do with include_top=False and pooling=None."
+                f"backbone must map images to features [batch, rows, columns, units]; {self.model.name!r} gives "
+                f"{tuple(shape)}. Models of keras.applications do with include_top=False and pooling=None."
             )
         return features
 

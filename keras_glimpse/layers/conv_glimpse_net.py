@@ -28,8 +28,8 @@ class ConvGlimpseNet(KeepsInner, keras.layers.Layer):
         num_scales: Positive integer, the number of scales that `MultiScaleCrop` stacks. Each has convolutions of its own.
             Defaults to `2`.
         filters: Sequence of positive integers, the filters of the blocks of convolution 3x3, batch normalisation and ReLU.
-            Defaults to `(16, 32, 32, 64)`.
-        pooled: Sequence of integers, the indices (from 0) of the blocks that pooling 2x2 follows. Defaults to `(0, 1)`.
+            Defaults to `(16, 32, 64, 64)`.
+        pooled: Sequence of integers, the indices (from 0) of the blocks that pooling 2x2 follows. Defaults to `(0, 1, 2)`.
         hidden_units: Positive integer, the units of the dense layer between the pooled features and the logits. Defaults to
             `64`.
         backbone: Optional `Backbone` in place of the convolutions, shared by the scales. Each place of a search is then
@@ -48,7 +48,7 @@ class ConvGlimpseNet(KeepsInner, keras.layers.Layer):
             of so many scales.
 
     Example:
-    >>> ConvGlimpseNet(num_classes=10)(ops.zeros((2, 32, 32, 2))).shape
+    >>> ConvGlimpseNet(num_classes=10)(ops.zeros((2, 48, 48, 2))).shape
     TensorShape([2, 10])
     """
 
@@ -59,8 +59,8 @@ class ConvGlimpseNet(KeepsInner, keras.layers.Layer):
         self,
         num_classes: int,
         num_scales: int = 2,
-        filters: Sequence[int] = (16, 32, 32, 64),
-        pooled: Sequence[int] = (0, 1),
+        filters: Sequence[int] = (16, 32, 64, 64),
+        pooled: Sequence[int] = (0, 1, 2),
         hidden_units: int = 64,
         backbone: Backbone | None = None,
         **kwargs,

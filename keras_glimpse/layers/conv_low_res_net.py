@@ -24,8 +24,10 @@ class ConvLowResNet(KeepsInner, keras.layers.Layer):
     Args:
         num_classes: Positive integer, the number of classes C.
         size: Positive integer, the side of the thumbnail in pixels, or a tuple `(rows, columns)`. Defaults to `64`.
-        filters: Sequence of positive integers, the filters of the blocks of convolution 3x3, batch normalisation and ReLU;
-            pooling 2x2 follows the first two. Defaults to `(24, 32, 48, 64)`.
+        filters: Sequence of positive integers, the filters of the blocks of convolution 3x3, batch normalisation and ReLU.
+            Defaults to `(16, 32, 48, 64)`.
+        pooled: Sequence of integers, the indices (from 0) of the blocks that pooling 2x2 follows. Each doubles the cells of the
+            features, and so of a `LocationMap`. Defaults to `(0, 1)`.
         hidden_units: Positive integer, the units of the dense layer between the pooled features and the logits. Defaults to
             `64`.
         downsample: `"area"`, `"strided"` or `"bilinear"`, how the thumbnail is computed (see `LowResNet`). Defaults to
@@ -52,13 +54,14 @@ class ConvLowResNet(KeepsInner, keras.layers.Layer):
     """
 
     inner = ("features", "hidden_layer", "output_layer")
-    num_classes, size, filters, hidden_units, downsample = Fixed(), Fixed(), Fixed(), Fixed(), Fixed()
+    num_classes, size, filters, pooled, hidden_units, downsample = Fixed(), Fixed(), Fixed(), Fixed(), Fixed(), Fixed()
 
     def __init__(
         self,
         num_classes: int,
         size: int | Sequence[int] = 64,
-        filters: Sequence[int] = (24, 32, 48, 64),
+        filters: Sequence[int] = (16, 32, 48, 64),
+        pooled: Sequence[int] = (0, 1),
         hidden_units: int = 64,
         downsample: str = "area",
         backbone: Backbone | None = None,
@@ -70,10 +73,11 @@ class ConvLowResNet(KeepsInner, keras.layers.Layer):
         self.num_classes = num_classes
         self.size = integers("size", size, length=2)
         self.filters = integers("filters", filters)
+        self.pooled = tuple(pooled)
         self.hidden_units = hidden_units
         self.downsample = downsample
         policy = self.dtype_policy
-        self.features = Convolutions(self.filters, dtype=policy) if backbone is None else backbone
+        self.features = Convolutions(self.filters, self.pooled, dtype=policy) if backbone is None else backbone
         self.hidden_layer = keras.layers.Dense(hidden_units, "relu", dtype=policy)
         self.output_layer = keras.layers.Dense(num_classes, dtype=policy)
 
@@ -97,7 +101,7 @@ class ConvLowResNet(KeepsInner, keras.layers.Layer):
         return type(self).call is ConvLowResNet.call
 
     def get_config(self):
-        names = ("num_classes", "size", "filters", "hidden_units", "downsample")
+        names = ("num_classes", "size", "filters", "pooled", "hidden_units", "downsample")
         config = super().get_config() | {name: getattr(self, name) for name in names}
         return config | with_backbone(self.features)
 

@@ -28,9 +28,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-SAMPLES = 4  # Places that a soft assignment trains on, drawn from the posterior;
-BACKGROUND = 2  # and drawn from all places, with a weight of
-BACKGROUND_WEIGHT = 1.0
+SAMPLES = 4  # Places that a soft assignment draws from the posterior
 
 
 class Objective(NamedTuple):
@@ -94,21 +92,22 @@ class Objective(NamedTuple):
         >>> objective.choose_places(logits, ops.array([[1.0, 0.0]]), penalty=ops.zeros((1, 3))).numpy()
         array([[0, 1]], dtype=int32)
         """
-        penalty = penalty[..., None]
+        loss = penalty[..., None] - ops.log_softmax(logits, axis=-1)
         if low_res is not None:
-            penalty -= ops.log_softmax(low_res, axis=-1)[:, None]
-        loss = penalty - ops.log_softmax(logits, axis=-1)
-        shares = shares[:, None, :]
-        for_label = ops.sum(ops.where(shares > 0, shares * loss, 0.0), axis=-1)  # 0 * inf is NaN.
-        best = ops.argmin(for_label, axis=-1)
+            loss -= ops.log_softmax(low_res, axis=-1)[:, None]
+        weighted = ops.where(shares[:, None] > 0, shares[:, None] * loss, 0.0)  # 0 * inf is NaN.
+        best = ops.argmin(ops.sum(weighted, axis=-1), axis=-1)
         if not self.contrastive:
             return best[:, None]
-        wrong = wrong_classes(shares)
+        return ops.stack([best, self.offending_place(loss, shares, best, nearby)], axis=1)
+
+    def offending_place(self, loss, shares, best, nearby=None) -> tf.Tensor:
+        """z- of eq. 15, int32 `[batch]`: that of least `loss` `[batch, candidates, num_classes]` for a wrong class."""
+        wrong = wrong_classes(shares[:, None])
         for_others = ops.min(ops.where(wrong, loss, float("inf")), axis=-1)
         if nearby is not None:
             for_others = ops.where(ops.take(nearby, best, axis=0), for_others, float("inf"))
-        offending = ops.where(ops.any(wrong, axis=(1, 2)), ops.argmin(for_others, axis=-1), best)
-        return ops.stack([best, offending], axis=1)
+        return ops.where(ops.any(wrong, axis=(1, 2)), ops.argmin(for_others, axis=-1), best)
 
     def loss_terms(self, logits: tf.Tensor, shares: tf.Tensor, penalty=None, low_res=None) -> dict[str, tf.Tensor]:
         """The terms of the loss, by name, each `[batch]`; `loss` is their sum.
@@ -131,15 +130,15 @@ class Objective(NamedTuple):
         """The same for a soft assignment.
 
         Args:
-            outputs: `[batch, SAMPLES + BACKGROUND, num_classes]`, the logits of the glimpse network alone.
+            outputs: `[batch, SAMPLES + 1 or 2, num_classes]`, the logits of the glimpse network alone: at samples of the
+                posterior, at a place drawn from all, and if `contrastive` at z-.
             shares, low_res: as in `loss_terms`.
             penalty, posterior: `[batch, candidates]`, of `place_penalty` and of `posterior`.
         """
         errors = cross_entropy(outputs, shares[:, None])
         terms = {"best_loss": ops.mean(errors[:, :SAMPLES], axis=-1)}
         terms["location_loss"] = ops.sum(ops.where(posterior > 0, posterior * penalty, 0.0), axis=-1)
-        if self.contrastive:
-            terms["offending_loss"] = BACKGROUND_WEIGHT * ops.mean(errors[:, SAMPLES:], axis=-1)
+        terms["offending_loss"] = ops.mean(errors[:, SAMPLES:], axis=-1)
         return _with_sum(terms, shares, low_res)
 
 

@@ -18,7 +18,7 @@ from keras_glimpse.ops.geometry import (
     stride_in_pixels,
 )
 from keras_glimpse.ops.runtime import TENSORFLOW
-from keras_glimpse.training.objective import BACKGROUND, SAMPLES
+from keras_glimpse.training.objective import SAMPLES
 
 EVERYWHERE = "image"  # The `search_size` of a search over the whole image.
 
@@ -57,7 +57,22 @@ class Chosen(NamedTuple):
     posterior: tf.Tensor | None
 
 
-def candidates(model, images, evidence, predicted) -> Candidates:
+def search(model, images, shares, evidence, locations) -> tuple[Candidates, Chosen]:
+    """The E step; `locations` are those of the glimpses so far, the last one predicted for this one."""
+    found = _candidates(model, images, evidence, locations[-1])
+    penalty = place_penalty(model, images, evidence, locations, found.places)
+    return found, _choose(model, images, shares, evidence, found, penalty)
+
+
+def place_penalty(model, images, evidence, locations, places) -> tf.Tensor:
+    """The loss of places themselves, `[batch, n]`: minus the logarithm of their prior, and eq. 18."""
+    *previous, predicted = locations
+    log_map = model.log_map(evidence)
+    prior = None if log_map is None else interpolate(log_map, places)
+    return model.objective.place_penalty(predicted, places, previous, relative_sides(ops.shape(images)), prior)
+
+
+def _candidates(model, images, evidence, predicted) -> Candidates:
     """Evaluates the next glimpse network at a grid over the image or around the prediction, in inference."""
     if model.search_size == EVERYWHERE:
         cells = _cells(model, images, evidence)
@@ -76,15 +91,8 @@ def candidates(model, images, evidence, predicted) -> Candidates:
     return Candidates(places, outputs, patches, outputs[:, model.search_size**2 // 2], None)
 
 
-def place_penalty(model, images, locations, log_map, places) -> tf.Tensor:
-    """The loss of places themselves, `[batch, n]`: minus the logarithm of their prior, and eq. 18."""
-    *previous, predicted = locations
-    prior = None if log_map is None else interpolate(log_map, places)
-    return model.objective.place_penalty(predicted, places, previous, relative_sides(ops.shape(images)), prior)
-
-
-def choose(model, images, shares, evidence, found: Candidates, penalty) -> Chosen:
-    """Chooses among the candidates by the model's `assignment`; `penalty` `[batch, n]` is that of `place_penalty`."""
+def _choose(model, images, shares, evidence, found, penalty):
+    """Chooses among the candidates by the model's `assignment`."""
     penalty = tf.where(is_inside(found.places), penalty, float("inf"))  # Places outside the image are no candidates.
     if model.assignment == "soft":
         return _sample(model, images, shares, found, penalty)
@@ -105,15 +113,19 @@ def _sample(model, images, shares, found, penalty):
     index = tf.concat(
         [
             tf.random.stateless_categorical(tf.math.log(posterior), SAMPLES, seeds[0], tf.int32),
-            tf.random.stateless_categorical(allowed, BACKGROUND, seeds[1], tf.int32),
+            tf.random.stateless_categorical(allowed, 1, seeds[1], tf.int32),
         ],
         axis=1,
     )
+    best = tf.argmax(posterior, axis=-1, output_type=tf.int32)
+    if model.contrastive:
+        loss = -tf.nn.log_softmax(found.outputs) - allowed[..., None]
+        index = tf.concat([index, model.objective.offending_place(loss, shares, best)[:, None]], axis=1)
     places = _at(found.places, index)
     if found.cell is not None:  # Any place of the cell: the peak of a map is not the centre of one either.
         places += found.cell * tf.random.stateless_uniform(tf.shape(places), seeds[2], -0.5, 0.5)
     patches = model.crop_at(images, places, TENSORFLOW) if found.patches is None else _at(found.patches, index)
-    return Chosen(places, patches, _at(found.places, tf.argmax(posterior, axis=-1)[:, None])[:, 0], posterior)
+    return Chosen(places, patches, _at(found.places, best[:, None])[:, 0], posterior)
 
 
 def _cells(model, images, evidence):

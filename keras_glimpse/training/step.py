@@ -10,7 +10,7 @@ from keras_glimpse.ops.geometry import border_distance, extent
 from keras_glimpse.ops.labels import label_shares
 from keras_glimpse.ops.runtime import TENSORFLOW, for_runtime
 from keras_glimpse.training.objective import cross_entropy
-from keras_glimpse.training.search import candidates, choose, place_penalty
+from keras_glimpse.training.search import place_penalty, search
 
 
 def training_step(model, data) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
@@ -62,11 +62,18 @@ def evaluation_step(model, data) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
     return {"loss": loss} | accuracies | {"border_px": border}, logits[-1]
 
 
-def training_measures(stage, contrastive: bool) -> list[str]:
+def chosen_places(model, images, labels) -> tf.Tensor:
+    """`[batch, 2]`, the best place of each image that the E step would choose, given its label."""
+    images, shares = model.prepare(images), label_shares(labels, model.num_classes)
+    evidence, locations, _ = look_until_stage(model, images, shares, training=False)
+    return search(model, images, shares, evidence, locations)[1].best
+
+
+def training_measures(stage, offends: bool) -> list[str]:
     """What `training_step` measures in a stage. `GlimpseClassifier.compile` documents the names."""
     parts = ["low_res_loss"] * stage.trains_low_res + ["best_loss"]
     if stage.searches:
-        parts += ["offending_loss"] * contrastive + ["location_loss"]
+        parts += ["offending_loss"] * offends + ["location_loss"]
     accuracies = [f"accuracy_{n}" for n in range(stage.glimpse + 2)]
     return ["loss", *parts, *accuracies, *["moved_px"] * stage.searches, "border_px"]
 
@@ -83,11 +90,11 @@ def _unpack(model, data):
     return images, label_shares(labels, model.num_classes), weights
 
 
-def look_until_stage(model, images, shares):
+def look_until_stage(model, images, shares, training=True):
     """Runs all that precedes the glimpse of this stage; only what the stage trains is in training mode."""
     stage = model.stage
     locate = for_runtime(model.locate, TENSORFLOW)
-    evidence = for_runtime(model.first_look, TENSORFLOW)(images, training=stage.trains_low_res)
+    evidence = for_runtime(model.first_look, TENSORFLOW)(images, training=training and stage.trains_low_res)
     correct = [_is_correct(model.combine(evidence), shares)]
     locations = [locate(evidence)]
     for _ in range(stage.glimpse):
@@ -102,12 +109,10 @@ def look_until_stage(model, images, shares):
 def _search_and_learn(model, images, shares, evidence, locations, tape):
     """The E step with the weights fixed, then the terms of the loss at the places that it chose."""
     with tape.stop_recording():
-        found = candidates(model, images, evidence, locations[-1])
-    penalty = partial(place_penalty, model, images, locations, model.log_map(evidence))
-    with tape.stop_recording():
-        chosen = choose(model, images, shares, evidence, found, penalty(found.places))
+        found, chosen = search(model, images, shares, evidence, locations)
         predicted_logits = model.combined(evidence, found.predicted[:, None])[:, 0]
     low_res = evidence.low_res if model.stage.trains_low_res else None
+    penalty = partial(place_penalty, model, images, evidence, locations)
     outputs = model.outputs_at(evidence, chosen.patches, chosen.places, training=True)
     if chosen.posterior is None:
         logits = model.combined(evidence, outputs)

@@ -31,7 +31,13 @@ from keras_glimpse.training.measures import Measures
 from keras_glimpse.training.metrics import UserMetrics
 from keras_glimpse.training.objective import Objective
 from keras_glimpse.training.stages import Stage
-from keras_glimpse.training.step import evaluation_measures, evaluation_step, training_measures, training_step
+from keras_glimpse.training.step import (
+    chosen_places,
+    evaluation_measures,
+    evaluation_step,
+    training_measures,
+    training_step,
+)
 from keras_glimpse.training.xla import check_size_is_known, chooses_xla, is_supported
 
 NOT_CALLED = {  # Methods of Keras that its own training calls, and this one does not.
@@ -167,7 +173,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
 
     def _trackers(self, metrics, weighted_metrics):
         tested = evaluation_measures(self.num_glimpses)
-        names = dict.fromkeys([*training_measures(self.stage, contrastive=True), *tested])
+        names = dict.fromkeys([*training_measures(self.stage, offends=True), *tested])
         if metrics is weighted_metrics is None:
             return Measures(names), None  # Keras would keep the metrics of the last `compile`.
         return Measures(names), UserMetrics(metrics, weighted_metrics, self.num_classes, names)
@@ -284,7 +290,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
 
     def _names(self, phase):
         if phase == "train":
-            return training_measures(self.stage, self.contrastive)
+            return training_measures(self.stage, self.contrastive or self.assignment == "soft")
         return evaluation_measures(self.active_glimpses)
 
     def _results(self, names=None):
@@ -589,6 +595,38 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         self.check_images(x, at_least=1)
         self.see_pixels(x)
         return super().predict_on_batch(x)
+
+    def best_places(self, images, labels) -> np.ndarray:
+        """Computes where training would look, given the labels: z* of eq. 12, or the most probable place of a soft assignment.
+
+        If these places are on the objects and the predicted ones, of `look`, are not, then the location head has not learned
+        enough; if they are not, then the search or the glimpse network.
+
+        Args:
+            images: Array of images `[n, height, width, channels]`, processed as one batch.
+            labels: Array of labels, as in `fit`.
+
+        Returns:
+            Float32 array `[n, 2]`: `(y, x)` in [0, 1].
+
+        Raises:
+            ValueError: If the model is not compiled for a stage that searches, or the data have invalid shapes or values.
+            TypeError: If images or labels have an invalid type.
+
+        Example:
+        >>> from keras_glimpse import GlimpseClassifier
+        >>> images, labels = np.random.rand(16, 24, 24, 1).astype("float32"), np.random.randint(0, 2, 16)
+        >>> model = GlimpseClassifier(num_classes=2, low_res_size=6, patch_size=6, hidden_units=20)
+        >>> model.compile(stage=1)
+        >>> model.best_places(images, labels).shape
+        (16, 2)
+        """
+        self._check_compiled("best_places")
+        if not self.stage.searches:
+            raise ValueError("best_places needs a model that is compiled for a stage that searches; got 'fine_tune'.")
+        images, labels, _ = self._checked_and_built(images, labels, "the batch", None, in_memory=True)
+        best = self.cached("best_places", lambda: tf.function(partial(chosen_places, self), reduce_retracing=True))
+        return best(ops.convert_to_tensor(images), ops.convert_to_tensor(labels)).numpy()
 
     def _plan(self, phase, callbacks, steps):
         is_auto = self._choices["steps_per_execution"] == "auto"

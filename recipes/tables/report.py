@@ -13,7 +13,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tables.config import CHANGED, NAMES, RESULTS, Row, Table, identity, load
+from runs import CHANGED, RESULTS
+
+from tables.config import NAMES, Row, Table, identity, load
 
 PAGE = RESULTS.parent.parent / "docs/paper/tables.md"
 
