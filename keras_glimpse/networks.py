@@ -94,7 +94,7 @@ class GlimpseNetworks(keras.Model):
 
     @property
     def image_shape(self) -> tuple[int | None, int | None, int] | None:
-        """`(height, width, channels)` of the images that the model is built for; None before. A side that may differ is None."""
+        """`(height, width, channels)` of the images that the model is built for, sides that may differ as None; None before."""
         return self._image_shape
 
     @property

@@ -12,7 +12,7 @@ from keras_glimpse.ops.runtime import ANY, for_runtime
 
 
 def exported_shape(function: str, model, sides: tuple[int, int] | None) -> tuple[int, int, int]:
-    """`(height, width, channels)` of the images that a file takes, with the sides that it is exported for, if any may differ."""
+    """`(height, width, channels)` of the images that a file takes: those of the model, with `sides` where any may differ."""
     *built, channels = model.image_shape
     if None not in built:
         if sides is not None:

@@ -74,15 +74,17 @@ def block_mean(image: tf.Tensor, block: tuple[int, int], runtime: str = ANY) -> 
 
 
 def _is_averaged_by_op(image, runtime):
-    """Whether TensorFlow's own operation computes the area thumbnail: of images that it need not copy as float32.
+    """Whether TensorFlow's own operation computes an area thumbnail: of any size of image, without a float32 copy.
 
-    It has neither an XLA kernel nor a gradient. Where nothing is to be saved, the others are faster on several cores.
+    It has neither an XLA kernel nor a gradient; on several cores the others are faster.
     """
-    if runtime != TENSORFLOW or is_compiled_by_xla():
+    if is_portable(runtime) or is_compiled_by_xla():
         return False
     if None in image.shape[1:3]:
         return True
-    return image.dtype != tf.float32 and prod(image.shape[1:]) > LARGE_IMAGE
+    dtype = tf.as_dtype(image.dtype)
+    is_copied = dtype != tf.float32 if runtime == TENSORFLOW else dtype.is_integer  # Others may ask for a gradient of floats.
+    return is_copied and prod(image.shape[1:]) > LARGE_IMAGE
 
 
 def _average(image, size, runtime):
