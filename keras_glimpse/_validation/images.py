@@ -24,7 +24,7 @@ def check_spec(shape, dtype, image_shape=None, least_sides=(1, 1)) -> None:
 
     Args:
         shape, dtype: of the images; `None` is a size that is not known.
-        image_shape: `(height, width, channels)` that they must have; a side of `None` may have any size,
+        image_shape: `(height, width, channels)` that they must have, if the model is built; a side of `None` may have any size,
         least_sides: but must be at least as large as this.
     """
     if isinstance(shape, tf.TensorShape) and shape.rank is None:
@@ -34,7 +34,7 @@ def check_spec(shape, dtype, image_shape=None, least_sides=(1, 1)) -> None:
     known = zip(shape[1:], image_shape or shape[1:])
     if any(got is not None and want is not None and got != want for got, want in known):
         raise ValueError(f"The model was built for images {tuple(image_shape)}; got images {tuple(shape[1:])}.")
-    if any(got is not None and got < least for got, least in zip(shape[1:3], least_sides)):
+    if image_shape and any(got is not None and got < least for got, least in zip(shape[1:3], least_sides)):
         raise ValueError(f"{too_small(least_sides)}; got images {tuple(shape[1:])}.")
     dtype = tf.as_dtype(dtype)
     if not (dtype.is_floating or dtype in (tf.uint8, tf.uint16)):
