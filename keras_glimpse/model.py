@@ -18,6 +18,7 @@ from keras_glimpse._validation.arguments import (
 )
 from keras_glimpse.attributes import Fixed
 from keras_glimpse.layers import (
+    Backbone,
     ConvGlimpseNet,
     ConvLowResNet,
     GlimpseNet,
@@ -26,8 +27,8 @@ from keras_glimpse.layers import (
     LowResNet,
     MultiScaleCrop,
 )
-from keras_glimpse.layers.backbone import Backbone
 from keras_glimpse.layers.clones import one_for_each_glimpse
+from keras_glimpse.layers.conv_glimpse_net import deepest_for
 from keras_glimpse.layers.inner import KeepsInner
 from keras_glimpse.quantization import float_products, layers_to_quantize
 from keras_glimpse.training.trainer import Trainer
@@ -64,18 +65,19 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         search_stride: Pixels between neighbouring candidates if an integer; if a float in (0, 1), that fraction of the image's
             longer side, at least 2 pixels. Defaults to `1 / 24`, the paper's 2 pixels of 48.
         location_weight: Non-negative float, lambda of eq. 9: the weight of the squared distance between candidate and
-            predicted location, in units of the image's longer side. Defaults to `10.0`.
+            predicted location, in units of the image's longer side. A `LocationMap` has -log p(z) instead. Defaults to `10.0`.
         diversity_weight: Non-negative float, gamma of eq. 18: the penalty for a location near an earlier glimpse; `0`
             disables it. Defaults to `0.01`.
         diversity_variance: Positive float, sigma^2 of eq. 18, in squared units of the image's longer side. Defaults to `0.002`.
         contrastive: Boolean, whether the most offending location is trained on too (eqs. 15 and 16). Defaults to `True`.
         assignment: `"hard"`, which trains on the best candidate z* (eq. 12), or `"soft"`, which trains on samples of the
-            candidates' posterior probabilities given the label (see [](../guide/large-images.md)). Defaults to `"hard"`.
+            candidates' posterior probabilities given the label (see the guide, "How large images are learned"). Defaults to
+            `"hard"`.
         parallel: Boolean or non-negative integer (section 2.2.3). `True` predicts all locations from the thumbnail alone; an
             integer M predicts M locations at a time. Defaults to `False`.
-        share_weights: Boolean, whether all glimpses share one glimpse network; each has its own location head. Every stage then
-            updates the shared network, from the gradient at its own glimpse only (section 2.2.1), which also changes the
-            outputs of the other glimpses. Defaults to `False`.
+        share_weights: Boolean, whether all glimpses share one glimpse network; and one location head, if one is passed as
+            `location_head`, else each has its own. Every stage then updates the shared network, from the gradient at its own
+            glimpse only (section 2.2.1), which also changes the outputs of the other glimpses. Defaults to `False`.
         averaging: `"paper"` (eq. 6: the low-resolution logits plus the mean of the glimpses' logits) or `"uniform"` (the mean
             of all logits). Defaults to `"paper"`.
         location_input: `"logits"` (eq. 8) or `"probabilities"`, the class evidence that location heads receive. Defaults to
@@ -91,8 +93,8 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         glimpse_net: Optional Keras layer or model that maps patches to logits, in place of `GlimpseNet`, cloned for each
             glimpse; or a list with one for each. Its inputs are floats. Defaults to `None`.
         location_head: Optional Keras layer that maps `(hidden, logits)` to locations, in place of `LocationHead`, cloned for
-            each glimpse (or shared, with `share_weights`); or a list with one for each. A `LocationMap` needs features with
-            places, such as those of `ConvLowResNet`. Defaults to `None`.
+            each glimpse (or shared, with `share_weights`); or a list with one for each, which are not shared. A `LocationMap`
+            needs features with places, such as those of `ConvLowResNet`. Defaults to `None`.
         preprocess: Optional Keras layer or model applied to the images first, such as `Rescaling`, `RandomFlip` or a
             `Sequential` of several. Its inputs are unscaled pixels as floats; its outputs are used unchanged. It is part of
             `fit`, of saved models and of exported files; random augmentation applies in training only. Defaults to `None`.
@@ -172,7 +174,9 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         check_one_of((False, True), share_weights=share_weights, gated_location=gated_location, gated_glimpse=gated_glimpse)
         check_layers(low_res_net=low_res_net, preprocess=preprocess)
         policy = keras.dtype_policies.get(kwargs.get("dtype"))
-        shares_head = share_weights and location_head is not None
+        if location_head is not None and gated_location:
+            raise ValueError("gated_location is of the default location head: pass LocationHead(gated=True) as location_head.")
+        shares_head = share_weights and isinstance(location_head, keras.Layer)
         head = location_head or LocationHead(gated_location, dtype=policy)
         heads = one_for_each_glimpse("location_head", head, num_glimpses, shares_head)
         net = glimpse_net or GlimpseNet(num_classes, hidden_units, gated_glimpse, dtype=policy)
@@ -205,6 +209,7 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         self.parallel = parallel
         self.share_weights = share_weights
         self.gated_location = gated_location
+        _refuse_shared(self.low_res_net, self.glimpse_nets)
         self._of_user = {
             "low_res_net": low_res_net is not None,
             "glimpse_net": glimpse_net is not None,
@@ -221,6 +226,8 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         low_res_size: int | Sequence[int] = 64,
         patch_size: int = 48,
         scales: Sequence[int] = (1, 2),
+        hidden_units: int = 64,
+        downsample: str = "area",
         backbone: keras.Layer | None = None,
         preprocess_input: str | keras.Layer | None = None,
         **kwargs,
@@ -237,8 +244,11 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
             low_res_size: Positive integer, the side of the thumbnail in pixels, or a tuple `(rows, columns)`. Defaults to `64`.
             patch_size: Positive integer, the side of a patch in pixels. Defaults to `48`.
             scales: Sequence of positive integers, the scales of the patches. Defaults to `(1, 2)`.
+            hidden_units: Positive integer, the units of the dense layer in front of the logits of each network. Defaults to
+                `64`.
+            downsample: `"area"`, `"strided"` or `"bilinear"`, how the thumbnail is computed. Defaults to `"area"`.
             backbone: Optional Keras layer or model that maps images to feature maps, in place of the convolutions of all
-                networks, each of which gets a copy with its weights: `keras.applications.MobileNetV3Small(include_top=False)`,
+                networks, each of which gets a copy with its weights: `keras.applications.MobileNetV2(include_top=False)`,
                 a `keras_hub.models.Backbone`. One that is frozen (`trainable = False`) stays so. Defaults to `None`.
             preprocess_input: Optional name of a module of `keras.applications`, or a Keras layer: what the backbone expects to
                 be applied to pixels from 0 to 255 (see `Backbone`). Defaults to `None`: it is given pixels in [0, 1].
@@ -266,21 +276,17 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
             copy.set_weights(made.get_weights())
             return copy
 
-        return cls(
-            num_classes,
-            num_glimpses,
-            **{
-                "low_res_size": low_res_size,
-                "patch_size": patch_size,
-                "scales": scales,
-                "low_res_net": ConvLowResNet(num_classes, low_res_size, backbone=copied(), dtype=policy),
-                "glimpse_net": ConvGlimpseNet(num_classes, len(scales), backbone=copied(), dtype=policy),
-                "location_head": LocationMap(dtype=policy),
-                "search_size": "image",
-                "assignment": "soft",
-            }
-            | kwargs,
-        )
+        shared = {"hidden_units": hidden_units, "dtype": policy}
+        low_res = {"downsample": downsample, "backbone": copied(), **shared}
+        glimpse = {"backbone": copied(), **deepest_for(patch_size), **shared}
+        networks = {
+            "low_res_net": ConvLowResNet(num_classes, low_res_size, **low_res),
+            "glimpse_net": ConvGlimpseNet(num_classes, len(scales), **glimpse),
+            "location_head": LocationMap(dtype=policy),
+        }
+        sizes = {"low_res_size": low_res_size, "patch_size": patch_size, "scales": scales, "hidden_units": hidden_units}
+        search = {"search_size": "image", "assignment": "soft", "downsample": downsample}
+        return cls(num_classes, num_glimpses, **sizes | networks | search | kwargs)
 
     # ---- Saving and exporting ----
 
@@ -416,7 +422,7 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         config = super().get_config() | {name: getattr(self, name) for name in names}
         if self.active_glimpses < self.num_glimpses:
             config["active_glimpses"] = self.active_glimpses
-        one_or_each = lambda layers: layers[0] if self.share_weights else layers  # noqa: E731
+        one_or_each = lambda layers: layers[0] if len({*map(id, layers)}) == 1 else layers  # noqa: E731
         heads, nets = one_or_each(self.location_heads), one_or_each(self.glimpse_nets)
         networks = zip(NETWORKS, (self.low_res_net, nets, heads, self.preprocess))
         return config | {name: keras.saving.serialize_keras_object(net) for name, net in networks if self._of_user[name]}
@@ -438,6 +444,14 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
     def compile_from_config(self, config):
         with clear_config_errors("compile_config"):
             super().compile_from_config(config)
+
+
+def _refuse_shared(low_res_net, glimpse_nets):
+    """A layer in two networks would be updated twice a step, and saved as two layers."""
+    inside = {id(layer) for layer in all_layers(low_res_net)}
+    for layer in (layer for net in glimpse_nets for layer in all_layers(net)):
+        if id(layer) in inside:
+            raise ValueError(f"low_res_net and glimpse_net share the layer {layer.name!r}: give each one of its own.")
 
 
 def _fixed(sizes):

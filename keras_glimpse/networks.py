@@ -63,6 +63,8 @@ class GlimpseNetworks(keras.Model):
         self.num_classes = num_classes
         self.num_glimpses = len(glimpse_nets)
         self.gated_glimpse = gated_glimpse
+        if gated_glimpse and not all(_takes_location(net) for net in glimpse_nets):
+            raise ValueError("gated_glimpse=True needs a glimpse_net that takes (patches, location).")
         self.averaging = averaging
         self.location_input = location_input
         self.preprocess = preprocess
@@ -306,3 +308,9 @@ class GlimpseNetworks(keras.Model):
         """A function with an argument `runtime` as a graph for TensorFlow, compiled by XLA if the model is."""
         function = partial(function, runtime=TENSORFLOW)
         return tf.function(function, jit_compile=self.jit_compile, reduce_retracing=True, autograph=False)
+
+
+def _takes_location(net):
+    """Whether a network has a second input; of models, only the call tells."""
+    inputs = [name for name in parameters_of(net) if name not in ("training", "mask", "kwargs")]
+    return isinstance(net, keras.Model) or len(inputs) > 1

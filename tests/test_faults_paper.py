@@ -24,7 +24,7 @@ def test_no_candidate_lies_outside_the_image(make_model, batch):
         head.set_weights([0 * kernel, bias - 20.0, 0 * from_logits])
     model.compile(paper_sgd(), stage=1, jit_compile=False)
     images, shares = tf.constant(batch[0]), label_shares(batch[1], 3)
-    evidence, locations, _ = look_until_stage(model, images, shares)
+    evidence, locations, _ = look_until_stage(model, model.stage, images, shares)
     places = search(model, images, shares, evidence, locations)[1].places
     inside = (places >= 0).numpy() & (places <= 1).numpy()
     assert inside.all()

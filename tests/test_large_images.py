@@ -89,7 +89,9 @@ def test_networks_that_see_one_patch_at_a_time(make_model, batch):
         np.testing.assert_allclose(everywhere[:, cell], glimpsed_at(model, images, evidence, place), atol=1e-5)
     model.compile("sgd", stage=1, jit_compile=False)
     shares = label_shares(batch[1][:3], 3)
-    found, chosen = search(model, tf.constant(images), shares, *look_until_stage(model, tf.constant(images), shares)[:2])
+    found, chosen = search(
+        model, tf.constant(images), shares, *look_until_stage(model, model.stage, tf.constant(images), shares)[:2]
+    )
     np.testing.assert_allclose(found.places[0], places_of(rows, columns))  # A place every 4 pixels of 20x24.
     assert chosen.places.shape == (3, 2, 2)
 
@@ -110,7 +112,7 @@ def test_the_posterior(make_large, images, rng):
     model = make_large()
     model.compile("sgd", stage=1, jit_compile=False)
     shares = label_shares(LABELS, 3)
-    evidence, locations, _ = look_until_stage(model, tf.constant(images), shares)
+    evidence, locations, _ = look_until_stage(model, model.stage, tf.constant(images), shares)
     found, chosen = search(model, tf.constant(images), shares, evidence, locations)
     prior = np.exp(model.log_map(evidence)).reshape(4, -1)
     likelihood = softmax(found.outputs.numpy())[np.arange(4), :, LABELS]
@@ -128,7 +130,7 @@ def test_samples_follow_the_posterior(make_large, images):
     model.location_heads[0].output_layer.kernel.assign(40 * model.location_heads[0].output_layer.kernel)  # Few places.
     model.compile("sgd", stage=1, jit_compile=False)
     shares = label_shares(LABELS, 3)
-    evidence, locations, _ = look_until_stage(model, tf.constant(images), shares)
+    evidence, locations, _ = look_until_stage(model, model.stage, tf.constant(images), shares)
     counts = np.zeros((4, 12))
     for step in range(100):
         model.optimizer.iterations.assign(step)
@@ -185,7 +187,7 @@ def test_the_most_offending_place_of_a_whole_image_is_next_to_the_best_one(make_
         kernel.assign(10 * kernel)  # So that places differ.
     model.compile("sgd", stage=1, jit_compile=False)
     shares = label_shares(LABELS, 3)
-    evidence, locations, _ = look_until_stage(model, tf.constant(images), shares)
+    evidence, locations, _ = look_until_stage(model, model.stage, tf.constant(images), shares)
     found, chosen = search(model, tf.constant(images), shares, evidence, locations)
     logits = np.log(softmax((found.outputs + evidence.low_res[:, None]).numpy()))
     of_thumbnail = -np.log(softmax(evidence.low_res.numpy()))[np.arange(4), LABELS, None]

@@ -60,7 +60,7 @@ def test_places_of_the_search(paper_model, images, rng, stage):
     labels = rng.integers(0, 3, len(images)).astype(np.int32)
     paper_model.compile("sgd", stage=stage, jit_compile=False)
     shares = label_shares(labels, 3)
-    evidence, locations, _ = look_until_stage(paper_model, tf.constant(images), shares)
+    evidence, locations, _ = look_until_stage(paper_model, paper_model.stage, tf.constant(images), shares)
     places = search(paper_model, tf.constant(images), shares, evidence, locations)[1].places
     paper = Paper(paper_model, **SIZES)
     found = [paper.search(stage - 1, image, label, **HYPER)[1:3] for image, label in zip(images.astype(np.float64), labels)]

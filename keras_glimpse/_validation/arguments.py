@@ -58,7 +58,8 @@ def check_layers(**arguments) -> None:
 def check_search_size(search_size) -> None:
     """Raises unless `search_size` is a positive odd integer or "image"."""
     if isinstance(search_size, str):
-        check_one_of(("image",), search_size=search_size)
+        if search_size != "image":
+            raise ValueError(f'search_size must be an odd integer or "image"; got {search_size!r}.')
         return
     check_integers(1, search_size=search_size)
     if search_size % 2 == 0:

@@ -24,7 +24,8 @@ class Backbone(keras.layers.Layer):
 
     Args:
         model: Keras layer or model that maps `[batch, height, width, channels]` to `[batch, rows, columns, units]`, such as
-            `keras.applications.MobileNetV3Small(include_top=False)` or a `keras_hub.models.Backbone`.
+            `keras.applications.MobileNetV3Small(include_top=False)`, with `preprocess_input="mobilenet_v3"`, or a
+            `keras_hub.models.Backbone`.
         preprocess_input: What is applied to pixels from 0 to 255 before the model: the name of a module of
             `keras.applications`, such as `"mobilenet_v2"`, whose `preprocess_input` it is, or a Keras layer. Defaults to
             `None`: the model is given pixels in [0, 1].
@@ -63,7 +64,7 @@ class Backbone(keras.layers.Layer):
             pixels = ops.repeat(pixels, 3, axis=-1)
         if self._preprocess is not None:
             pixels = self._preprocess(255.0 * ops.cast(pixels, "float32"))
-        features = self.model(pixels, training=training)
+        features = self.model(pixels, training=training and self.trainable)
         shape = getattr(features, "shape", ())
         if len(shape) != 4:
             raise ValueError(

@@ -15,6 +15,27 @@ from keras_glimpse.layers.convolutions import Convolutions
 from keras_glimpse.layers.inner import KeepsInner
 from keras_glimpse.ops.geometry import array, is_known, namespace
 
+DEPTHS = (  # `filters` and `pooled` from deep to shallow.
+    ((16, 32, 64, 64), (0, 1, 2)),
+    ((16, 32, 64, 64), (0, 1)),
+    ((16, 32, 64), (0, 1)),
+    ((16, 32), (0,)),
+)
+
+
+def deepest_for(patch_size: int) -> dict:
+    """The `filters` and `pooled` of the deepest network that fits in patches of this size."""
+    fitting = [each for each in DEPTHS if smallest_side(*each) <= patch_size]
+    return dict(zip(("filters", "pooled"), fitting[0] if fitting else DEPTHS[-1]))
+
+
+def smallest_side(filters: Sequence[int], pooled: Sequence[int]) -> int:
+    """The smallest patch that "valid" convolutions leave something of."""
+    side = 1
+    for block in reversed(range(len(filters))):
+        side = side * (2 if block in pooled else 1) + 2
+    return side
+
 
 @keras.saving.register_keras_serializable(package="keras_glimpse")
 class ConvGlimpseNet(KeepsInner, keras.layers.Layer):
@@ -84,15 +105,18 @@ class ConvGlimpseNet(KeepsInner, keras.layers.Layer):
         if channels % self.num_scales:
             raise ValueError(f"Expected patches of {self.num_scales} scales; got {channels} channels.")
         pixels = keras.KerasTensor((None, *sides, channels // self.num_scales), "float32")
-        if not self.backbone and min(map(self.towers[0].output_side, sides)) < 1:
-            raise ValueError(f"The convolutions do not fit in patches of {sides[0]}x{sides[1]} pixels.")
+        if not self.backbone and min(sides) < smallest_side(self.filters, self.pooled):
+            raise ValueError(
+                f"Patches must have {smallest_side(self.filters, self.pooled)} pixels a side for filters={self.filters} and "
+                f"pooled={self.pooled}; got {sides[0]}x{sides[1]}. Fewer of either fit in smaller patches."
+            )
         units = sum(tower(pixels).shape[3] for tower in self._for_each_scale())
         self.hidden_layer.build((None, 2 * units))
         self.output_layer.build((None, self.hidden_units))
 
     def call(self, patches, training=False):
         parts = ops.split(patches, self.num_scales, axis=-1)
-        features = [tower(part, training=training) for tower, part in zip(self._for_each_scale(), parts)]
+        features = [tower(part, training=training) for tower, part in zip(self._for_each_scale(), parts, strict=True)]
         pooled = [reduce(part, axis=(1, 2)) for part in features for reduce in (ops.max, ops.mean)]
         return self._logits(pooled)
 
@@ -115,7 +139,7 @@ class ConvGlimpseNet(KeepsInner, keras.layers.Layer):
             Tensor `[batch, rows, columns, num_classes]`.
         """
         pooled = []
-        for tower, level, firsts in zip(self.towers, levels, starts):
+        for tower, level, firsts in zip(self.towers, levels, starts, strict=True):
             features, window = tower(level, training=False), tower.output_side(size)
             index = [namespace(first).round(first / tower.stride) for first in firsts]
             pooled += [_at(pool(features, window, 1, "VALID"), *index) for pool in (tf.nn.max_pool2d, tf.nn.avg_pool2d)]

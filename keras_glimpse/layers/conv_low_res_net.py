@@ -23,7 +23,8 @@ class ConvLowResNet(KeepsInner, keras.layers.Layer):
 
     Args:
         num_classes: Positive integer, the number of classes C.
-        size: Positive integer, the side of the thumbnail in pixels, or a tuple `(rows, columns)`. Defaults to `64`.
+        size: Positive integer, the side of the thumbnail in pixels, or a tuple `(rows, columns)`; multiples of 4, with the
+            default pooling. Defaults to `64`.
         filters: Sequence of positive integers, the filters of the blocks of convolution 3x3, batch normalisation and ReLU.
             Defaults to `(16, 32, 48, 64)`.
         pooled: Sequence of integers, the indices (from 0) of the blocks that pooling 2x2 follows. Each doubles the cells of the
@@ -78,6 +79,8 @@ class ConvLowResNet(KeepsInner, keras.layers.Layer):
         self.downsample = downsample
         policy = self.dtype_policy
         self.features = Convolutions(self.filters, self.pooled, dtype=policy) if backbone is None else backbone
+        if backbone is None and any(side % self.features.stride for side in self.size):
+            raise ValueError(f"size must be a multiple of {self.features.stride}, as pooling halves it; got {self.size}.")
         self.hidden_layer = keras.layers.Dense(hidden_units, "relu", dtype=policy)
         self.output_layer = keras.layers.Dense(num_classes, dtype=policy)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
-from keras_glimpse._validation.arguments import check_integers, check_one_of, integers
+from keras_glimpse._validation.arguments import check_one_of, integers
 from keras_glimpse.attributes import Fixed
 from keras_glimpse.layers.inner import KeepsInner
 
@@ -39,10 +39,8 @@ class Convolutions(KeepsInner, keras.layers.Layer):
         super().__init__(**kwargs)
         check_one_of(("same", "valid"), padding=padding)
         self.filters, self.pooled, self.padding = integers("filters", filters), tuple(pooled), padding
-        for block in self.pooled:
-            check_integers(0, pooled=block)
-            if block >= len(self.filters):
-                raise ValueError(f"pooled must name blocks from 0 to {len(self.filters) - 1}; got {self.pooled}.")
+        if not {*self.pooled} <= {*range(len(self.filters))} or len({*self.pooled}) < len(self.pooled):
+            raise ValueError(f"pooled must name blocks from 0 to {len(self.filters) - 1}, each once; got {self.pooled}.")
         policy = self.dtype_policy
         self.kernels = [keras.layers.Conv2D(n, 3, padding=padding, use_bias=False, dtype=policy) for n in self.filters]
         # A short memory: the search sees the network in inference, from the first steps on.

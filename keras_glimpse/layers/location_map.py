@@ -93,7 +93,7 @@ class LocationMap(KeepsInner, keras.layers.Layer):
         rows, columns = hidden.shape[1:3]
         log_map = ops.reshape(self.log_probabilities(hidden, logits, previous, runtime), (-1, rows * columns))
         places = places_of(*grid((rows, columns)))
-        peak = ops.take(places, tf.argmax(log_map, axis=-1), axis=0)  # Keras's has operations that LiteRT lacks.
+        peak = tf.gather(tf.constant(places), tf.argmax(log_map, axis=-1, output_type=tf.int32))  # Keras's is not in LiteRT.
         cells_apart = ops.abs(places - peak[:, None]) * [float(rows), float(columns)]
         near = ops.max(cells_apart, axis=-1) < 1.5
         weights = ops.softmax(ops.where(near, log_map, -1e9), axis=-1)

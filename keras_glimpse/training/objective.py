@@ -14,10 +14,10 @@ With `assignment="soft"` the place is a hidden variable with a prior p(z) and th
 glimpse network alone. The E step is their posterior r(z) (`posterior`); eqs. 11 and 12 take its largest value, and eq. 9 is a
 Gaussian prior: -log p(z) = lambda/2 |l - z|^2. The prior of a `LocationMap` is the map. The gradient is that of
 
-    L = E0 + mean over z ~ r of En(z) + beta mean over all z of En(z) - sum_z r(z) log p(z),
+    L = E0 + mean over z ~ r of En(z) + (En(z0) + En(z-)) / 2 - sum_z r(z) log p(z),
 
-in which the first and the last sum have the gradient of -log sum_z p(z) p(y | z), the likelihood of the label, and the second
-plays the part of eq. 15: places without the object learn to say no more than the classes' frequencies.
+in which the mean over r and the last sum have the gradient of -log sum_z p(z) p(y | z), the likelihood of the label. At z0,
+drawn from all places, the network learns to say no more than the classes' frequencies; z- is that of eq. 15, without the prior.
 
 Fine-tuning has `best_loss` alone, at the predicted place: lambda is infinite (section 2.2.2).
 """

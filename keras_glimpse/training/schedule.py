@@ -24,11 +24,11 @@ class SearchSchedule(keras.callbacks.Callback):
     Args:
         sizes: Mapping from epoch to the `search_size` from that epoch on, or to a mapping of `search_size`, `search_stride` and
             `assignment`, as of `GlimpseClassifier`: `{0: 5, 10: 3}` searches 5x5 locations in the first ten epochs and 3x3
-            afterwards, `{0: "image", 10: {"search_size": 3, "search_stride": 1 / 32}}` the whole image first. Size 1 trains
-            the glimpse at the predicted location only.
+            afterwards. What a phase does not set stays; the first one sets all that later ones do. Size 1 trains the glimpse at
+            the predicted location only.
 
     Raises:
-        ValueError: If there is no size for epoch 0, an epoch is negative, or a setting is invalid.
+        ValueError: If there is no size for epoch 0, an epoch is negative, or a setting is invalid or first set later.
         TypeError: If `sizes` is not a mapping, or in training, if the model is not a `GlimpseClassifier`.
 
     Example:
@@ -51,6 +51,8 @@ class SearchSchedule(keras.callbacks.Callback):
         if 0 not in sizes:
             raise ValueError(f"sizes must say where to search from epoch 0 on; got {dict(sizes)}.")
         self.sizes = {epoch: _settings(epoch, size) for epoch, size in sizes.items()}
+        for name in {name for phase in self.sizes.values() for name in phase} - {*self.sizes[0]}:
+            raise ValueError(f"The phase from epoch 0 on must set {name}, as a later one does; got {self.sizes[0]}.")
 
     @classmethod
     def whole_to_local(cls, epochs: int) -> "SearchSchedule":
@@ -72,7 +74,10 @@ class SearchSchedule(keras.callbacks.Callback):
         check_integers(1, epochs=epochs)
         local = {3 / 6: (7, 1 / 16), 4 / 6: (5, 1 / 32), 5 / 6: (3, 1 / 48)}
         phases = {round(share * epochs): {"search_size": n, "search_stride": by} for share, (n, by) in local.items()}
-        return cls({0: "image"} | {epoch: phase for epoch, phase in phases.items() if 0 < epoch < epochs})
+        return cls(
+            {0: {"search_size": "image", "search_stride": 1 / 16}}
+            | {epoch: phase for epoch, phase in phases.items() if 0 < epoch < epochs}
+        )
 
     def on_train_begin(self, logs=None):
         check_built_classifier("SearchSchedule", self.model)

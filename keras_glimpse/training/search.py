@@ -1,5 +1,6 @@
 """The E step of section 2.2: which places of each image to train on, with the weights fixed."""
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -60,8 +61,23 @@ class Chosen(NamedTuple):
 def search(model, images, shares, evidence, locations) -> tuple[Candidates, Chosen]:
     """The E step; `locations` are those of the glimpses so far, the last one predicted for this one."""
     found = _candidates(model, images, evidence, locations[-1])
-    penalty = place_penalty(model, images, evidence, locations, found.places)
-    return found, _choose(model, images, shares, evidence, found, penalty)
+    penalty = _penalty(model, images, evidence, locations, found)
+    if model.assignment == "soft":
+        posterior = model.objective.posterior(found.outputs, shares, penalty)
+        places, patches = _sample(model, images, shares, found, penalty, posterior)
+        return found, Chosen(places, patches, _most_probable(found, posterior), posterior)
+    index = _best_and_offending(model, model.stage, shares, evidence, found, penalty)
+    places = _at(found.places, index)
+    return found, Chosen(places, _patches(model, images, found, index, places), places[:, 0], None)
+
+
+def best_places(model, stage, images, shares, evidence, locations) -> tf.Tensor:
+    """`[batch, 2]`, `Chosen.best` of `search` in a stage, without patches to train on."""
+    found = _candidates(model, images, evidence, locations[-1])
+    penalty = _penalty(model, images, evidence, locations, found)
+    if model.assignment == "soft":
+        return _most_probable(found, model.objective.posterior(found.outputs, shares, penalty))
+    return _at(found.places, _best_and_offending(model, stage, shares, evidence, found, penalty))[:, 0]
 
 
 def place_penalty(model, images, evidence, locations, places) -> tf.Tensor:
@@ -91,41 +107,53 @@ def _candidates(model, images, evidence, predicted) -> Candidates:
     return Candidates(places, outputs, patches, outputs[:, model.search_size**2 // 2], None)
 
 
-def _choose(model, images, shares, evidence, found, penalty):
-    """Chooses among the candidates by the model's `assignment`."""
-    penalty = tf.where(is_inside(found.places), penalty, float("inf"))  # Places outside the image are no candidates.
-    if model.assignment == "soft":
-        return _sample(model, images, shares, found, penalty)
-    low_res = evidence.low_res if model.stage.trains_low_res else None
+def _penalty(model, images, evidence, locations, found):
+    """`place_penalty` of the candidates; infinite outside the image, where there are none."""
+    penalty = place_penalty(model, images, evidence, locations, found.places)
+    return tf.where(is_inside(found.places), penalty, float("inf"))
+
+
+def _best_and_offending(model, stage, shares, evidence, found, penalty):
+    """z* and, if contrastive, z-, as numbers of candidates."""
+    low_res = evidence.low_res if stage.trains_low_res else None
     nearby = None if found.cell is None else _neighbours(found)
-    index = model.objective.choose_places(model.combined(evidence, found.outputs), shares, penalty, low_res, nearby)
-    places = _at(found.places, index)
-    patches = model.crop_at(images, places, TENSORFLOW) if found.patches is None else _at(found.patches, index)
-    return Chosen(places, patches, places[:, 0], None)
+    return model.objective.choose_places(model.combined(evidence, found.outputs), shares, penalty, low_res, nearby)
 
 
-def _sample(model, images, shares, found, penalty):
-    posterior = model.objective.posterior(found.outputs, shares, penalty)
-    step = tf.cast(model.optimizer.iterations, tf.int32)
-    replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-    seeds = [tf.stack([step, 3 * tf.cast(replica, tf.int32) + i]) for i in range(3)]
-    allowed = tf.where(tf.math.is_finite(penalty), 0.0, float("-inf"))
-    index = tf.concat(
-        [
-            tf.random.stateless_categorical(tf.math.log(posterior), SAMPLES, seeds[0], tf.int32),
-            tf.random.stateless_categorical(allowed, 1, seeds[1], tf.int32),
-        ],
-        axis=1,
-    )
-    best = tf.argmax(posterior, axis=-1, output_type=tf.int32)
+def _most_probable(found, posterior):
+    return _at(found.places, tf.argmax(posterior, axis=-1, output_type=tf.int32)[:, None])[:, 0]
+
+
+def _sample(model, images, shares, found, penalty, posterior):
+    """Places drawn from the posterior, one from all candidates, and if contrastive z-; and their patches.
+
+    Here z- may be anywhere in the image. Otherwise a class can hide where there is no object: the map sends the images that the
+    thumbnail takes for it to such a place, and the glimpse network learns that the place means that class.
+    """
+    anywhere = tf.where(tf.math.is_finite(penalty), 0.0, float("-inf"))
+    draw = partial(tf.random.stateless_categorical, dtype=tf.int32)
+    seeds = _seeds(model, 3)
+    index = [draw(tf.math.log(posterior), SAMPLES, seeds[0]), draw(anywhere, 1, seeds[1])]
     if model.contrastive:
-        loss = -tf.nn.log_softmax(found.outputs) - allowed[..., None]
-        index = tf.concat([index, model.objective.offending_place(loss, shares, best)[:, None]], axis=1)
+        best, loss = tf.argmax(posterior, axis=-1, output_type=tf.int32), -tf.nn.log_softmax(found.outputs)
+        index.append(model.objective.offending_place(loss - anywhere[..., None], shares, best)[:, None])
+    index = tf.minimum(tf.concat(index, axis=1), tf.shape(posterior)[1] - 1)  # Of NaN, one more than there are is drawn.
     places = _at(found.places, index)
     if found.cell is not None:  # Any place of the cell: the peak of a map is not the centre of one either.
         places += found.cell * tf.random.stateless_uniform(tf.shape(places), seeds[2], -0.5, 0.5)
-    patches = model.crop_at(images, places, TENSORFLOW) if found.patches is None else _at(found.patches, index)
-    return Chosen(places, patches, _at(found.places, best[:, None])[:, 0], posterior)
+    return places, _patches(model, images, found, index, places)
+
+
+def _seeds(model, count):
+    """New seeds of stateless operations, other ones on each replica."""
+    seed = tf.cast(model.sampler.next(), tf.int32)
+    context = tf.distribute.get_replica_context()
+    replica = context.replica_id_in_sync_group if context else 0
+    return [seed + [0, count * replica + i] for i in range(count)]
+
+
+def _patches(model, images, found, index, places):
+    return model.crop_at(images, places, TENSORFLOW) if found.patches is None else _at(found.patches, index)
 
 
 def _cells(model, images, evidence):

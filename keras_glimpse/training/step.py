@@ -10,7 +10,7 @@ from keras_glimpse.ops.geometry import border_distance, extent
 from keras_glimpse.ops.labels import label_shares
 from keras_glimpse.ops.runtime import TENSORFLOW, for_runtime
 from keras_glimpse.training.objective import cross_entropy
-from keras_glimpse.training.search import place_penalty, search
+from keras_glimpse.training.search import best_places, place_penalty, search
 
 
 def training_step(model, data) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
@@ -29,7 +29,7 @@ def training_step(model, data) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
     variables = model.trainable_variables
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch([variable.value for variable in variables])
-        evidence, locations, correct = look_until_stage(model, images, shares)
+        evidence, locations, correct = look_until_stage(model, model.stage, images, shares)
         if model.stage.searches:
             terms, predicted_logits, best = _search_and_learn(model, images, shares, evidence, locations, tape)
         else:  # Section 2.2.2: lambda is infinite, the place is the predicted one.
@@ -62,11 +62,11 @@ def evaluation_step(model, data) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
     return {"loss": loss} | accuracies | {"border_px": border}, logits[-1]
 
 
-def chosen_places(model, images, labels) -> tf.Tensor:
-    """`[batch, 2]`, the best place of each image that the E step would choose, given its label."""
+def places_for_labels(model, stage, images, labels) -> tf.Tensor:
+    """`[batch, 2]`, the best place of each image that the E step of a stage would choose, given its label."""
     images, shares = model.prepare(images), label_shares(labels, model.num_classes)
-    evidence, locations, _ = look_until_stage(model, images, shares, training=False)
-    return search(model, images, shares, evidence, locations)[1].best
+    evidence, locations, _ = look_until_stage(model, stage, images, shares, training=False)
+    return best_places(model, stage, images, shares, evidence, locations)
 
 
 def training_measures(stage, offends: bool) -> list[str]:
@@ -90,9 +90,8 @@ def _unpack(model, data):
     return images, label_shares(labels, model.num_classes), weights
 
 
-def look_until_stage(model, images, shares, training=True):
-    """Runs all that precedes the glimpse of this stage; only what the stage trains is in training mode."""
-    stage = model.stage
+def look_until_stage(model, stage, images, shares, training=True):
+    """Runs all that precedes the glimpse of a stage; only what the stage trains is in training mode."""
     locate = for_runtime(model.locate, TENSORFLOW)
     evidence = for_runtime(model.first_look, TENSORFLOW)(images, training=training and stage.trains_low_res)
     correct = [_is_correct(model.combine(evidence), shares)]
@@ -100,7 +99,7 @@ def look_until_stage(model, images, shares, training=True):
     for _ in range(stage.glimpse):
         evidence = model.glimpse(evidence, model.crop(images, locations[-1], runtime=TENSORFLOW), locations[-1])
         # With weights shared by all glimpses, the earlier ones are held fixed all the same (section 2.2.1).
-        evidence = keras.tree.map_structure(tf.stop_gradient, evidence)
+        evidence, locations = keras.tree.map_structure(tf.stop_gradient, (evidence, locations))
         correct.append(_is_correct(model.combine(evidence), shares))
         locations.append(locate(evidence))
     return evidence, locations, correct

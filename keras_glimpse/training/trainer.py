@@ -32,9 +32,9 @@ from keras_glimpse.training.metrics import UserMetrics
 from keras_glimpse.training.objective import Objective
 from keras_glimpse.training.stages import Stage
 from keras_glimpse.training.step import (
-    chosen_places,
     evaluation_measures,
     evaluation_step,
+    places_for_labels,
     training_measures,
     training_step,
 )
@@ -88,6 +88,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         self._choices = {}  # Arguments of `compile`
         self._xla = "auto"
         self._plans = {}  # Of the phases "train" and "test": see `execution.plan`
+        self._sampler = None
 
     # ---- What is trained ----
 
@@ -107,10 +108,12 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
 
         - `loss`, the minimised value, and its terms: `low_res_loss`, E0 of eq. 10; `best_loss`, En at the best candidate
           location z* (at the predicted one in fine-tuning); `offending_loss`, En at the most offending z-; `location_loss`, the
-          terms of eqs. 9 and 18. Losses that networks add themselves (regularizers, `add_loss`) are included in `loss` only.
+          terms of eqs. 9 and 18. With `assignment="soft"`, `best_loss` is the mean at samples of the posterior,
+          `offending_loss` that at z- and at any place, both of the glimpse network alone, and `location_loss` has -log p(z) of
+          a `LocationMap` for eq. 9. Losses that networks add themselves (regularizers, `add_loss`) are included in `loss` only.
           `val_loss` differs: it is the cross-entropy after the last glimpse, without those terms.
         - `accuracy_n`, after n glimpses at the predicted locations.
-        - `moved_px`, the distance in pixels from the predicted location to z*.
+        - `moved_px`, the distance in pixels from the predicted location to z*, or to the most probable place.
         - `border_px`, the distance in pixels from the predicted location to the nearest image border. A value near 0 means that
           the location head has saturated.
 
@@ -130,7 +133,8 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
             loss: Must be `None`: the loss is that of eqs. 16 to 18. Defaults to `None`.
             stage: Integer from 1 to `num_glimpses`, the glimpse to train, with all earlier ones frozen; stage 1 also trains the
                 low-resolution network. Or `"fine_tune"`, which trains the last glimpse network at the predicted locations
-                (section 2.2.2). `fit` sets `active_glimpses` to the glimpse that it trains. Defaults to `1`.
+                (section 2.2.2); with `share_weights`, that of the glimpse trained last. `fit` sets `active_glimpses` to the
+                glimpse that it trains. Defaults to `1`.
             jit_compile: Boolean or `"auto"`, whether to compile with XLA. `"auto"` uses XLA except for convolutions on a CPU,
                 for several replicas, and for layers or operations that XLA does not support. Defaults to `"auto"`.
             steps_per_execution: Positive integer, the batches per call of the train function, or `"auto"`: many, or one if a
@@ -153,7 +157,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
             raise ValueError(f"GlimpseClassifier brings its own loss (eqs. 16 to 18); got loss={loss!r}.")
         self._check_methods()
         xla = "auto" if jit_compile == "auto" else bool(jit_compile) and is_supported(self)
-        before, self._stage = self._stage, Stage.parse(stage, self.num_glimpses)
+        before, self._stage = self._stage, Stage.parse(stage, self.num_glimpses, self._last_glimpse())
         try:
             self._check_optimizer(optimizer)
             with replicas.scope_of(self):
@@ -170,6 +174,11 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         _compat.track(self, *trackers)
         self._functions.clear()
         self._xla = xla
+
+    def _last_glimpse(self):
+        """The glimpse that fine-tuning trains: where all share one network, the one that was trained last."""
+        shares = self.num_glimpses > 1 and self.glimpse_nets[0] is self.glimpse_nets[-1]
+        return max(self.trained_glimpses) if shares and self.trained_glimpses else self.num_glimpses
 
     def _trackers(self, metrics, weighted_metrics):
         tested = evaluation_measures(self.num_glimpses)
@@ -309,7 +318,17 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
 
     # ---- Compiled functions: Keras asks for them before it runs any of them ----
 
+    @property
+    def sampler(self) -> keras.random.SeedGenerator:
+        """The seeds of a soft assignment. Models that never make one draw none."""
+        if self._sampler is None:
+            with replicas.scope_of(self):
+                self._sampler = keras.random.SeedGenerator()
+        return self._sampler
+
     def make_train_function(self, force=False):
+        if self.assignment == "soft":
+            self.sampler  # noqa: B018  No variable can be created while the step is traced.
         self.train_function = self._made("train", self.train_step, super().make_train_function)
 
     def make_test_function(self, force=False):
@@ -596,7 +615,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         self.see_pixels(x)
         return super().predict_on_batch(x)
 
-    def best_places(self, images, labels) -> np.ndarray:
+    def best_places(self, images, labels, glimpse: int = 1) -> np.ndarray:
         """Computes where training would look, given the labels: z* of eq. 12, or the most probable place of a soft assignment.
 
         If these places are on the objects and the predicted ones, of `look`, are not, then the location head has not learned
@@ -605,27 +624,26 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         Args:
             images: Array of images `[n, height, width, channels]`, processed as one batch.
             labels: Array of labels, as in `fit`.
+            glimpse: Positive integer, the glimpse whose place is searched. Defaults to `1`.
 
         Returns:
             Float32 array `[n, 2]`: `(y, x)` in [0, 1].
 
         Raises:
-            ValueError: If the model is not compiled for a stage that searches, or the data have invalid shapes or values.
+            ValueError: If there is no such glimpse, or the data have invalid shapes or values.
             TypeError: If images or labels have an invalid type.
 
         Example:
         >>> from keras_glimpse import GlimpseClassifier
         >>> images, labels = np.random.rand(16, 24, 24, 1).astype("float32"), np.random.randint(0, 2, 16)
         >>> model = GlimpseClassifier(num_classes=2, low_res_size=6, patch_size=6, hidden_units=20)
-        >>> model.compile(stage=1)
         >>> model.best_places(images, labels).shape
         (16, 2)
         """
-        self._check_compiled("best_places")
-        if not self.stage.searches:
-            raise ValueError("best_places needs a model that is compiled for a stage that searches; got 'fine_tune'.")
+        stage = Stage.parse(glimpse, self.num_glimpses)
         images, labels, _ = self._checked_and_built(images, labels, "the batch", None, in_memory=True)
-        best = self.cached("best_places", lambda: tf.function(partial(chosen_places, self), reduce_retracing=True))
+        find = partial(places_for_labels, self, stage)
+        best = self.cached(f"best_places {glimpse}", lambda: tf.function(find, reduce_retracing=True, autograph=False))
         return best(ops.convert_to_tensor(images), ops.convert_to_tensor(labels)).numpy()
 
     def _plan(self, phase, callbacks, steps):

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from images.dataset import Images, Task
 
 import keras_glimpse
+from images.dataset import Images, Task
 
 DETECTIONS = (1, 3, 8)  # Glimpses at which places are measured as detections.
 
@@ -65,9 +65,9 @@ def cascade(model, task: Task, logits: np.ndarray) -> dict:
 
 
 def pointing(locations: np.ndarray, images: Images) -> list[float]:
-    """How often glimpse n lies in a box, in percent of the images that have one."""
+    """How often glimpse n lies in a box, in percent of the images that have one; `locations` are those of the first images."""
     points = locations * (np.array(images.shape[:2]) - 1)
-    hits = [_inside(points[n], boxes).any(axis=1) for n, boxes in enumerate(images.boxes) if len(boxes)]
+    hits = [_inside(points, boxes).any(axis=1) for points, boxes in zip(points, images.boxes) if len(boxes)]
     return [_percent(share) for share in np.mean(hits, axis=0)]
 
 
@@ -108,12 +108,9 @@ class Pointing(keras.callbacks.Callback):
             places["predicted"].append(self.model.look(images)["locations"][:, glimpse])
             if self.model.stage.searches:
                 places["chosen"].append(self.model.best_places(images, labels))
-        shares = {name: pointing(np.concatenate(found)[:, None], self._some())[0] for name, found in places.items() if found}
+        shares = {name: pointing(np.concatenate(found)[:, None], self._images)[0] for name, found in places.items() if found}
         with self._path.open("a", newline="") as file:
             csv.writer(file).writerow([epoch, *(f"{name} {share}" for name, share in shares.items())])
-
-    def _some(self):
-        return Images(self._images.labels, self._images.read, self._images.boxes[: self._count])
 
 
 # ---- Milliseconds ----
@@ -123,7 +120,7 @@ def milliseconds(model: keras.Model, task: Task, threshold: float | None = None)
     """Of an image on one core, measured in a process of its own: see `images/speed.py`."""
     with tempfile.TemporaryDirectory() as folder:
         model.save(path := Path(folder) / "model.keras")
-        images = np.stack([task.test.read(n) for n in range(min(32, len(task.test)))])
+        images = np.stack([task.test[n] for n in range(min(32, len(task.test)))])
         np.save(Path(folder) / "images.npy", images)
         command = [sys.executable, Path(__file__).with_name("speed.py"), path, Path(folder) / "images.npy"]
         done = subprocess.run([*command, str(threshold or "")], capture_output=True, text=True)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import keras
 import runs
-from images import alternatives, measure, tasks
-from images.dataset import Task
 
 import keras_glimpse
+from images import alternatives, measure, tasks
+from images.dataset import Task
 from keras_glimpse import data
 
 COLUMNS = ["task", "row", "seed", "sweeps", "error", "macs", "seconds", "commit", "versions", "details"]
@@ -93,8 +93,8 @@ class Run:
 
     def _describe(self):
         sweeps = self.row.epochs if isinstance(self.row.epochs, int) else sum(self.row.epochs.values())
-        with (self.folder / "log.csv").open() as log:
-            seconds = sum(float(epoch["seconds"]) for epoch in csv.DictReader(log))
+        logs = [csv.DictReader(path.read_text().splitlines()) for path in self.folder.glob("log*.csv")]
+        seconds = sum(float(epoch["seconds"]) for log in logs for epoch in log)
         names = {"task": self.row.task, "row": self.row.name, "seed": self.seed, "sweeps": sweeps}
         return names | {"seconds": round(seconds), "commit": self._began_at(), "versions": runs.versions()}
 
@@ -124,8 +124,8 @@ class Run:
         shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)
         return model
 
-    def _log(self):
-        return keras.callbacks.CSVLogger(self.folder / "log.csv", append=True)
+    def _log(self, stage=""):
+        return keras.callbacks.CSVLogger(self.folder / f"log{stage}.csv", append=True)
 
     def _adam(self, steps):
         return keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(self.row.learning_rate, steps))
@@ -142,7 +142,7 @@ class Run:
 
         def of_stage(stage):
             pointing = measure.Pointing(self.task.validation, self.folder / f"pointing_{stage}.csv")
-            return [*callbacks, *search, *([pointing] if self.task.validation.boxes is not None else []), self._log()]
+            return [*callbacks, *search, *([pointing] if self.task.validation.boxes is not None else []), self._log(stage)]
 
         keras_glimpse.fit_greedy(
             model,
