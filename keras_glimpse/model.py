@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_glimpse._compat import Saveable, all_layers
 from keras_glimpse._validation.arguments import (
@@ -346,10 +345,12 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
             **kwargs: Other arguments of `keras.Model.export`: `verbose`, `input_signature`, ...
 
         Raises:
-            ValueError: If the model is not built, or has int4 layers and `format` is not `"tf_saved_model"`.
+            ValueError: If the model is not built, or has int4 layers and `format` is not `"tf_saved_model"`, or `format` is
+                `"litert"` and images may differ in size.
 
         Example:
         >>> import tempfile
+        >>> import tensorflow as tf
         >>> model = GlimpseClassifier(num_classes=10)
         >>> model.build((None, 48, 48, 1))
         >>> folder = tempfile.mkdtemp() + "/1"
@@ -360,7 +361,9 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         """
         if not self.built:
             raise ValueError("Only a model that is built can be exported: fit it, load it or call it on images first.")
-        self(tf.zeros((1, *self.image_shape)))  # Keras exports only models that were called; training does not call them.
+        self(self.inputs[0])  # Keras exports only models that were called; training does not call them.
+        if format == "litert" and None in self.image_shape and not kwargs.get("input_signature"):
+            raise ValueError("A LiteRT file takes images of one size: use export_litert(..., image_shape=(height, width)).")
         if format != "tf_saved_model":
             check_exportable(f"export(format={format!r})", self, None, quantized=("int8",))
         with float_products(self):

@@ -245,9 +245,9 @@ def test_networks_with_the_wrong_number_of_logits(make_model):
         make_model(glimpse_net=net)
 
 
-def test_unknown_image_sizes(make_model):
-    with pytest.raises(ValueError, match="must be known statically"):
-        make_model(image_shape=(None, 24, 1))
+def test_unknown_channels(make_model):
+    with pytest.raises(ValueError, match="channels of images must be known statically"):
+        make_model(image_shape=(20, 24, None))
 
 
 def test_a_loss_of_ones_own_is_refused(make_model):

@@ -13,6 +13,7 @@ from keras_glimpse.layers.backbone import Backbone
 from keras_glimpse.layers.conv_low_res_net import with_backbone, without_serialized
 from keras_glimpse.layers.convolutions import Convolutions
 from keras_glimpse.layers.inner import KeepsInner
+from keras_glimpse.ops.geometry import array, is_known, namespace
 
 DEPTHS = (  # `filters` and `pooled` from deep to shallow.
     ((16, 32, 64, 64), (0, 1, 2)),
@@ -140,8 +141,8 @@ class ConvGlimpseNet(KeepsInner, keras.layers.Layer):
         pooled = []
         for tower, level, firsts in zip(self.towers, levels, starts, strict=True):
             features, window = tower(level, training=False), tower.output_side(size)
-            rows, columns = (np.rint(np.asarray(first) / tower.stride).astype(int) for first in firsts)
-            pooled += [_at(pool(features, window, 1, "VALID"), rows, columns) for pool in (tf.nn.max_pool2d, tf.nn.avg_pool2d)]
+            index = [namespace(first).round(first / tower.stride) for first in firsts]
+            pooled += [_at(pool(features, window, 1, "VALID"), *index) for pool in (tf.nn.max_pool2d, tf.nn.avg_pool2d)]
         return self._logits(pooled)
 
     def _for_each_scale(self):
@@ -161,9 +162,11 @@ class ConvGlimpseNet(KeepsInner, keras.layers.Layer):
 
 
 def _at(features, rows, columns):
-    """Those at given rows and columns; by a strided slice where they are evenly spaced."""
+    """Those at given rows and columns, or at the last ones; by a strided slice where they are known to be evenly spaced."""
     for axis, index in ((1, rows), (2, columns)):
-        steps = {*np.diff(index)} or {1}
+        last = ops.shape(features)[axis] - 1
+        index = array(namespace(index, last).minimum(index, array(last)), np.int32)
+        steps = {*np.diff(index)} or {1} if is_known(index) else ()
         if len(steps) == 1:
             part = slice(index[0], index[-1] + 1, steps.pop())
             features = features[:, part] if axis == 1 else features[:, :, part]

@@ -10,7 +10,7 @@ from keras_glimpse.attributes import Fixed
 from keras_glimpse.layers.backbone import Backbone
 from keras_glimpse.layers.convolutions import Convolutions
 from keras_glimpse.layers.inner import KeepsInner
-from keras_glimpse.ops.geometry import check_image_shape
+from keras_glimpse.ops.geometry import check_image, check_image_shape
 from keras_glimpse.ops.runtime import ANY
 from keras_glimpse.ops.thumbnail import METHODS, downsample
 
@@ -85,7 +85,7 @@ class ConvLowResNet(KeepsInner, keras.layers.Layer):
         self.output_layer = keras.layers.Dense(num_classes, dtype=policy)
 
     def build(self, image_shape):
-        check_image_shape(image_shape, {"The thumbnail (`size`)": self.size})
+        check_image_shape(image_shape, "The thumbnail (`size`)", self.size)
         features = self.features(keras.KerasTensor((None, *self.size, image_shape[3]), "float32"))
         if not all(features.shape[1:3]):
             raise ValueError(f"The convolutions leave nothing of a thumbnail (`size`) of {self.size} pixels.")
@@ -93,10 +93,15 @@ class ConvLowResNet(KeepsInner, keras.layers.Layer):
         self.output_layer.build((None, self.hidden_units))
 
     def call(self, image, training=False, runtime=ANY):
-        check_image_shape(image.shape, {})
+        check_image(image, "The thumbnail (`size`)", self.size, runtime)
         features = self.features(downsample(image, self.size, self.downsample, runtime), training=training)
         pooled = ops.concatenate([ops.max(features, axis=(1, 2)), ops.mean(features, axis=(1, 2))], axis=-1)
         return features, self.output_layer(self.hidden_layer(pooled))
+
+    @property
+    def scales_integers(self) -> bool:
+        """Whether `call` takes unsigned integers, which it scales after averaging; that of a subclass may expect floats."""
+        return type(self).call is ConvLowResNet.call
 
     def get_config(self):
         names = ("num_classes", "size", "filters", "pooled", "hidden_units", "downsample")

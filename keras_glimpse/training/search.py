@@ -5,8 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from keras import ops
 
 from keras_glimpse.ops.geometry import (
+    array,
     candidate_locations,
     grid,
     interpolate,
@@ -30,14 +32,14 @@ class Candidates(NamedTuple):
         outputs: Tensor `[batch, n, num_classes]`, o^{H_n} at each.
         patches: Tensor `[batch, n, size, size, channels]`; `None` if one pass over the image saw them all.
         predicted: Tensor `[batch, num_classes]`, o^{H_n} at the predicted location.
-        cell: Array `[2]`, the distance between places of a grid over the image; `None` of a grid around the prediction.
+        cell: Array or tensor `[2]`, the distance between places of a grid over the image; `None` of one around the prediction.
     """
 
     places: tf.Tensor
     outputs: tf.Tensor
     patches: tf.Tensor | None
     predicted: tf.Tensor
-    cell: np.ndarray | None
+    cell: np.ndarray | tf.Tensor | None
 
 
 class Chosen(NamedTuple):
@@ -83,23 +85,26 @@ def place_penalty(model, images, evidence, locations, places) -> tf.Tensor:
     *previous, predicted = locations
     log_map = model.log_map(evidence)
     prior = None if log_map is None else interpolate(log_map, places)
-    return model.objective.place_penalty(predicted, places, previous, relative_sides(images.shape), prior)
+    return model.objective.place_penalty(predicted, places, previous, relative_sides(ops.shape(images)), prior)
 
 
 def _candidates(model, images, evidence, predicted) -> Candidates:
     """Evaluates the next glimpse network at a grid over the image or around the prediction, in inference."""
     if model.search_size == EVERYWHERE:
-        rows, columns = grid(_cells(model, images, evidence))
+        cells = _cells(model, images, evidence)
+        rows, columns = grid(cells)
         outputs = model.outputs_everywhere(images, evidence, rows, columns, TENSORFLOW)
         patches = model.crop(images, predicted, runtime=TENSORFLOW)
         here = model.outputs_at(evidence, patches[:, None], predicted[:, None])[:, 0]
-        return Candidates(tf.constant(places_of(rows, columns))[None], outputs, None, here, _distance(rows, columns))
-    stride = stride_in_pixels(model.search_stride, images.shape)
+        places = tf.convert_to_tensor(places_of(rows, columns))[None]
+        return Candidates(places, outputs, None, here, 1 / array(cells))
+    shape = ops.shape(images)
+    stride = stride_in_pixels(model.search_stride, shape)
     offsets = search_grid(model.search_size, stride)
     patches = model.crop.candidates(images, predicted, model.search_size, stride, TENSORFLOW)
-    places = candidate_locations(predicted, offsets, images.shape)
+    places = candidate_locations(predicted, offsets, shape)
     outputs = model.outputs_at(evidence, patches, places)
-    return Candidates(places, outputs, patches, outputs[:, len(offsets) // 2], None)
+    return Candidates(places, outputs, patches, outputs[:, model.search_size**2 // 2], None)
 
 
 def _penalty(model, images, evidence, locations, found):
@@ -154,12 +159,9 @@ def _cells(model, images, evidence):
     """Rows and columns of a grid over the image: the cells of the features, if they have places."""
     if len(evidence.hidden.shape) == 4:
         return evidence.hidden.shape[1:3]
-    stride = stride_in_pixels(model.search_stride, images.shape)
-    return [-(-side // stride) for side in images.shape[1:3]]
-
-
-def _distance(rows, columns):
-    return np.asarray([1 / rows.size, 1 / columns.size], np.float32)
+    shape = ops.shape(images)
+    stride = stride_in_pixels(model.search_stride, shape)
+    return [-(-side // stride) for side in shape[1:3]]
 
 
 def _neighbours(found):

@@ -4,6 +4,7 @@ from functools import partial
 
 import keras
 import tensorflow as tf
+from keras import ops
 
 from keras_glimpse.ops.geometry import border_distance, extent
 from keras_glimpse.ops.labels import label_shares
@@ -42,8 +43,8 @@ def training_step(model, data) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
 
     terms["loss"] += regularization
     correct.append(_is_correct(predicted_logits, shares))
-    moved = tf.norm((best - locations[-1]) * extent(images.shape), axis=-1)
-    distances = {"moved_px": moved, "border_px": border_distance(locations[-1], images.shape)}
+    moved = tf.norm((best - locations[-1]) * extent(ops.shape(images)), axis=-1)
+    distances = {"moved_px": moved, "border_px": border_distance(locations[-1], ops.shape(images))}
     return terms | _accuracies(correct) | distances, predicted_logits
 
 
@@ -57,7 +58,7 @@ def evaluation_step(model, data) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
     if weights is not None:
         loss *= weights
     accuracies = _accuracies([_is_correct(each, shares) for each in logits])
-    border = border_distance(seen["locations"][:, -1], images.shape)
+    border = border_distance(seen["locations"][:, -1], ops.shape(images))
     return {"loss": loss} | accuracies | {"border_px": border}, logits[-1]
 
 

@@ -22,7 +22,7 @@ from keras_glimpse._validation.arguments import (
     check_search_stride,
 )
 from keras_glimpse._validation.data import checked_input, named_batches
-from keras_glimpse._validation.images import PixelRange, check_images
+from keras_glimpse._validation.images import PixelRange
 from keras_glimpse.attributes import Setting
 from keras_glimpse.networks import GlimpseNetworks
 from keras_glimpse.ops.runtime import TENSORFLOW, for_runtime
@@ -39,7 +39,7 @@ from keras_glimpse.training.step import (
     training_measures,
     training_step,
 )
-from keras_glimpse.training.xla import chooses_xla, is_supported
+from keras_glimpse.training.xla import check_size_is_known, chooses_xla, is_supported
 
 NOT_CALLED = {  # Methods of Keras that its own training calls, and this one does not.
     "compute_loss": "the loss is that of eqs. 16 to 18; losses of networks (`add_loss`, regularizers) are added to it",
@@ -269,6 +269,11 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
     def jit_compile(self, value):
         self._xla = "auto" if value is None else bool(value) and is_supported(self)
 
+    def build(self, input_shape):
+        if self._xla is True:
+            check_size_is_known(tuple(input_shape)[1:])
+        super().build(input_shape)
+
     # ---- One step, and its measures ----
 
     def train_step(self, data) -> dict[str, tf.Tensor]:
@@ -433,7 +438,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
             return
         if self.preprocess is None:
             self._pixels.largest = 1.0
-        elif np.max(self.prepare(tf.fill((1, *self.image_shape), 255.0))) > PixelRange.PLAUSIBLE:
+        elif np.max(self.prepare(tf.fill((1, *(side or 512 for side in self.image_shape)), 255.0))) > PixelRange.PLAUSIBLE:
             warnings.warn(
                 "The networks are given bytes as floats from 0 to 255, since `preprocess` does not scale them: add Rescaling.",
                 stacklevel=2,
@@ -508,7 +513,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         (3, 10)
         """
         if hasattr(x, "shape") or isinstance(x, list | tuple | dict | str | numbers.Number | None):
-            check_images(x, self.image_shape, at_least=1)
+            self.check_images(x, at_least=1)
             self.see_pixels(x)
         own = self.steps_per_execution
         several = self._choices.get("steps_per_execution", "auto") == "auto" and self._runs_on_one_device_in_graphs()
@@ -599,7 +604,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         >>> model.predict_on_batch(np.zeros((3, 48, 48, 1), "float32")).shape
         (3, 10)
         """
-        check_images(x, self.image_shape, at_least=1)
+        self.check_images(x, at_least=1)
         self.see_pixels(x)
         return super().predict_on_batch(x)
 
@@ -651,7 +656,8 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         return x, y, image
 
     def _checked(self, x, y, name, sample_weight=None, in_memory=False):
-        data = checked_input(x, y, sample_weight, self.num_classes, self.image_shape, name, self._pixels, in_memory)
+        shapes = self.image_shape, self.least_sides
+        data = checked_input(x, y, sample_weight, self.num_classes, *shapes, name, self._pixels, in_memory)
         if self.distribute_strategy.num_replicas_in_sync > 1 and isinstance(data[0], tf.data.Dataset):
             return (replicas.shared_by_hosts(data[0]), *data[1:])
         return data
