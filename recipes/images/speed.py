@@ -1,4 +1,8 @@
-"""Prints the milliseconds an image that a model takes on one core: python recipes/images/speed.py MODEL IMAGES [THRESHOLD]"""
+"""Prints the milliseconds an image that a model takes on one core; of LiteRT's, if that is there.
+
+pip install -e ".[recipes,litert]"
+python recipes/images/speed.py MODEL IMAGES [THRESHOLD]    # as run.py does: a .keras file, and images in a .npy file
+"""
 
 import json
 import sys
