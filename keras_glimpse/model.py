@@ -181,6 +181,7 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         if location_head is not None and gated_location:
             raise ValueError("gated_location is of the default location head: pass LocationHead(gated=True) as location_head.")
         shares_head = share_weights and isinstance(location_head, keras.Layer)
+        low_res = low_res_net or LowResNet(num_classes, low_res_size, hidden_units, downsample, dtype=policy)
         head = location_head or LocationHead(gated_location, dtype=policy)
         heads = one_for_each_glimpse("location_head", head, num_glimpses, shares_head)
         net = glimpse_net or GlimpseNet(num_classes, hidden_units, gated_glimpse, dtype=policy)
@@ -189,7 +190,7 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
             num_classes=num_classes,
             preprocess=preprocess,
             crop=MultiScaleCrop(patch_size, scales, dtype=policy),
-            low_res_net=low_res_net or LowResNet(num_classes, low_res_size, hidden_units, downsample, dtype=policy),
+            low_res_net=low_res,
             location_heads=heads,
             glimpse_nets=nets,
             gated_glimpse=gated_glimpse,

@@ -219,7 +219,7 @@ BAD_MODELS = {
     "parallel": ({"parallel": -1}, "parallel must be an integer, at least 0; got -1"),
     "patch": ({"patch_size": 21}, r"A patch \(`size`\) is 21x21 pixels, which does not fit in images of 20x24"),
     "thumbnail": ({"low_res_size": (5, 25)}, "is 5x25 pixels, which does not fit in images of 20x24"),
-    "number of networks": ({"glimpse_net": [keras.layers.Dense(3)]}, "one network or 2"),
+    "number of networks": ({"glimpse_net": [keras.layers.Dense(3)]}, "one layer or 2"),
     "network without hidden": ({"low_res_net": keras.layers.Flatten()}, r"low_res_net must return \(hidden, logits\)"),
 }
 

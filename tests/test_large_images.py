@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from keras import ops
 from oracle import softmax
+from tiers import one_fast
 
 from keras_glimpse import (
     Backbone,
@@ -125,6 +126,7 @@ def test_the_posterior(make_large, images, rng):
     assert np.abs(offset).max() <= 0.5
 
 
+@pytest.mark.slow
 def test_samples_follow_the_posterior(make_large, images):
     model = make_large()
     model.location_heads[0].output_layer.kernel.assign(40 * model.location_heads[0].output_layer.kernel)  # Few places.
@@ -291,6 +293,7 @@ def taught(**kwargs):
     return held.mean(), (seen["logits"].numpy().argmax(axis=-1) != labels[:, None]).mean(axis=0)
 
 
+@pytest.mark.slow
 def test_a_soft_assignment_finds_what_a_local_search_does_not():
     """By chance it is in 2 % of the glimpses."""
     found, errors = taught()
@@ -299,6 +302,7 @@ def test_a_soft_assignment_finds_what_a_local_search_does_not():
     assert lost < 0.3
 
 
+@pytest.mark.slow
 def test_after_fine_tuning_batch_statistics_are_those_of_predicted_places(make_large, images):
     model = make_large()
     model.compile("adam", stage=1)
@@ -311,6 +315,7 @@ def test_after_fine_tuning_batch_statistics_are_those_of_predicted_places(make_l
     np.testing.assert_allclose(tower.norms[0].moving_mean, ops.mean(before, axis=(0, 1, 2)), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_nothing_is_drawn_anew_when_training_resumes(make_large, images, tmp_path):
     def train(epochs, folder):
         keras.utils.set_random_seed(1)
@@ -325,8 +330,7 @@ def test_nothing_is_drawn_anew_when_training_resumes(make_large, images, tmp_pat
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("assignment", ["hard", "soft"])
-@pytest.mark.parametrize("size", ["image", 3])
+@pytest.mark.parametrize(("assignment", "size"), one_fast([("soft", "image"), ("hard", "image"), ("soft", 3), ("hard", 3)]))
 def test_every_search_trains_every_stage(make_large, images, assignment, size):
     model = make_large(num_glimpses=2, assignment=assignment, search_size=size)
     history = fit_greedy(model, images, LABELS, optimizer="adam", verbose=0)
@@ -337,6 +341,7 @@ def test_every_search_trains_every_stage(make_large, images, assignment, size):
         assert np.isfinite(parts) and parts == pytest.approx(terms["loss"][0], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_schedule_from_the_whole_image_to_its_neighbourhood(make_large, images):
     seen = []
 
@@ -386,6 +391,7 @@ def test_earlier_locations_pass_no_gradient_to_a_shared_map(make_large, images):
     assert any(gradient is not None for gradient in tape.gradient(second, weights))
 
 
+@pytest.mark.slow
 def test_places_for_labels(make_large, images):
     model = make_large(num_glimpses=2)
     fit_greedy(model, images, LABELS, optimizer="adam", verbose=0)  # It ends with fine-tuning, which does not search.
@@ -403,6 +409,7 @@ def test_places_for_labels(make_large, images):
 # ---- Networks by argument ----
 
 
+@pytest.mark.slow
 def test_location_heads_of_the_user(make_large, images, tmp_path):
     class Centre(keras.layers.Layer):
         def call(self, features, evidence):
@@ -437,6 +444,7 @@ def small_backbone(weights=None):
     return keras.Model(model.input, model.get_layer("block_3_expand_relu").output)  # Cells of 8x8 pixels.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frozen", [True, False])
 def test_a_backbone_with_weights_of_its_own(rng, tmp_path, frozen):
     backbone = small_backbone()

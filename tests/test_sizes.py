@@ -189,6 +189,7 @@ def test_a_step_of_training_is_that_of_a_model_for_one_size(make, batches, name,
     for images, labels in batches[:2]:
         twin = built_for(images.shape[1:3], model, name, **settings)
         twin.compile(paper_sgd(learning_rate=0.1), stage=model.num_glimpses, jit_compile=False)
+        twin.seed = model.seed
         twin.build_optimizer()
         twin.seed = model.seed
         for theirs, ours in zip(twin.optimizer.variables, model.optimizer.variables):

@@ -47,7 +47,7 @@ def call(monkeypatch):
 
 
 def lines(name):
-    return list(csv.DictReader((config.RESULTS / f"{name}.csv").read_text().splitlines()))
+    return list(csv.DictReader((runs.RESULTS / f"{name}.csv").read_text().splitlines()))
 
 
 @pytest.mark.parametrize(
@@ -62,11 +62,11 @@ def test_every_stored_result_is_attributed_to_its_row(name, count, attributed):
 
 def test_every_attributed_result_has_its_configuration():
     known = {config.identity(row.config): row.config for row in ROWS.values()}
-    for path in (config.RESULTS / "configs").glob("*.json"):
+    for path in (runs.RESULTS / "configs").glob("*.json"):
         stored = json.loads(path.read_text())
         assert config.identity(stored) == path.stem and stored == known.get(path.stem, stored)
     results = {line["protocol"] for name in TABLES for line in lines(name)} & known.keys()
-    assert len(results) >= 65 and results <= {path.stem for path in (config.RESULTS / "configs").iterdir()}
+    assert len(results) >= 65 and results <= {path.stem for path in (runs.RESULTS / "configs").iterdir()}
 
 
 def test_identities_are_those_of_version_0_1():
@@ -340,7 +340,7 @@ def test_the_list(call, capsys):
 
 
 def kept():
-    return {path: path.stat().st_mtime for path in config.RESULTS.rglob("*") if path.suffix in (".csv", ".json")}
+    return {path: path.stat().st_mtime for path in runs.RESULTS.rglob("*") if path.suffix in (".csv", ".json")}
 
 
 def test_smoke_of_one_row(call, capsys):

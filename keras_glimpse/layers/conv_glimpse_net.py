@@ -167,7 +167,7 @@ def _at(features, rows, columns):
         last = ops.shape(features)[axis] - 1
         index = array(namespace(index, last).minimum(index, array(last)), np.int32)
         steps = {*np.diff(index)} or {1} if is_known(index) else ()
-        if len(steps) == 1:
+        if len(steps) == 1 and min(steps) > 0:
             part = slice(index[0], index[-1] + 1, steps.pop())
             features = features[:, part] if axis == 1 else features[:, :, part]
         else:

@@ -1,4 +1,8 @@
-"""Prints the milliseconds an image that a model takes on one core: python recipes/images/speed.py MODEL IMAGES [THRESHOLD]"""
+"""Prints the milliseconds an image that a model takes on one core; of LiteRT's, if that is there.
+
+pip install -e ".[recipes,litert]"
+python recipes/images/speed.py MODEL IMAGES [THRESHOLD]    # as run.py does: a .keras file, and images in a .npy file
+"""
 
 import json
 import sys
@@ -22,7 +26,8 @@ def main():
     tf.config.threading.set_inter_op_parallelism_threads(1)
     model, images = keras.models.load_model(sys.argv[1], compile=False), np.load(sys.argv[2])
     threshold = float(sys.argv[3]) if sys.argv[3:] and sys.argv[3] else None
-    net = tf.function(lambda batch: model(batch, training=False))
+    options = {"runtime": "tensorflow"} if isinstance(model, keras_glimpse.GlimpseClassifier) else {}  # As in `predict`.
+    net = tf.function(lambda batch: model(batch, training=False, **options))
     timed = {
         f"keras, batch {size}": _timed(lambda size=size: net(tf.constant(images[:size]))) / size for size in (1, len(images))
     }

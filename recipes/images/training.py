@@ -30,6 +30,7 @@ class Row:
         title: what the task is.
         model: arguments of `GlimpseClassifier.for_large_images`.
         epochs: of each stage of ours; of the alternatives a number.
+        glimpses: how many are tested: more than were trained, where glimpses share their weights.
         search: of `SearchSchedule` in the stages that search, if it changes.
         batch_size, learning_rate: of Adam, whose rate decays to 0 by a cosine.
         seeds: how many, by default.
@@ -42,6 +43,7 @@ class Row:
     epochs: Mapping | int
     batch_size: int
     learning_rate: float
+    glimpses: int = 1
     search: Mapping | None = None
     seeds: int = 1
 
@@ -154,16 +156,17 @@ class Run:
             checkpoint=self.folder / "checkpoint",
             verbose=2,
         )
+        model.active_glimpses = row.glimpses
         return model
 
     def _fit_network(self, train, callbacks):
         shape, classes = self.task.image_shape, len(self.task.class_names)
         if self.row.name == "whole":
             model = alternatives.whole(shape, classes)
-        else:  # For what ours costs when it looks at everything.
-            ours = Run(rows()[self.row.task]["ours"], self.seed, self.task, self.kept_in).new_glimpses()
-            ours.active_glimpses = ours.num_glimpses if not ours.share_weights else 1
-            model = alternatives.mobilenet(shape, classes, int(keras_glimpse.stage_macs(ours)[-1]))
+        else:  # At the cost that is reported of ours.
+            ours = Run(rows()[self.row.task]["ours"], self.seed, self.task, self.kept_in)
+            macs = keras_glimpse.stage_macs(ours.new_glimpses())[ours.row.glimpses]
+            model = alternatives.mobilenet(shape, classes, int(macs))
         steps = self.row.epochs * int(train.cardinality())
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(self._adam(steps), loss, metrics=["accuracy"])
