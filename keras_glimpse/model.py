@@ -46,6 +46,9 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
 
     For images in which what matters is small, `GlimpseClassifier.for_large_images` has other defaults.
 
+    Images may differ in size, if those of a batch do not: `model.build((None, None, None, channels))`, or a first `fit` on a
+    dataset with such an `element_spec`. One graph serves all sizes; XLA is not used.
+
     These attributes may be set at any time and take effect immediately: `search_size`, `search_stride`, `location_weight`,
     `diversity_weight`, `diversity_variance`, `contrastive`, `assignment`, `averaging`, `location_input` and `active_glimpses`.
     So do changes of the layers (`trainable`, `quantize`, LoRA). All other arguments are fixed after construction.
@@ -121,7 +124,8 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         active_glimpses: Integer, the number of glimpses used in inference and in exported files: `num_glimpses` until a stage
             is trained, then the number of the glimpse trained last. May be set.
         trained_glimpses: Tuple of integers, the glimpses (from 1) that have been trained; saved with the weights, read-only.
-        image_shape: Tuple `(height, width, channels)` that the model was built for; `None` before.
+        image_shape: Tuple `(height, width, channels)` that the model was built for, with `None` for sides that may differ;
+            `None` before.
         stage: The stage chosen by `compile`, with fields `glimpse` (index from 0) and `searches`; `None` before.
 
     Example:

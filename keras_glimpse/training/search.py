@@ -148,7 +148,8 @@ def _seeds(model, count):
     """Seeds of stateless operations: of this step, by which training resumes with the same ones, and of this replica."""
     replica = tf.distribute.get_replica_context().replica_id_in_sync_group
     first = model.seed + count * tf.cast(model.optimizer.iterations, tf.int64)
-    return [tf.stack([first + i, tf.cast(replica, tf.int64)]) for i in range(count)]
+    # XLA has no kernel for 64-bit seeds.
+    return [tf.stack([tf.cast(first + i, tf.int32), tf.cast(replica, tf.int32)]) for i in range(count)]
 
 
 def _patches(model, images, found, index, places):

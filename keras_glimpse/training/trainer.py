@@ -137,15 +137,16 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
                 (section 2.2.2); with `share_weights`, that of the glimpse trained last. `fit` sets `active_glimpses` to the
                 glimpse that it trains. Defaults to `1`.
             jit_compile: Boolean or `"auto"`, whether to compile with XLA. `"auto"` uses XLA except for convolutions on a CPU,
-                for several replicas, and for layers or operations that XLA does not support. Defaults to `"auto"`.
+                for several replicas, for images that differ in size, and for layers or operations that XLA does not support.
+                Defaults to `"auto"`.
             steps_per_execution: Positive integer, the batches per call of the train function, or `"auto"`: many, or one if a
                 callback has batch hooks. `steps_per_epoch` and batch counts are exact either way. Defaults to `"auto"`.
             **kwargs: Other arguments of `keras.Model.compile`: `metrics`, `weighted_metrics`, `run_eagerly`, ...
 
         Raises:
             ValueError: If `stage` does not exist, `loss` is given, the optimizer has trained another stage, a metric is invalid
-                or has one of the names above, `jit_compile=True` with several replicas, or a subclass overrides a method that
-                training does not call.
+                or has one of the names above, `jit_compile=True` with several replicas or for images that differ in size, or a
+                subclass overrides a method that training does not call.
 
         Example:
         >>> from keras_glimpse import GlimpseClassifier
@@ -374,8 +375,9 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         Args:
             *args: Arguments of `keras.Model.fit`, in its order: `x`, `y`, `batch_size`, `epochs`, ... `x` is an array of images
                 `[n, height, width, channels]`, of floats or unsigned integers, or a `tf.data.Dataset`, `keras.utils.PyDataset`
-                or generator of batches `(images, labels)` or `(images, labels, sample_weight)`. Labels are class indices `[n]`
-                or `[n, 1]`, one-hot, or soft labels `[n, num_classes]` that sum to 1.
+                or generator of batches `(images, labels)` or `(images, labels, sample_weight)`. The batches of a dataset may
+                differ in the size of their images, if its `element_spec` says so. Labels are class indices `[n]` or `[n, 1]`,
+                one-hot, or soft labels `[n, num_classes]` that sum to 1.
             checkpoint: Optional string or path of a folder. The state of each stage is saved there after every epoch (see
                 `Checkpoints`). If the process is killed, running the same program again resumes after the last finished epoch,
                 with bit-identical weights if it calls `keras.utils.set_random_seed` first. Finished stages are not trained
