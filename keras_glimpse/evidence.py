@@ -16,11 +16,13 @@ class Evidence(NamedTuple):
         hidden: Tensor, h^L, the features of the low-resolution network.
         low_res: Tensor, o^L, the logits of the low-resolution network.
         glimpses: Tuple of tensors, o^{H_1}, o^{H_2}, ..., the logits of the glimpses so far, in order.
+        locations: Tuple of tensors `[batch, 2]`, where these glimpses were.
     """
 
     hidden: tf.Tensor
     low_res: tf.Tensor
     glimpses: tuple = ()
+    locations: tuple = ()
 
 
 def combine(evidence: Evidence, averaging: str) -> tf.Tensor:

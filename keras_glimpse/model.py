@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_glimpse._compat import Saveable, all_layers
 from keras_glimpse._validation.arguments import (
@@ -18,13 +17,23 @@ from keras_glimpse._validation.arguments import (
     integers,
 )
 from keras_glimpse.attributes import Fixed
-from keras_glimpse.layers import GlimpseNet, LocationHead, LowResNet, MultiScaleCrop
+from keras_glimpse.layers import (
+    Backbone,
+    ConvGlimpseNet,
+    ConvLowResNet,
+    GlimpseNet,
+    LocationHead,
+    LocationMap,
+    LowResNet,
+    MultiScaleCrop,
+)
 from keras_glimpse.layers.clones import one_for_each_glimpse
+from keras_glimpse.layers.conv_glimpse_net import deepest_for
 from keras_glimpse.layers.inner import KeepsInner
 from keras_glimpse.quantization import float_products, layers_to_quantize
 from keras_glimpse.training.trainer import Trainer
 
-NETWORKS = ("low_res_net", "glimpse_net", "preprocess")  # Arguments that are layers of the user's, or None.
+NETWORKS = ("low_res_net", "glimpse_net", "location_head", "preprocess")  # Arguments that are layers of the user's, or None.
 
 
 @keras.saving.register_keras_serializable(package="keras_glimpse")
@@ -35,9 +44,14 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
     learning rate of 0.05 the location head saturates within two epochs; with 10 it does not. Distances in the loss are in units
     of the image's longer side, so the same weights apply to images of any size.
 
+    For images in which what matters is small, `GlimpseClassifier.for_large_images` has other defaults.
+
+    Images may differ in size, if those of a batch do not: `model.build((None, None, None, channels))`, or a first `fit` on a
+    dataset with such an `element_spec`. One graph serves all sizes; XLA is not used.
+
     These attributes may be set at any time and take effect immediately: `search_size`, `search_stride`, `location_weight`,
-    `diversity_weight`, `diversity_variance`, `contrastive`, `averaging`, `location_input` and `active_glimpses`. So do changes
-    of the layers (`trainable`, `quantize`, LoRA). All other arguments are fixed after construction.
+    `diversity_weight`, `diversity_variance`, `contrastive`, `assignment`, `averaging`, `location_input` and `active_glimpses`.
+    So do changes of the layers (`trainable`, `quantize`, LoRA). All other arguments are fixed after construction.
 
     Args:
         num_classes: Integer, at least 2, the number of classes C.
@@ -48,21 +62,25 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
             `s * patch_size` image pixels, averaged s by s. Defaults to `(1, 2)`.
         hidden_units: Positive integer or sequence of them, the units of the hidden layer, or of each hidden layer, of the
             low-resolution and the glimpse networks. Defaults to `500`.
-        search_size: Positive odd integer, the side of the grid of candidate locations in training (eq. 12): 3 is a 3x3 grid.
-            Defaults to `3`.
+        search_size: Positive odd integer, the side of the grid of candidate locations around the predicted one in training (eq.
+            12): 3 is a 3x3 grid. Or `"image"`, a grid over the whole image: the cells of the low-resolution features if they
+            have places, else one candidate every `search_stride`. Defaults to `3`.
         search_stride: Pixels between neighbouring candidates if an integer; if a float in (0, 1), that fraction of the image's
             longer side, at least 2 pixels. Defaults to `1 / 24`, the paper's 2 pixels of 48.
         location_weight: Non-negative float, lambda of eq. 9: the weight of the squared distance between candidate and
-            predicted location, in units of the image's longer side. Defaults to `10.0`.
+            predicted location, in units of the image's longer side. A `LocationMap` has -log p(z) instead. Defaults to `10.0`.
         diversity_weight: Non-negative float, gamma of eq. 18: the penalty for a location near an earlier glimpse; `0`
             disables it. Defaults to `0.01`.
         diversity_variance: Positive float, sigma^2 of eq. 18, in squared units of the image's longer side. Defaults to `0.002`.
         contrastive: Boolean, whether the most offending location is trained on too (eqs. 15 and 16). Defaults to `True`.
+        assignment: `"hard"`, which trains on the best candidate z* (eq. 12), or `"soft"`, which trains on samples of the
+            candidates' posterior probabilities given the label (see the guide, "How large images are learned"). Defaults to
+            `"hard"`.
         parallel: Boolean or non-negative integer (section 2.2.3). `True` predicts all locations from the thumbnail alone; an
             integer M predicts M locations at a time. Defaults to `False`.
-        share_weights: Boolean, whether all glimpses share one glimpse network; each has its own location head. Every stage then
-            updates the shared network, from the gradient at its own glimpse only (section 2.2.1), which also changes the
-            outputs of the other glimpses. Defaults to `False`.
+        share_weights: Boolean, whether all glimpses share one glimpse network; and one location head, if one is passed as
+            `location_head`, else each has its own. Every stage then updates the shared network, from the gradient at its own
+            glimpse only (section 2.2.1), which also changes the outputs of the other glimpses. Defaults to `False`.
         averaging: `"paper"` (eq. 6: the low-resolution logits plus the mean of the glimpses' logits) or `"uniform"` (the mean
             of all logits). Defaults to `"paper"`.
         location_input: `"logits"` (eq. 8) or `"probabilities"`, the class evidence that location heads receive. Defaults to
@@ -77,6 +95,9 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
             are floats. Defaults to `None`.
         glimpse_net: Optional Keras layer or model that maps patches to logits, in place of `GlimpseNet`, cloned for each
             glimpse; or a list with one for each. Its inputs are floats. Defaults to `None`.
+        location_head: Optional Keras layer that maps `(hidden, logits)` to locations, in place of `LocationHead`, cloned for
+            each glimpse (or shared, with `share_weights`); or a list with one for each, which are not shared. A `LocationMap`
+            needs features with places, such as those of `ConvLowResNet`. Defaults to `None`.
         preprocess: Optional Keras layer or model applied to the images first, such as `Rescaling`, `RandomFlip` or a
             `Sequential` of several. Its inputs are unscaled pixels as floats; its outputs are used unchanged. It is part of
             `fit`, of saved models and of exported files; random augmentation applies in training only. Defaults to `None`.
@@ -93,17 +114,18 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
 
     Raises:
         ValueError: If an argument is out of range, or the images are smaller than a patch or the thumbnail.
-        TypeError: If `low_res_net`, `glimpse_net` or `preprocess` is not a Keras layer.
+        TypeError: If `low_res_net`, `glimpse_net`, `location_head` or `preprocess` is not a Keras layer.
 
     Attributes:
         low_res_net: The low-resolution network N0 (eq. 1), a `LowResNet` or the layer passed as `low_res_net`.
-        location_heads: Tuple of `num_glimpses` `LocationHead` layers (eqs. 3 and 8).
+        location_heads: Tuple of `num_glimpses` location heads (eqs. 3 and 8).
         glimpse_nets: Tuple of `num_glimpses` glimpse networks (eqs. 4 and 7); the same layer throughout with `share_weights`.
         crop: The `MultiScaleCrop` layer.
         active_glimpses: Integer, the number of glimpses used in inference and in exported files: `num_glimpses` until a stage
             is trained, then the number of the glimpse trained last. May be set.
         trained_glimpses: Tuple of integers, the glimpses (from 1) that have been trained; saved with the weights, read-only.
-        image_shape: Tuple `(height, width, channels)` that the model was built for; `None` before.
+        image_shape: Tuple `(height, width, channels)` that the model was built for, with `None` for sides that may differ;
+            `None` before.
         stage: The stage chosen by `compile`, with fields `glimpse` (index from 0) and `searches`; `None` before.
 
     Example:
@@ -130,12 +152,13 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         patch_size: int = 12,
         scales: Sequence[int] = (1, 2),
         hidden_units: int | Sequence[int] = 500,
-        search_size: int = 3,
+        search_size: int | str = 3,
         search_stride: int | float = 1 / 24,
         location_weight: float = 10.0,
         diversity_weight: float = 0.01,
         diversity_variance: float = 0.002,
         contrastive: bool = True,
+        assignment: str = "hard",
         parallel: bool | int = False,
         share_weights: bool = False,
         averaging: str = "paper",
@@ -145,6 +168,7 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         downsample: str = "area",
         low_res_net: keras.Layer | None = None,
         glimpse_net: keras.Layer | Sequence[keras.Layer] | None = None,
+        location_head: keras.Layer | Sequence[keras.Layer] | None = None,
         preprocess: keras.Layer | None = None,
         **kwargs,
     ):
@@ -154,15 +178,21 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         check_one_of((False, True), share_weights=share_weights, gated_location=gated_location, gated_glimpse=gated_glimpse)
         check_layers(low_res_net=low_res_net, preprocess=preprocess)
         policy = keras.dtype_policies.get(kwargs.get("dtype"))
+        if location_head is not None and gated_location:
+            raise ValueError("gated_location is of the default location head: pass LocationHead(gated=True) as location_head.")
+        shares_head = share_weights and isinstance(location_head, keras.Layer)
+        low_res = low_res_net or LowResNet(num_classes, low_res_size, hidden_units, downsample, dtype=policy)
+        head = location_head or LocationHead(gated_location, dtype=policy)
+        heads = one_for_each_glimpse("location_head", head, num_glimpses, shares_head)
+        net = glimpse_net or GlimpseNet(num_classes, hidden_units, gated_glimpse, dtype=policy)
+        nets = one_for_each_glimpse("glimpse_net", net, num_glimpses, share_weights)
         super().__init__(
             num_classes=num_classes,
             preprocess=preprocess,
             crop=MultiScaleCrop(patch_size, scales, dtype=policy),
-            low_res_net=low_res_net or LowResNet(num_classes, low_res_size, hidden_units, downsample, dtype=policy),
-            location_heads=[LocationHead(gated_location, dtype=policy) for _ in range(num_glimpses)],
-            glimpse_nets=one_for_each_glimpse(
-                glimpse_net or GlimpseNet(num_classes, hidden_units, gated_glimpse, dtype=policy), num_glimpses, share_weights
-            ),
+            low_res_net=low_res,
+            location_heads=heads,
+            glimpse_nets=nets,
             gated_glimpse=gated_glimpse,
             group_size=num_glimpses if parallel is True else int(parallel) or 1,
             averaging=averaging,
@@ -173,6 +203,7 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
             diversity_weight=diversity_weight,
             diversity_variance=diversity_variance,
             contrastive=contrastive,
+            assignment=assignment,
             **kwargs,
         )
         self.low_res_size = _fixed(low_res_size)
@@ -183,11 +214,84 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         self.parallel = parallel
         self.share_weights = share_weights
         self.gated_location = gated_location
+        _refuse_shared(self.low_res_net, self.glimpse_nets)
         self._of_user = {
             "low_res_net": low_res_net is not None,
             "glimpse_net": glimpse_net is not None,
+            "location_head": location_head is not None,
             "preprocess": preprocess is not None,
         }
+
+    @classmethod
+    def for_large_images(
+        cls,
+        num_classes: int,
+        num_glimpses: int = 1,
+        *,
+        low_res_size: int | Sequence[int] = 64,
+        patch_size: int = 48,
+        scales: Sequence[int] = (1, 2),
+        hidden_units: int = 64,
+        downsample: str = "area",
+        backbone: keras.Layer | None = None,
+        preprocess_input: str | keras.Layer | None = None,
+        **kwargs,
+    ) -> "GlimpseClassifier":
+        """Creates a model for images in which what matters is small: convolutions, a map of where to look, a search everywhere.
+
+        The networks are `ConvLowResNet` and `ConvGlimpseNet`, the location head is a `LocationMap`, and training assigns the
+        label softly to the places of the whole image. Choose `low_res_size` so that what matters is some 5 pixels in the
+        thumbnail, and `patch_size` so that it fits in a patch.
+
+        Args:
+            num_classes: Integer, at least 2, the number of classes C.
+            num_glimpses: Positive integer, the number of glimpses. Defaults to `1`.
+            low_res_size: Positive integer, the side of the thumbnail in pixels, or a tuple `(rows, columns)`. Defaults to `64`.
+            patch_size: Positive integer, the side of a patch in pixels. Defaults to `48`.
+            scales: Sequence of positive integers, the scales of the patches. Defaults to `(1, 2)`.
+            hidden_units: Positive integer, the units of the dense layer in front of the logits of each network. Defaults to
+                `64`.
+            downsample: `"area"`, `"strided"` or `"bilinear"`, how the thumbnail is computed. Defaults to `"area"`.
+            backbone: Optional Keras layer or model that maps images to feature maps, in place of the convolutions of all
+                networks, each of which gets a copy with its weights: `keras.applications.MobileNetV2(include_top=False)`,
+                a `keras_hub.models.Backbone`. One that is frozen (`trainable = False`) stays so. Defaults to `None`.
+            preprocess_input: Optional name of a module of `keras.applications`, or a Keras layer: what the backbone expects to
+                be applied to pixels from 0 to 255 (see `Backbone`). Defaults to `None`: it is given pixels in [0, 1].
+            **kwargs: Other arguments of `GlimpseClassifier`, which replace these defaults.
+
+        Returns:
+            A `GlimpseClassifier`.
+
+        Raises:
+            ValueError: As `GlimpseClassifier`, or if `backbone` does not give feature maps.
+            TypeError: If `backbone` is not a Keras layer.
+
+        Example:
+        >>> model = GlimpseClassifier.for_large_images(num_classes=6)
+        >>> model(np.zeros((2, 256, 256, 1), "float32")).shape
+        TensorShape([2, 6])
+        """
+        policy = keras.dtype_policies.get(kwargs.get("dtype"))
+
+        def copied():
+            if backbone is None:
+                return None
+            made = Backbone(backbone, preprocess_input, dtype=policy)
+            copy = Backbone.from_config(made.get_config())
+            copy.set_weights(made.get_weights())
+            return copy
+
+        shared = {"hidden_units": hidden_units, "dtype": policy}
+        low_res = {"downsample": downsample, "backbone": copied(), **shared}
+        glimpse = {"backbone": copied(), **deepest_for(patch_size), **shared}
+        networks = {
+            "low_res_net": ConvLowResNet(num_classes, low_res_size, **low_res),
+            "glimpse_net": ConvGlimpseNet(num_classes, len(scales), **glimpse),
+            "location_head": LocationMap(dtype=policy),
+        }
+        sizes = {"low_res_size": low_res_size, "patch_size": patch_size, "scales": scales, "hidden_units": hidden_units}
+        search = {"search_size": "image", "assignment": "soft", "downsample": downsample}
+        return cls(num_classes, num_glimpses, **sizes | networks | search | kwargs)
 
     # ---- Saving and exporting ----
 
@@ -246,10 +350,12 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
             **kwargs: Other arguments of `keras.Model.export`: `verbose`, `input_signature`, ...
 
         Raises:
-            ValueError: If the model is not built, or has int4 layers and `format` is not `"tf_saved_model"`.
+            ValueError: If the model is not built, or has int4 layers and `format` is not `"tf_saved_model"`, or `format` is
+                `"litert"` and images may differ in size.
 
         Example:
         >>> import tempfile
+        >>> import tensorflow as tf
         >>> model = GlimpseClassifier(num_classes=10)
         >>> model.build((None, 48, 48, 1))
         >>> folder = tempfile.mkdtemp() + "/1"
@@ -260,7 +366,9 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         """
         if not self.built:
             raise ValueError("Only a model that is built can be exported: fit it, load it or call it on images first.")
-        self(tf.zeros((1, *self.image_shape)))  # Keras exports only models that were called; training does not call them.
+        self(self.inputs[0])  # Keras exports only models that were called; training does not call them.
+        if format == "litert" and None in self.image_shape and not kwargs.get("input_signature"):
+            raise ValueError("A LiteRT file takes images of one size: use export_litert(..., image_shape=(height, width)).")
         if format != "tf_saved_model":
             check_exportable(f"export(format={format!r})", self, None, quantized=("int8",))
         with float_products(self):
@@ -269,8 +377,8 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
     @property
     def inner(self):
         """Names of the attributes with networks that the model created itself (see `KeepsInner`)."""
-        made = {"low_res_net": "low_res_net", "glimpse_nets": "glimpse_net"}
-        return ("location_heads", *(name for name in made if not self._of_user[made[name]]))
+        made = {"location_heads": "location_head", "low_res_net": "low_res_net", "glimpse_nets": "glimpse_net"}
+        return tuple(name for name in made if not self._of_user[made[name]])
 
     def save(self, filepath, *args, **kwargs):
         """Saves the model to a `.keras` file, as `keras.Model.save` does; `keras.models.load_model` loads it.
@@ -314,13 +422,14 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
 
     def get_config(self):
         names = ("num_classes", "num_glimpses", "low_res_size", "patch_size", "scales", "hidden_units", "search_size")
-        names += ("search_stride", "location_weight", "diversity_weight", "diversity_variance", "contrastive", "parallel")
-        names += ("share_weights", "averaging", "location_input", "gated_location", "gated_glimpse", "downsample")
+        names += ("search_stride", "location_weight", "diversity_weight", "diversity_variance", "contrastive", "assignment")
+        names += ("parallel", "share_weights", "averaging", "location_input", "gated_location", "gated_glimpse", "downsample")
         config = super().get_config() | {name: getattr(self, name) for name in names}
         if self.active_glimpses < self.num_glimpses:
             config["active_glimpses"] = self.active_glimpses
-        glimpse_net = self.glimpse_nets[0] if self.share_weights else self.glimpse_nets
-        networks = zip(NETWORKS, (self.low_res_net, glimpse_net, self.preprocess))
+        one_or_each = lambda layers: layers[0] if len({*map(id, layers)}) == 1 else layers  # noqa: E731
+        heads, nets = one_or_each(self.location_heads), one_or_each(self.glimpse_nets)
+        networks = zip(NETWORKS, (self.low_res_net, nets, heads, self.preprocess))
         return config | {name: keras.saving.serialize_keras_object(net) for name, net in networks if self._of_user[name]}
 
     @classmethod
@@ -340,6 +449,14 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
     def compile_from_config(self, config):
         with clear_config_errors("compile_config"):
             super().compile_from_config(config)
+
+
+def _refuse_shared(low_res_net, glimpse_nets):
+    """A layer in two networks would be updated twice a step, and saved as two layers."""
+    inside = {id(layer) for layer in all_layers(low_res_net)}
+    for layer in (layer for net in glimpse_nets for layer in all_layers(net)):
+        if id(layer) in inside:
+            raise ValueError(f"low_res_net and glimpse_net share the layer {layer.name!r}: give each one of its own.")
 
 
 def _fixed(sizes):

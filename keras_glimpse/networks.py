@@ -12,9 +12,9 @@ from keras_glimpse._validation.arguments import check_integers, check_one_of
 from keras_glimpse._validation.images import PixelRange, check_images, check_spec
 from keras_glimpse.attributes import Fixed, Setting
 from keras_glimpse.evidence import AVERAGING, LOCATION_INPUTS, Evidence, class_evidence, combine
-from keras_glimpse.layers import LowResNet, MultiScaleCrop
+from keras_glimpse.layers import MultiScaleCrop
 from keras_glimpse.ops.geometry import check_image_shape
-from keras_glimpse.ops.runtime import ANY, TENSORFLOW, for_runtime
+from keras_glimpse.ops.runtime import ANY, TENSORFLOW, for_runtime, parameters_of
 from keras_glimpse.ops.thumbnail import to_unit_range
 from keras_glimpse.tracing import Functions
 
@@ -63,6 +63,8 @@ class GlimpseNetworks(keras.Model):
         self.num_classes = num_classes
         self.num_glimpses = len(glimpse_nets)
         self.gated_glimpse = gated_glimpse
+        if gated_glimpse and not all(_takes_location(net) for net in glimpse_nets):
+            raise ValueError("gated_glimpse=True needs a glimpse_net that takes (patches, location).")
         self.averaging = averaging
         self.location_input = location_input
         self.preprocess = preprocess
@@ -93,9 +95,17 @@ class GlimpseNetworks(keras.Model):
         self._active = int(value)
 
     @property
-    def image_shape(self) -> tuple[int, int, int] | None:
-        """`(height, width, channels)` of the images that the model is built for; None before."""
+    def image_shape(self) -> tuple[int | None, int | None, int] | None:
+        """`(height, width, channels)` of the images that the model is built for, sides that may differ as None; None before."""
         return self._image_shape
+
+    @property
+    def least_sides(self) -> tuple[int, int]:
+        """`(height, width)` of the smallest images in which a patch and the thumbnail fit, as far as that is known."""
+        if self.preprocess is not None:
+            return 1, 1
+        thumbnail = self.low_res_net.size if getattr(self.low_res_net, "scales_integers", False) else (2, 2)
+        return tuple(max(2, self.crop.size, side) for side in thumbnail)
 
     def traced(self) -> tuple[list, list]:
         """What graphs hold beside layers: values, and objects that are compared by identity (see `tracing`)."""
@@ -105,8 +115,8 @@ class GlimpseNetworks(keras.Model):
 
     def prepare(self, images, training=False) -> tf.Tensor:
         """Checks the images and applies `preprocess`; the other methods take its result."""
-        check_spec(images.shape, images.dtype, self.image_shape)
-        if self.image_shape is not None:  # In a graph that the user traces, height and width may be unknown.
+        check_spec(images.shape, images.dtype, self.image_shape, self.least_sides)
+        if self.image_shape is not None:  # A graph that the user traces may know less.
             images = tf.ensure_shape(images, (None, *self.image_shape))
         if self.preprocess is None:
             return images
@@ -114,24 +124,35 @@ class GlimpseNetworks(keras.Model):
 
     def first_look(self, images, training=False, runtime=ANY) -> Evidence:
         """The low-resolution network on the thumbnail of prepared images (eq. 1): the evidence before any glimpse."""
-        if type(self.low_res_net) is not LowResNet:
+        if not getattr(self.low_res_net, "scales_integers", False):
             images = to_unit_range(images, images.dtype)
         hidden, logits = for_runtime(self.low_res_net, runtime)(images, training=training)
         return Evidence(hidden, ops.cast(logits, "float32"))
 
     def locate(self, evidence: Evidence, runtime=ANY) -> tf.Tensor:
         """Location of the next glimpse, `[batch, 2]` (eqs. 3 and 8)."""
+        head, inputs, before = self._next_head(evidence)
+        return for_runtime(head, runtime)(*inputs, **before)
+
+    def log_map(self, evidence: Evidence) -> tf.Tensor | None:
+        """log p(z) of the next glimpse, `[batch, rows, columns]`, if its location head is a map, such as `LocationMap`."""
+        head, inputs, before = self._next_head(evidence)
+        return head.log_probabilities(*inputs, **before) if hasattr(head, "log_probabilities") else None
+
+    def _next_head(self, evidence):
+        """The location head of the next glimpse, its inputs, and the locations before, if it asks for them."""
         n = len(evidence.glimpses)
+        head = self.location_heads[n]
         seen = evidence._replace(glimpses=evidence.glimpses[: n - n % self.group_size])
-        head = for_runtime(self.location_heads[n], runtime)
-        return head(evidence.hidden, class_evidence(seen, self.location_input, self.averaging))
+        inputs = evidence.hidden, class_evidence(seen, self.location_input, self.averaging)
+        return head, inputs, {"previous": evidence.locations} if "previous" in parameters_of(head) else {}
 
     def glimpse(self, evidence: Evidence, patches, location, training=False) -> Evidence:
         """Adds the logits of the next glimpse network for `patches` (eqs. 4 and 7)."""
         net = self.glimpse_nets[len(evidence.glimpses)]
         where = (location,) if self.gated_glimpse else ()
         logits = ops.cast(net(patches, *where, training=training), "float32")
-        return evidence._replace(glimpses=(*evidence.glimpses, logits))
+        return evidence._replace(glimpses=(*evidence.glimpses, logits), locations=(*evidence.locations, location))
 
     def look_again(self, images, evidence: Evidence, runtime=ANY) -> Evidence:
         """Adds the next glimpse at prepared images, at the predicted location."""
@@ -142,13 +163,46 @@ class GlimpseNetworks(keras.Model):
         """Class logits after the glimpses so far, `[..., num_classes]` (eqs. 5 and 6)."""
         return combine(evidence, self.averaging)
 
-    def try_glimpse(self, evidence: Evidence, patches, places, training=False) -> tf.Tensor:
-        """The class logits `[batch, n, num_classes]` if the next glimpse were `patches` `[batch, n, ...]` at `places`."""
+    def outputs_at(self, evidence: Evidence, patches, places, training=False) -> tf.Tensor:
+        """o^{H_n} `[batch, n, num_classes]` of the next glimpse network for `patches` `[batch, n, ...]` at `places`."""
         flat = [ops.reshape(values, (-1, *values.shape[2:])) for values in (patches, places)]
         output = self.glimpse(evidence, *flat, training=training).glimpses[-1]
-        output = ops.reshape(output, (-1, patches.shape[1], self.num_classes))
+        return ops.reshape(output, (-1, ops.shape(patches)[1], self.num_classes))
+
+    def outputs_everywhere(self, images, evidence: Evidence, rows, columns, runtime=ANY) -> tf.Tensor:
+        """o^{H_n} `[batch, rows * columns, num_classes]` of the next glimpse network at all places of a grid, in inference.
+
+        A network that `shares_pass`, such as `ConvGlimpseNet`, needs one pass over the image; for others, a row of the grid is
+        cropped at a time, so that memory is bounded.
+        """
+        net = self.glimpse_nets[len(evidence.glimpses)]
+        if getattr(net, "shares_pass", False):
+            levels, starts = self.crop.levels(images, rows, columns, runtime)
+            output = ops.cast(net.everywhere(levels, starts, self.crop.size), "float32")
+        else:
+            at_row = lambda y: self._outputs_in_row(images, evidence, y, columns, runtime)  # noqa: E731
+            output = tf.transpose(tf.map_fn(at_row, tf.convert_to_tensor(rows), parallel_iterations=1), [1, 0, 2, 3])
+        return ops.reshape(output, (-1, ops.shape(rows)[0] * ops.shape(columns)[0], self.num_classes))
+
+    def _outputs_in_row(self, images, evidence, y, columns, runtime):
+        places = tf.stack([y * tf.ones_like(columns), columns], axis=-1)
+        places = tf.tile(places[None], [tf.shape(images)[0], 1, 1])
+        return self.outputs_at(evidence, self.crop_at(images, places, runtime), places)
+
+    def crop_at(self, images, places, runtime=ANY) -> tf.Tensor:
+        """Patches `[batch, n, size, size, channels]` at several places `[batch, n, 2]` of each image."""
+        crop = lambda place: self.crop(images, place, runtime=runtime)  # noqa: E731
+        if places.shape[1] is not None:
+            return ops.stack([crop(place) for place in ops.unstack(places, axis=1)], axis=1)
+        # How many depends on the size of the images, which only the graph knows.
+        size, channels = self.crop.size, images.shape[3] * len(self.crop.scales)
+        patches = tf.TensorSpec((None, size, size, channels), tf.float32)
+        return tf.transpose(tf.map_fn(crop, tf.transpose(places, [1, 0, 2]), fn_output_signature=patches), [1, 0, 2, 3, 4])
+
+    def combined(self, evidence: Evidence, outputs) -> tf.Tensor:
+        """The class logits `[batch, n, num_classes]` if the next glimpse gave `outputs` (eqs. 5 and 6)."""
         before = [logits[:, None] for logits in evidence.glimpses]
-        return self.combine(Evidence(None, evidence.low_res[:, None], (*before, output)))
+        return self.combine(Evidence(None, evidence.low_res[:, None], (*before, outputs)))
 
     # ---- All of them: Keras's `call`, and `look` ----
 
@@ -201,13 +255,17 @@ class GlimpseNetworks(keras.Model):
         >>> seen["logits"].shape, seen["locations"].shape, seen["patches"].shape
         (TensorShape([3, 3, 10]), TensorShape([3, 2, 2]), TensorShape([3, 2, 12, 12, 2]))
         """
-        check_images(images, self.image_shape)
+        self.check_images(images)
         if not self.built:
             self.build(images.shape)
         if not tf.executing_eagerly():  # In another graph it must be traced anew, since that may be for another runtime.
             return self.look_at_all(ops.convert_to_tensor(images))
         self.see_pixels(images)
         return self.cached("look", lambda: self.graph(self.look_at_all))(ops.convert_to_tensor(images))
+
+    def check_images(self, images, at_least: int = 0) -> None:
+        """Raises unless these are images of the size that the model is for, at least so many."""
+        check_images(images, self.image_shape, self.least_sides, at_least)
 
     def see_pixels(self, images) -> None:
         """Warns, once, if float pixels are outside the range that the model expects; checks the first 32 images."""
@@ -217,11 +275,11 @@ class GlimpseNetworks(keras.Model):
     # ---- Building and tracing ----
 
     def build(self, input_shape):  # The converter of LiteRT asks for an argument of this name.
-        check_image_shape(input_shape, {})
+        check_image_shape(input_shape)
         images = keras.KerasTensor((None, *input_shape[1:]), "float32")
         if self.preprocess is not None:
             images = self.preprocess(images)
-            check_image_shape(images.shape, {})
+            check_image_shape(images.shape)
         outputs = self.low_res_net(images)
         if not isinstance(outputs, tuple | list) or len(outputs) != 2:
             raise ValueError(f"low_res_net must return (hidden, logits); got {outputs}.")
@@ -250,3 +308,9 @@ class GlimpseNetworks(keras.Model):
         """A function with an argument `runtime` as a graph for TensorFlow, compiled by XLA if the model is."""
         function = partial(function, runtime=TENSORFLOW)
         return tf.function(function, jit_compile=self.jit_compile, reduce_retracing=True, autograph=False)
+
+
+def _takes_location(net):
+    """Whether a network has a second input; of models, only the call tells."""
+    inputs = [name for name in parameters_of(net) if name not in ("training", "mask", "kwargs")]
+    return isinstance(net, keras.Model) or len(inputs) > 1

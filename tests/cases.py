@@ -3,7 +3,24 @@
 import keras
 import numpy as np
 
-from keras_glimpse import GlimpseClassifier, GlimpseNet, LocationHead, LowResNet, MultiScaleCrop
+from keras_glimpse import (
+    Backbone,
+    ConvGlimpseNet,
+    ConvLowResNet,
+    GlimpseClassifier,
+    GlimpseNet,
+    LocationHead,
+    LocationMap,
+    LowResNet,
+    MultiScaleCrop,
+)
+
+
+def backbone():
+    """A model of colour images, with batch normalisation."""
+    layers = [keras.layers.Conv2D(6, 3, 2, padding="same"), keras.layers.BatchNormalization(), keras.layers.ReLU()]
+    return keras.Sequential([keras.Input((None, None, 3)), *layers])
+
 
 LAYERS = {
     "low_res": (LowResNet(3, 4, 8), [(20, 24, 2)]),
@@ -14,6 +31,12 @@ LAYERS = {
     "crop": (MultiScaleCrop(5, (1, 2)), [(20, 24, 3), (2,)]),
     "glimpse": (GlimpseNet(3, 8), [(6, 6, 2)]),
     "glimpse_gated": (GlimpseNet(3, (8, 7), gated=True), [(6, 6, 2), (2,)]),
+    "low_res_conv": (ConvLowResNet(3, (8, 12), (4, 5), hidden_units=6), [(20, 24, 2)]),
+    "low_res_backbone": (ConvLowResNet(3, 8, backbone=Backbone(backbone())), [(20, 24, 1)]),
+    "location_map": (LocationMap(4), [(3, 4, 6), (3,)]),
+    "glimpse_conv": (ConvGlimpseNet(3, 2, (4, 5), (0, 1), 6), [(10, 10, 2)]),
+    "glimpse_backbone": (ConvGlimpseNet(3, 2, backbone=Backbone(backbone(), keras.layers.Rescaling(1 / 255))), [(6, 6, 6)]),
+    "backbone": (Backbone(backbone(), "mobilenet_v2"), [(8, 9, 3)]),
 }
 MODELS = {
     "model": {},
@@ -30,7 +53,18 @@ MODELS = {
         "parallel": 2,
         "scales": (1, 2, 3),
     },
+    "model_conv": {
+        "patch_size": 8,
+        "low_res_net": ConvLowResNet(3, 8, (4, 5)),
+        "glimpse_net": ConvGlimpseNet(3, 2, (4, 5), (0,), 6),
+        "location_head": LocationMap(4),
+        "search_size": "image",
+        "assignment": "soft",
+    },
 }
+
+
+NETWORKS = ("low_res_net", "glimpse_net", "location_head")
 
 
 def inputs(shapes, seed=0, batch=5):
@@ -42,7 +76,8 @@ def as_model(name):
     """The layer as a functional model, or the model itself, and inputs for it."""
     if name in MODELS:
         arguments = {"num_classes": 3, "low_res_size": 5, "patch_size": 6, "hidden_units": 8} | MODELS[name]
-        model = GlimpseClassifier(**arguments)
+        fresh = {name: type(each).from_config(each.get_config()) for name, each in arguments.items() if name in NETWORKS}
+        model = GlimpseClassifier(**arguments | fresh)
         shapes = [(20, 24, 1)]
         model(*inputs(shapes))
         return model, shapes

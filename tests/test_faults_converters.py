@@ -205,7 +205,7 @@ def test_only_our_own_graphs_have_operations_of_tensorflow(make, batch, tmp_path
 
 
 def test_images_of_unknown_size(make, images):
-    """A model that is built knows it; one that is not says what is missing."""
+    """A model that is built for one size knows it; one that is not, and layers, take any."""
     model = make()
     for call in (model, lambda x: model.look(x)["logits"][:, -1]):
         np.testing.assert_allclose(tf.function(call, input_signature=[ANY_SIZE])(images), model(images), atol=2e-5)
@@ -213,10 +213,8 @@ def test_images_of_unknown_size(make, images):
         tf.function(model, input_signature=[ANY_SIZE])(np.zeros((12, 22, 24, 1), np.float32))
     fresh = keras_glimpse.GlimpseClassifier(3, low_res_size=5, patch_size=6)
     crop, thumbnail = keras_glimpse.MultiScaleCrop(6), keras_glimpse.LowResNet(3, 5)
-    crop(images, tf.zeros((12, 2))), thumbnail(images)
-    for call in (fresh, fresh.look, lambda x: crop(x, tf.zeros((12, 2))), thumbnail):
-        with pytest.raises(ValueError, match=r"must be known statically; got shape \(None, None, None, 1\)"):
-            tf.function(call, input_signature=[ANY_SIZE])(images)
+    for call in (lambda x: crop(x, tf.fill((12, 2), 0.4)), lambda x: thumbnail(x)[1]):
+        np.testing.assert_allclose(call(images), tf.function(call, input_signature=[ANY_SIZE])(images), atol=1e-5)
     for convert in (
         lambda: tf.lite.TFLiteConverter.from_keras_model(fresh).convert(),
         lambda: tf2onnx.convert.from_keras(fresh),
@@ -229,7 +227,7 @@ def test_means_of_many_pixels(rng):
     """A running sum of 4096 numbers in float32 would be wrong by 1e-6 and more."""
     image = rng.random((1, 256, 256, 1), dtype=np.float32)
     exact = image.astype(np.float64).reshape(1, 4, 64, 4, 64, 1).mean(axis=(2, 4))
-    portable = tf.function(lambda x: block_mean(x, (4, 4)))
+    portable = tf.function(lambda x: block_mean(x, (64, 64)))
     np.testing.assert_allclose(portable(image), exact, atol=3e-7, rtol=0)
 
 

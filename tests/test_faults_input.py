@@ -169,8 +169,8 @@ def test_images_whose_size_is_not_known_in_a_graph(compiled, batch):
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"\[\?,20,24,1\]"):
         call(batch[0][:, :19])
     fresh = GlimpseClassifier(3, **SIZES)
-    with pytest.raises(ValueError, match="must be known statically"):
-        tf.function(fresh.look).get_concrete_function(tf.TensorSpec((None, None, None, 1)))
+    with pytest.raises(ValueError, match="The channels of images must be known statically"):
+        tf.function(fresh.look).get_concrete_function(tf.TensorSpec((None, 20, 24, None)))
 
 
 # ---- Pixels that are not scaled as the model expects ----

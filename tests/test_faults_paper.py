@@ -10,7 +10,8 @@ from keras_glimpse import GlimpseClassifier, paper_sgd
 from keras_glimpse.layers import MultiScaleCrop
 from keras_glimpse.ops.geometry import candidate_locations, relative_sides, search_grid, stride_in_pixels
 from keras_glimpse.ops.labels import label_shares
-from keras_glimpse.training.step import look_until_stage, search
+from keras_glimpse.training.search import search
+from keras_glimpse.training.step import look_until_stage
 
 SIZES = {"low_res_size": 5, "patch_size": 6, "hidden_units": 8}
 
@@ -23,8 +24,8 @@ def test_no_candidate_lies_outside_the_image(make_model, batch):
         head.set_weights([0 * kernel, bias - 20.0, 0 * from_logits])
     model.compile(paper_sgd(), stage=1, jit_compile=False)
     images, shares = tf.constant(batch[0]), label_shares(batch[1], 3)
-    evidence, locations, _ = look_until_stage(model, images, shares)
-    _, places, _ = search(model, images, shares, evidence, locations)
+    evidence, locations, _ = look_until_stage(model, model.stage, images, shares)
+    places = search(model, images, shares, evidence, locations)[1].places
     inside = (places >= 0).numpy() & (places <= 1).numpy()
     assert inside.all()
     steps = np.round(places * [19, 23]).astype(int).reshape(-1, 2)

@@ -19,8 +19,13 @@ import keras_glimpse
 
 ROOT = Path(__file__).parent.parent
 RECIPES = ROOT / "recipes"
-PATHS = {path.stem: path for path in RECIPES.rglob("*.py")}
-SCRIPTS = sorted(name for name, path in PATHS.items() if path.parent.name != "tables" and "__main__" in path.read_text())
+PACKAGES = ("tables", "images")
+NAMES = {
+    path: f"{path.parent.name}.{path.stem}" if path.parent.name in PACKAGES else path.stem for path in RECIPES.rglob("*.py")
+}
+PATHS = {name: path for path, name in NAMES.items()}  # As they are imported.
+PROGRAMS = sorted(name for name, path in PATHS.items() if "__main__" in path.read_text())
+SCRIPTS = [name for name in PROGRAMS if "." not in name]
 SHIPPED = sorted(path.parent.name for path in keras_glimpse.pretrained_folder().glob("*/model.keras"))
 
 
@@ -233,7 +238,7 @@ def commands():
     """All command lines of recipes in the documents and in the recipes' own words: name and arguments."""
     texts = [path.read_text() for path in (ROOT / "README.md", *ROOT.glob("docs/**/*.md"))]
     texts += [ast.get_docstring(ast.parse(PATHS[name].read_text())) for name in SCRIPTS]
-    found = re.findall(r"python recipes/((?!tables/)[\w/]+)\.py([^\n`#&']*)", "\n".join(texts))
+    found = re.findall(r"python recipes/((?!tables/|images/)[\w/]+)\.py([^\n`#&']*)", "\n".join(texts))
     return sorted({(name, *re.sub(r"{(\w+)[^}]*}", r"\1", arguments).split()) for name, arguments in found})
 
 
@@ -291,15 +296,15 @@ def imported_by(source):
                 names = {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
             for name in names - seen:
                 seen.add(name)
-                module, *_, last = [*name.split(".") * 2]
-                if module in PATHS or module == "tables":
-                    left += [ast.parse(PATHS[last].read_text())] if last in PATHS else []
+                module = name.split(".")[0]
+                if module in PATHS or module in PACKAGES:
+                    left += [ast.parse(PATHS[name].read_text())] if name in PATHS else []
                 elif module not in sys.stdlib_module_names | {"keras_glimpse"}:
                     found[module] = {canonicalize_name(each) for each in DISTRIBUTIONS.get(module, [module])}
     return found
 
 
-@pytest.mark.parametrize("name", [*SCRIPTS, "run", "report", "figures"])
+@pytest.mark.parametrize("name", PROGRAMS)
 def test_a_recipe_names_the_extra_that_it_needs(name):
     """In its first words; where it does not, `[recipes]` is enough."""
     source = PATHS[name].read_text()

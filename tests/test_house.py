@@ -12,10 +12,11 @@ ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes").rglob("*.py"))
 PUBLIC = {
     *("GlimpseClassifier", "LowResNet", "LocationHead", "MultiScaleCrop", "GlimpseNet"),
+    *("ConvLowResNet", "LocationMap", "ConvGlimpseNet", "Backbone"),
     *("fit_greedy", "paper_sgd", "SearchSchedule", "Checkpoints"),
     *("cascade_predict", "CascadePrediction", "cascade_curve", "CascadeCurve", "count_macs", "stage_macs"),
     *("export_saved_model", "export_litert", "export_onnx", "check_file"),
-    *("draw_glimpses", "load_pretrained", "pretrained_folder", "data"),
+    *("draw_glimpses", "draw_map", "load_pretrained", "pretrained_folder", "data"),
 }
 OF_DATA = {"Digits", "Epoch", "Splits", "embedded_digits", "jittered", "jittered_mnist", "mnist", "mnist_digits", "plain"}
 MODULES = {"cascade", "evidence", "export", "layers", "model", "networks", "ops", "attributes", "tracing", "training"}

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from tiers import one_fast
 
-from keras_glimpse import GlimpseClassifier, LocationHead, LowResNet, draw_glimpses, fit_greedy, paper_sgd
+from keras_glimpse import GlimpseClassifier, LocationHead, LowResNet, fit_greedy, paper_sgd
 
 QUIET = {"compile_args": {"jit_compile": False}, "verbose": 0}
 
@@ -141,19 +141,6 @@ def test_places_are_exact_under_mixed_precision(rng, policy):
     head(hidden.astype(np.float32), logits), mixed(hidden, logits)
     mixed.set_weights(head.get_weights())
     assert np.abs(head(hidden.astype(np.float32), logits) - mixed(hidden, logits)).max() * 2047 < 0.01
-
-
-def test_pictures(make_model, batch, tmp_path):
-    model = make_model(image_shape=(20, 24, 3))
-    images = np.repeat(batch[0][:5], 3, axis=-1)
-    figure = draw_glimpses(model, images, batch[1][:5], tmp_path / "glimpses.png", class_names=["a", "b", "c"])
-    assert len(figure.axes) == 5 * 4 and (tmp_path / "glimpses.png").read_bytes().startswith(b"\x89PNG")
-    frames = [patch.get_bbox() for patch in figure.axes[0].patches]
-    y, x = model.look(images)["locations"][0, 0].numpy() * [19, 23]
-    np.testing.assert_allclose([(frames[0].y0 + frames[0].y1) / 2, (frames[0].x0 + frames[0].x1) / 2], [y, x], atol=1e-4)
-    assert frames[0].width == 6 and frames[1].width == 12
-    with pytest.raises(ValueError, match="1 or 3 channels"):
-        draw_glimpses(model, np.zeros((1, 20, 24, 2), np.float32))
 
 
 def test_predict_in_batches_of_any_size(make_model, rng):

@@ -8,7 +8,8 @@ from oracle import Paper
 from keras_glimpse.evidence import Evidence, class_evidence, combine
 from keras_glimpse.ops.labels import label_shares
 from keras_glimpse.training.objective import Objective, cross_entropy
-from keras_glimpse.training.step import look_until_stage, search, training_step
+from keras_glimpse.training.search import search
+from keras_glimpse.training.step import look_until_stage, training_step
 
 SIZES = {"low_res_size": 4, "patch_size": 6, "scales": (1, 2)}
 HYPER = {"search_size": 3, "stride": 2, "lam": 10.0, "gamma": 0.5, "variance": 0.02}
@@ -59,8 +60,8 @@ def test_places_of_the_search(paper_model, images, rng, stage):
     labels = rng.integers(0, 3, len(images)).astype(np.int32)
     paper_model.compile("sgd", stage=stage, jit_compile=False)
     shares = label_shares(labels, 3)
-    evidence, locations, _ = look_until_stage(paper_model, tf.constant(images), shares)
-    _, places, _ = search(paper_model, tf.constant(images), shares, evidence, locations)
+    evidence, locations, _ = look_until_stage(paper_model, paper_model.stage, tf.constant(images), shares)
+    places = search(paper_model, tf.constant(images), shares, evidence, locations)[1].places
     paper = Paper(paper_model, **SIZES)
     found = [paper.search(stage - 1, image, label, **HYPER)[1:3] for image, label in zip(images.astype(np.float64), labels)]
     np.testing.assert_allclose(places, found, atol=5e-6)

@@ -23,6 +23,7 @@ from keras_glimpse.data import Digits, Epoch
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "recipes"))
 
+import runs  # noqa: E402
 from tables import config, digits, distortion, figures, measure, networks, report, run, training  # noqa: E402
 
 TABLES = {name: config.load(name) for name in config.NAMES}
@@ -46,7 +47,7 @@ def call(monkeypatch):
 
 
 def lines(name):
-    return list(csv.DictReader((config.RESULTS / f"{name}.csv").read_text().splitlines()))
+    return list(csv.DictReader((runs.RESULTS / f"{name}.csv").read_text().splitlines()))
 
 
 @pytest.mark.parametrize(
@@ -61,11 +62,11 @@ def test_every_stored_result_is_attributed_to_its_row(name, count, attributed):
 
 def test_every_attributed_result_has_its_configuration():
     known = {config.identity(row.config): row.config for row in ROWS.values()}
-    for path in (config.RESULTS / "configs").glob("*.json"):
+    for path in (runs.RESULTS / "configs").glob("*.json"):
         stored = json.loads(path.read_text())
         assert config.identity(stored) == path.stem and stored == known.get(path.stem, stored)
     results = {line["protocol"] for name in TABLES for line in lines(name)} & known.keys()
-    assert len(results) >= 65 and results <= {path.stem for path in (config.RESULTS / "configs").iterdir()}
+    assert len(results) >= 65 and results <= {path.stem for path in (runs.RESULTS / "configs").iterdir()}
 
 
 def test_identities_are_those_of_version_0_1():
@@ -339,7 +340,7 @@ def test_the_list(call, capsys):
 
 
 def kept():
-    return {path: path.stat().st_mtime for path in config.RESULTS.rglob("*") if path.suffix in (".csv", ".json")}
+    return {path: path.stat().st_mtime for path in runs.RESULTS.rglob("*") if path.suffix in (".csv", ".json")}
 
 
 def test_smoke_of_one_row(call, capsys):
@@ -385,13 +386,13 @@ def test_an_interrupted_row_ends_as_if_it_were_not(tmp_path, monkeypatch, name, 
     row = replace(row, after=row.after and row.after.with_sweeps(1))
     whole = training.Run(row, 1, tmp_path / "whole", smoke).model().get_weights()
 
-    class Killer(training.Stopwatch):
+    class Killer(runs.Stopwatch):
         def on_train_batch_end(self, batch, logs=None):
             if self.model.optimizer.iterations > 2 * self.params["steps"]:
                 raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(training, "Stopwatch", Killer)
+        patch.setattr(runs, "Stopwatch", Killer)
         training.Run(row, 1, tmp_path / "killed", smoke).model()
     resumed = training.Run(row, 1, tmp_path / "killed", smoke)
     assert (resumed.folder / "checkpoint").exists()

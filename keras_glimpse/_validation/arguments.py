@@ -56,10 +56,19 @@ def check_layers(**arguments) -> None:
 
 
 def check_search_size(search_size) -> None:
-    """Raises unless `search_size` is a positive odd integer."""
+    """Raises unless `search_size` is a positive odd integer or "image"."""
+    if isinstance(search_size, str):
+        if search_size != "image":
+            raise ValueError(f'search_size must be an odd integer or "image"; got {search_size!r}.')
+        return
     check_integers(1, search_size=search_size)
     if search_size % 2 == 0:
         raise ValueError(f"search_size must be odd, so that the prediction is a candidate; got {search_size}.")
+
+
+def check_assignment(assignment) -> None:
+    """Raises unless `assignment` is "hard" or "soft"."""
+    check_one_of(("hard", "soft"), assignment=assignment)
 
 
 def check_search_stride(search_stride) -> None:

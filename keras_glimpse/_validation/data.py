@@ -8,11 +8,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_glimpse._validation.images import check_images, check_spec, dtype_of
+from keras_glimpse._validation.images import check_images, check_spec, dtype_of, too_small
 from keras_glimpse._validation.labels import check_label_spec, check_label_values, label_assertions
 
 
-def checked_input(x, y, sample_weight, num_classes: int, image_shape=None, name="the data", pixels=None, in_memory=False):
+def checked_input(
+    x, y, sample_weight, num_classes: int, image_shape=None, least_sides=(1, 1), name="the data", pixels=None, in_memory=False
+):
     """Checks the data of `fit` or `evaluate`, and returns it ready for them.
 
     Arrays are checked whole. A `tf.data.Dataset`, a `keras.utils.PyDataset` or a generator is checked by its first batch
@@ -25,6 +27,7 @@ def checked_input(x, y, sample_weight, num_classes: int, image_shape=None, name=
         sample_weight: `[n]` or `[n, 1]` numbers, or None.
         num_classes: class numbers must be integers in [0, num_classes).
         image_shape: `(height, width, channels)` of a model that is built already.
+        least_sides: `(height, width)` of the smallest images.
         name: what to call the data.
         pixels: a `PixelRange` that is shown all images; None to accept any pixels.
         in_memory: whether only arrays will do.
@@ -36,7 +39,7 @@ def checked_input(x, y, sample_weight, num_classes: int, image_shape=None, name=
         ValueError, TypeError: the images' rank, size or values, the labels' type or values, or the sample weights, are not
             as expected.
     """
-    check = _BatchCheck(num_classes, image_shape, name, pixels)
+    check = _BatchCheck(num_classes, image_shape, least_sides, name, pixels)
     if isinstance(x, tf.data.Dataset) and not in_memory:
         images, labels = _pair(x.element_spec)
         check.spec(images.shape, images.dtype, labels.shape, labels.dtype)
@@ -86,15 +89,16 @@ def _pair(spec):
 class _BatchCheck:
     """What every batch of images, labels and sample weights must be."""
 
-    def __init__(self, num_classes, image_shape, name, pixels):
-        self.num_classes, self.image_shape, self.name, self.pixels = num_classes, image_shape, name, pixels
+    def __init__(self, num_classes, image_shape, least_sides, name, pixels):
+        self.num_classes, self.image_shape, self.least_sides = num_classes, image_shape, least_sides
+        self.name, self.pixels = name, pixels
 
     def __call__(self, index, batch):
         self.arrays(f"Batch {index} of {self.name}: ", *batch[:3])
         return batch
 
     def spec(self, shape, dtype, label_shape, label_dtype):
-        check_spec(shape, dtype, self.image_shape)
+        check_spec(shape, dtype, self.image_shape, self.least_sides)
         check_label_spec(tuple(label_shape), label_dtype, self.num_classes)
 
     def arrays(self, where, images, labels, weights=None):
@@ -127,6 +131,12 @@ class _BatchCheck:
         images, labels = batch[:2]
         message = ["Batch", index, f"of {self.name}"]
         checks = label_assertions(message, labels, self.num_classes)
+        if None in images.shape[1:3]:
+            sides = tf.shape(images)[1:3]
+            large = tf.reduce_all(sides >= self.least_sides)
+            checks.append(
+                tf.debugging.Assert(large, [*message, f"has too small ones. {too_small(self.least_sides)}; got", sides])
+            )
         if len(batch) > 2:
             finite = tf.reduce_all(tf.math.is_finite(tf.cast(batch[2], tf.float32)))
             checks.append(tf.debugging.Assert(finite, [*message, "has sample weights that are NaN or infinite"]))

@@ -7,20 +7,26 @@ import numpy as np
 import tensorflow as tf
 
 
-def check_images(images, image_shape=None, at_least: int = 0, where: str = "") -> None:
-    """Raises unless these are images in one array or tensor, at least so many, and of this `image_shape`."""
+def check_images(images, image_shape=None, least_sides=(1, 1), at_least: int = 0, where: str = "") -> None:
+    """Raises unless these are images in one array or tensor, at least so many, and as `check_spec` wants them."""
     if isinstance(images, tf.RaggedTensor) or _holds_objects(images):
         kind = f"{_kind(images)}. Resize the images, or give one size at a time."
         raise TypeError(f"Expected one array of images of one size{where}; got {kind}")
     if not hasattr(images, "shape") or not hasattr(images, "dtype"):
         raise TypeError(f"Expected one array of images{where}; got {_kind(images)}. Try numpy.stack(images).")
-    check_spec(images.shape, dtype_of(images), image_shape)
+    check_spec(images.shape, dtype_of(images), image_shape, least_sides)
     if images.shape[0] is not None and images.shape[0] < at_least:
         raise ValueError("Expected at least one image; got none.")
 
 
-def check_spec(shape, dtype, image_shape=None) -> None:
-    """Raises unless shape and dtype are those of images `[batch, height, width, channels]`, and of this `image_shape`."""
+def check_spec(shape, dtype, image_shape=None, least_sides=(1, 1)) -> None:
+    """Raises unless shape and dtype are those of images `[batch, height, width, channels]`.
+
+    Args:
+        shape, dtype: of the images; `None` is a size that is not known.
+        image_shape: `(height, width, channels)` that they must have, if the model is built; a side of `None` may have any size,
+        least_sides: but must be at least as large as this.
+    """
     if isinstance(shape, tf.TensorShape) and shape.rank is None:
         raise ValueError("The rank of the images is not known: give the dataset an output_signature.")
     if len(shape) != 4:
@@ -28,9 +34,15 @@ def check_spec(shape, dtype, image_shape=None) -> None:
     known = zip(shape[1:], image_shape or shape[1:])
     if any(got is not None and want is not None and got != want for got, want in known):
         raise ValueError(f"The model was built for images {tuple(image_shape)}; got images {tuple(shape[1:])}.")
+    if image_shape and any(got is not None and got < least for got, least in zip(shape[1:3], least_sides)):
+        raise ValueError(f"{too_small(least_sides)}; got images {tuple(shape[1:])}.")
     dtype = tf.as_dtype(dtype)
     if not (dtype.is_floating or dtype in (tf.uint8, tf.uint16)):
         raise TypeError(f"Expected images of floats, uint8 or uint16; got {dtype.name}.")
+
+
+def too_small(least_sides: tuple[int, int]) -> str:
+    return f"Images must be at least {least_sides[0]}x{least_sides[1]} pixels, as large as the thumbnail and a patch"
 
 
 def dtype_of(array) -> str:

@@ -7,7 +7,6 @@ import numpy as np
 import tensorflow as tf
 
 from keras_glimpse._validation.arguments import check_built_classifier, check_integers, check_threshold
-from keras_glimpse._validation.images import check_images
 from keras_glimpse._validation.labels import check_labels
 from keras_glimpse.cascade.macs import known_stage_macs
 from keras_glimpse.ops.labels import label_shares
@@ -115,7 +114,7 @@ def cascade_curve(model, images, labels=None, thresholds=THRESHOLDS, batch_size:
     for threshold in thresholds:
         check_threshold(threshold)
     if not isinstance(images, tf.data.Dataset):
-        check_images(images, model.image_shape, at_least=1)
+        model.check_images(images, at_least=1)
         if np.shape(labels)[:1] != images.shape[:1]:
             raise ValueError(f"Expected images and as many labels; got {len(images)} and {np.shape(labels)}.")
         images = tf.data.Dataset.from_tensor_slices((images, labels)).batch(batch_size)

@@ -52,6 +52,9 @@ def stage_macs(model) -> np.ndarray:
 
     The location head of a glimpse is counted with that glimpse: an image that stops does not predict a next location.
 
+    Thumbnails and patches are of the same size in all images, and so are the counts: a model of images that differ in size has
+    them too, unless one of its networks sees whole images.
+
     Args:
         model: A built `GlimpseClassifier`.
 

@@ -8,7 +8,6 @@ import numpy as np
 import tensorflow as tf
 
 from keras_glimpse._validation.arguments import check_built_classifier, check_integers, check_threshold
-from keras_glimpse._validation.images import check_images
 from keras_glimpse.cascade.macs import known_stage_macs
 from keras_glimpse.ops.runtime import for_runtime
 
@@ -62,7 +61,7 @@ def cascade_predict(model, images, threshold: float = 0.95, batch_size: int = 20
     check_integers(1, batch_size=batch_size)
     check_built_classifier("cascade_predict", model)
     if not isinstance(images, tf.data.Dataset):
-        check_images(images, model.image_shape)
+        model.check_images(images)
         images = [images[start : start + batch_size] for start in range(0, len(images), batch_size)] or [images]
     macs = model.cached("macs", lambda: known_stage_macs(model))
     looks = model.cached("cascade", lambda: [model.graph(partial(_look_once, model)) for _ in range(model.active_glimpses + 1)])

@@ -5,8 +5,27 @@ from functools import partial
 import keras
 import tensorflow as tf
 
+from keras_glimpse._validation.arguments import integers
+from keras_glimpse._validation.images import check_spec
 from keras_glimpse.cascade.macs import known_stage_macs
 from keras_glimpse.ops.runtime import ANY, for_runtime
+
+
+def exported_shape(function: str, model, sides: tuple[int, int] | None) -> tuple[int, int, int]:
+    """`(height, width, channels)` of the images that a file takes: those of the model, with `sides` where any may differ."""
+    *built, channels = model.image_shape
+    if None not in built:
+        if sides is not None:
+            raise ValueError(f"image_shape is for models of images that differ in size; this one is for {model.image_shape}.")
+        return model.image_shape
+    if sides is None:
+        raise ValueError(
+            f"{function} writes a file for images of one size, and the model is for {model.image_shape}: "
+            "pass image_shape=(height, width)."
+        )
+    sides = integers("image_shape", sides, length=2)
+    check_spec((None, *sides, channels), "float32", model.image_shape, model.least_sides)
+    return *sides, channels
 
 
 def explain(model, images: tf.Tensor, threshold: float | None, runtime: str = ANY) -> dict[str, tf.Tensor]:

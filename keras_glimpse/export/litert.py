@@ -14,7 +14,7 @@ from keras_glimpse._validation.arguments import check_exportable, check_integers
 from keras_glimpse._validation.images import check_spec
 from keras_glimpse.cascade.predict import cascade_predict
 from keras_glimpse.export.files import complete_file, write_marked
-from keras_glimpse.export.graphs import cascade_of_batch, cascade_of_one
+from keras_glimpse.export.graphs import cascade_of_batch, cascade_of_one, exported_shape
 from keras_glimpse.ops.runtime import ANY, LITERT_QUANTIZED
 from keras_glimpse.ops.thumbnail import to_unit_range
 from keras_glimpse.quantization import float_products
@@ -33,6 +33,7 @@ def export_litert(
     *,
     calibration=None,
     batch_size: int | None = 1,
+    image_shape: tuple[int, int] | None = None,
 ) -> None:
     """Exports the model to a `.tflite` file of built-in LiteRT operations.
 
@@ -54,12 +55,14 @@ def export_litert(
             determine the range of activations. Unsigned integers are scaled to [0, 1]. With a threshold, at least ten must use
             all glimpses. Defaults to `None`.
         batch_size: Positive integer, images per call, or `None` for any number. Must be 1 with a threshold. Defaults to `1`.
+        image_shape: Tuple `(height, width)` of the images that the file takes, required for a model of images that differ in
+            size. Defaults to `None`, the size that the model was built for.
 
     Raises:
         TypeError: If `model` is not a `GlimpseClassifier`, or calibration images have an invalid type.
         ValueError: If the model is not built, not float32, or quantized to int4; `threshold`, `quantize` or `batch_size` is
-            invalid, or `quantize` is given for a quantized model; or calibration images are missing, unused, of the wrong
-            shape, not finite, or stop too early.
+            invalid, or `quantize` is given for a quantized model; `image_shape` is missing, unused or too small; or calibration
+            images are missing, unused, of the wrong shape, not finite, or stop too early.
         FileNotFoundError: If the parent folder does not exist.
 
     Example:
@@ -76,17 +79,18 @@ def export_litert(
         check_integers(1, batch_size=batch_size)
     if threshold is not None and batch_size != 1:
         raise ValueError(f"A cascade looks at one image at a time: batch_size must be 1 with a threshold; got {batch_size}.")
-    images = _calibration_images(model, quantize, threshold, calibration)
+    shape = exported_shape("export_litert", model, image_shape)
+    images = _calibration_images(model, shape, quantize, threshold, calibration)
     compute = cascade_of_one if batch_size == 1 else cascade_of_batch
-    signature = tf.TensorSpec((batch_size, *model.image_shape), tf.float32, name="images")
-    about = {"keras_glimpse": __version__, "image_shape": model.image_shape, "num_classes": model.num_classes}
+    signature = tf.TensorSpec((batch_size, *shape), tf.float32, name="images")
+    about = {"keras_glimpse": __version__, "image_shape": shape, "num_classes": model.num_classes}
     about |= {"threshold": threshold and float(threshold), "quantize": quantize}
     with complete_file(path) as scratch, float_products(model):
         content = convert(partial(compute, model, threshold=threshold), model, signature, quantize, images)
         write_marked(scratch, content, about)
 
 
-def _calibration_images(model, quantize, threshold, calibration):
+def _calibration_images(model, shape, quantize, threshold, calibration):
     if (quantize == "int8") != (calibration is not None):
         raise ValueError(
             f'Calibration images are wanted with quantize="int8" and only then; got quantize={quantize!r} '
@@ -95,7 +99,7 @@ def _calibration_images(model, quantize, threshold, calibration):
     if calibration is None:
         return None
     calibration = np.asarray(calibration)
-    check_spec(calibration.shape, calibration.dtype, model.image_shape)
+    check_spec(calibration.shape, calibration.dtype, shape)
     if not len(calibration):
         raise ValueError("Expected at least one calibration image; got none.")
     if not np.isfinite(calibration).all():

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from keras_glimpse._validation.arguments import check_exportable
 from keras_glimpse.export.files import complete_file
-from keras_glimpse.export.graphs import cascade_of_batch, cascade_of_one
+from keras_glimpse.export.graphs import cascade_of_batch, cascade_of_one, exported_shape
 from keras_glimpse.ops.runtime import ANY, for_runtime
 from keras_glimpse.quantization import float_products
 
@@ -42,7 +42,9 @@ class Branches:
             return for_runtime(self._look_again, runtime)(images, evidence)
 
 
-def export_onnx(model, path: str | os.PathLike, threshold: float | None = None) -> None:
+def export_onnx(
+    model, path: str | os.PathLike, threshold: float | None = None, *, image_shape: tuple[int, int] | None = None
+) -> None:
     """Exports the model to an `.onnx` file. Requires `pip install keras-glimpse[onnx]`.
 
     The input is `images` `[batch, height, width, channels]`, float32, scaled as in training: to [0, 1] if the model was trained
@@ -54,11 +56,13 @@ def export_onnx(model, path: str | os.PathLike, threshold: float | None = None) 
         path: String or path of the file to write. An existing file is replaced atomically.
         threshold: Optional float in (0, 1], the confidence at which to stop. Defaults to `None`, which uses all glimpses, for
             batches of any size.
+        image_shape: Tuple `(height, width)` of the images that the file takes, required for a model of images that differ in
+            size. Defaults to `None`, the size that the model was built for.
 
     Raises:
         TypeError: If `model` is not a `GlimpseClassifier`.
         ValueError: If the model is not built, not float32, quantized to int4, or has operations without an ONNX equivalent, or
-            `threshold` is out of range.
+            `threshold` is out of range; or `image_shape` is missing, unused or too small.
         FileNotFoundError: If the parent folder does not exist.
         ImportError: If tf2onnx is not installed.
 
@@ -70,12 +74,13 @@ def export_onnx(model, path: str | os.PathLike, threshold: float | None = None) 
     >>> export_onnx(model, tempfile.mkdtemp() + "/model.onnx", threshold=0.95)
     """
     check_exportable("export_onnx", model, threshold, float32=True, quantized=("int8",))
+    shape = exported_shape("export_onnx", model, image_shape)
     batch = None if threshold is None else 1
-    signature = [tf.TensorSpec((batch, *model.image_shape), tf.float32, name="images")]
+    signature = [tf.TensorSpec((batch, *shape), tf.float32, name="images")]
     with float_products(model), complete_file(path) as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tf2onnx and Keras warn of their own internals.
         answer = Answer(model, threshold)
-        answer(tf.zeros((1, *model.image_shape)))
+        answer(tf.zeros((1, *shape)))
         answer.export(str(scratch), format="onnx", input_signature=signature, verbose=False)
         _check_valid(scratch)
 

@@ -18,7 +18,7 @@ def export_saved_model(model, path: str | os.PathLike, threshold: float | None =
     """Exports the model to a SavedModel, which runs without Keras and this package.
 
     All signatures but `portable` with a threshold take batches of any size. Their input is `images`
-    `[batch, height, width, channels]`:
+    `[batch, height, width, channels]`; of a model of images that differ in size, height and width are not fixed either:
 
     - `serving_default`: float32 images, scaled as in training (to [0, 1] if the model was trained on unsigned integers).
       Returns `probabilities` `[batch, num_classes]`. With a threshold, the networks of a glimpse run only on the images still

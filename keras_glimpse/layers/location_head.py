@@ -60,7 +60,7 @@ class LocationHead(KeepsInner, keras.layers.Layer):
         hidden = ops.reshape(hidden, (-1, self.from_hidden.kernel.shape[0]))
         if self.gated:
             hidden = ops.cast(hidden, "float32") * self.gate(logits)
-        apply = _in_float32 if runtime == LITERT_QUANTIZED else lambda layer, inputs: layer(inputs)
+        apply = in_float32 if runtime == LITERT_QUANTIZED else lambda layer, inputs: layer(inputs)
         return ops.sigmoid(apply(self.from_hidden, hidden) + apply(self.from_logits, logits))
 
     def get_config(self):
@@ -74,7 +74,7 @@ class Float32Dense(keras.layers.Dense):
         pass
 
 
-def _in_float32(layer, inputs):
+def in_float32(layer, inputs):
     """A dense layer by operations that LiteRT does not quantize: 256 locations are too few in a large image."""
-    products = ops.sum(inputs[:, None, :] * ops.transpose(layer.kernel), axis=-1)
+    products = ops.sum(inputs[..., None, :] * ops.transpose(layer.kernel), axis=-1)
     return products if layer.bias is None else products + layer.bias

@@ -8,7 +8,7 @@ from keras import ops
 from keras_glimpse._validation.arguments import check_integers, check_one_of, integers
 from keras_glimpse.attributes import Fixed
 from keras_glimpse.layers.inner import KeepsInner
-from keras_glimpse.ops.geometry import check_image_shape
+from keras_glimpse.ops.geometry import check_image, check_image_shape
 from keras_glimpse.ops.runtime import ANY
 from keras_glimpse.ops.thumbnail import METHODS, downsample
 
@@ -71,19 +71,24 @@ class LowResNet(KeepsInner, keras.layers.Layer):
         self.output_layer = keras.layers.Dense(num_classes, dtype=policy)
 
     def build(self, image_shape):
-        check_image_shape(image_shape, {"The thumbnail (`size`)": self.size})
+        check_image_shape(image_shape, "The thumbnail (`size`)", self.size)
         features = self.size[0] * self.size[1] * image_shape[3]
         for layer in (*self.hidden_layers, self.output_layer):
             layer.build((None, features))
             features = layer.units
 
     def call(self, image, runtime=ANY):
-        check_image_shape(image.shape, {})
+        check_image(image, "The thumbnail (`size`)", self.size, runtime)
         hidden = downsample(image, self.size, self.downsample, runtime)
         hidden = ops.reshape(hidden, (-1, self.size[0] * self.size[1] * image.shape[3]))
         for layer in self.hidden_layers:
             hidden = layer(hidden)
         return hidden, self.output_layer(hidden)
+
+    @property
+    def scales_integers(self) -> bool:
+        """Whether `call` takes unsigned integers, which it scales after averaging; that of a subclass may expect floats."""
+        return type(self).call is LowResNet.call
 
     def get_config(self):
         return super().get_config() | {

@@ -3,13 +3,22 @@
 from collections.abc import Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
 from keras_glimpse._validation.arguments import check_integers, integers
 from keras_glimpse.attributes import Fixed
 from keras_glimpse.ops.crop import crop_window
-from keras_glimpse.ops.geometry import candidate_locations, check_image_shape, search_grid
+from keras_glimpse.ops.geometry import (
+    array,
+    candidate_locations,
+    check_image,
+    check_image_shape,
+    is_known,
+    namespace,
+    search_grid,
+)
 from keras_glimpse.ops.runtime import ANY
 from keras_glimpse.ops.thumbnail import block_mean, to_unit_range
 
@@ -57,7 +66,12 @@ class MultiScaleCrop(keras.layers.Layer):
         self.scales = integers("scales", scales)
 
     def build(self, image_shape, location_shape=None):
-        check_image_shape(image_shape, {"A patch (`size`)": (self.size, self.size)})
+        check_image_shape(image_shape, *self._patch)
+
+    @property
+    def _patch(self):
+        """What must fit in the images."""
+        return "A patch (`size`)", (self.size, self.size)
 
     def call(self, image, location, runtime=ANY):
         regions = self._regions(image, location, 0, runtime)
@@ -67,14 +81,14 @@ class MultiScaleCrop(keras.layers.Layer):
     def candidates(self, image, location, search_size: int, stride: int, runtime: str = ANY) -> tf.Tensor:
         """Patches at every point of the search grid around a location (eq. 12), row by row.
 
-        If the windows overlap, all are slices of one crop, `stride * (search_size - 1)` pixels wider than the widest window,
-        which makes the search cheap.
+        If the windows are known to overlap, all are slices of one crop, `stride * (search_size - 1)` pixels wider than the
+        widest window, which makes the search cheap.
 
         Args:
             image: Tensor `[batch, height, width, channels]`, as in `call`.
             location: Tensor `[batch, 2]`, the centre of the grid, `(y, x)` in [0, 1].
             search_size: Positive odd integer, the side of the grid.
-            stride: Positive integer, pixels between neighbouring points.
+            stride: Positive integer, pixels between neighbouring points; or a scalar tensor, which depends on the image's size.
             runtime: String, as in `call`. Defaults to `"any"`.
 
         Returns:
@@ -85,19 +99,50 @@ class MultiScaleCrop(keras.layers.Layer):
         >>> crop.candidates(ops.zeros((5, 48, 48, 1)), 0.5 * ops.ones((5, 2)), search_size=3, stride=2).shape
         TensorShape([5, 9, 12, 12, 2])
         """
-        if stride > self.size * max(self.scales):
-            places = candidate_locations(location, search_grid(search_size, stride), image.shape)
+        if not is_known(stride) or stride > self.size * max(self.scales):
+            places = candidate_locations(location, search_grid(search_size, stride), ops.shape(image))
             return ops.stack([self(image, place, runtime=runtime) for place in ops.unstack(places, axis=1)], axis=1)
         regions = self._regions(image, location, stride * (search_size - 1), runtime)
         patches = [self._slide(region, scale, search_size, stride, runtime) for region, scale in zip(regions, self.scales)]
         return to_unit_range(ops.concatenate(patches, axis=-1), image.dtype)
+
+    def levels(self, image, rows, columns, runtime: str = ANY) -> tuple[list, list]:
+        """The whole image at each scale, for a network that looks at all places of a grid in one pass.
+
+        Args:
+            image: `[batch, height, width, channels]`.
+            rows, columns: the y and the x of the locations of the grid.
+            runtime: see `call`.
+
+        Returns:
+            `(levels, starts)`, a list of each with one entry a scale: the image averaged s by s, with zeros around it as far as
+            patches reach; and the first rows and the first columns of the patches in it, in its pixels.
+        """
+        _, height, width, _ = ops.shape(image)
+        levels, starts = [], []
+        for scale in self.scales:
+            whole = tf.pad(tf.cast(image, tf.float32), [[0, 0], [0, -height % scale], [0, -width % scale], [0, 0]])
+            level = to_unit_range(_average(whole, scale, runtime), image.dtype)
+            first_row, above_below = self._reach(rows, height, scale)
+            first_column, left_right = self._reach(columns, width, scale)
+            levels.append(tf.pad(level, [[0, 0], above_below, left_right, [0, 0]]))
+            starts.append((first_row, first_column))
+        return levels, starts
+
+    def _reach(self, places, side, scale):
+        """Where patches begin along a side of a padded level, for `places` in order; and the pixels padded before and after."""
+        xp = namespace(places, side)
+        first = (places * array(side - 1) - (scale * self.size - 1) / 2) / scale
+        before = xp.maximum(0.0, -xp.floor(first[0]))
+        after = xp.maximum(0.0, self.size - xp.floor(-first[-1]) - array(-(-side // scale)))
+        return first + before, array([before, after], np.int32)
 
     def _regions(self, image, location, margin, runtime):
         """For each scale, the window at the location with `margin` more pixels in total along each axis.
 
         All are slices of one crop for each parity of the width: windows of odd and of even width are half a pixel apart.
         """
-        check_image_shape(image.shape, {})
+        check_image(image, *self._patch, runtime)
         widths = [scale * self.size for scale in self.scales]
         widest = {width % 2: max(w for w in widths if w % 2 == width % 2) for width in widths}
         unions = {parity: crop_window(image, location, width + margin, runtime) for parity, width in widest.items()}
@@ -118,7 +163,7 @@ class MultiScaleCrop(keras.layers.Layer):
 
 
 def _average(image, factor, runtime):
-    return image if factor == 1 else block_mean(image, (image.shape[1] // factor, image.shape[2] // factor), runtime)
+    return image if factor == 1 else block_mean(image, (factor, factor), runtime)
 
 
 def _windows(image, size, count, step):

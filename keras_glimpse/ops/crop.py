@@ -7,9 +7,10 @@ graphs that may go anywhere, matrices for both: LiteRT does all of that in one g
 
 import numpy as np
 import tensorflow as tf
+from keras import ops
 
 from keras_glimpse._compat import is_compiled_by_xla
-from keras_glimpse.ops.geometry import extent
+from keras_glimpse.ops.geometry import array, extent, namespace
 from keras_glimpse.ops.runtime import ANY, is_portable
 
 FEW_COLUMNS = 4  # An image of at most so many times the columns of a window is cropped sooner by a matrix than by gathering.
@@ -37,25 +38,28 @@ def crop_window(image: tf.Tensor, location: tf.Tensor, size: int, runtime: str =
            [16., 17., 18.]], dtype=float32)
     """
     location = tf.stop_gradient(tf.cast(location, tf.float32))
-    start = location * extent(image.shape) - (size - 1) / 2
+    start = location * extent(ops.shape(image)) - (size - 1) / 2
     portable = is_portable(runtime)
     by_op = not portable and not is_compiled_by_xla()
-    if not by_op and image.shape[0] == 1 and not _is_small(image, size):
+    small = all(_are_few(side, size) for side in image.shape[1:3])
+    if not by_op and not small and image.shape[0] == 1:
         image, start = _surroundings(image, start, size)
-    if portable and _is_small(image, size):
+        small = True
+    if portable and small:
         return _crop_by_matrices(image, start, size)
     start = tf.where(tf.abs(start) < FAR, start, FAR)  # NaN compares false: nothing is read there.
     return (_crop_by_op if by_op else _crop_by_gather)(image, start, size)
 
 
-def _is_small(image, size):
-    return max(image.shape[1:3]) <= FEW_COLUMNS * size
+def _are_few(pixels, size):
+    """Whether so many rows or columns, or None, an unknown number of them, are few for a window of a size."""
+    return pixels is not None and pixels <= FEW_COLUMNS * size
 
 
 def _crop_by_op(image, start, size):
     if image.dtype == tf.bfloat16:
         image = tf.cast(image, tf.float32)
-    boxes = tf.concat([start, start + (size - 1)], axis=1) / tf.tile(extent(image.shape), [2])
+    boxes = tf.concat([start, start + (size - 1)], axis=1) / tf.tile(extent(ops.shape(image)), [2])
     return tf.image.crop_and_resize(image, boxes, tf.range(tf.shape(image)[0]), [size, size])
 
 
@@ -64,16 +68,18 @@ def _surroundings(image, start, size):
 
     The image is not touched elsewhere, so what follows costs the same however large it is.
     """
-    most = np.maximum(np.asarray(image.shape[1:3]) - (size + 1), 0).astype(np.float32)
+    _, height, width, channels = ops.shape(image)
+    rows, columns = (namespace(side).minimum(size + 1, side) for side in (height, width))
+    most = array([height - rows, width - columns])
     corner = tf.floor(tf.clip_by_value(start, 0.0, most))
     begin = tf.cast(tf.reshape(tf.pad(corner, [[0, 0], [1, 1]]), [4]), tf.int32)
-    begin = tf.clip_by_value(begin, 0, np.pad(most.astype(np.int32), 1))  # Casting NaN is undefined: stay in bounds.
-    rows, columns = (min(size + 1, side) for side in image.shape[1:3])
-    return tf.slice(image, begin, [1, rows, columns, image.shape[3]]), start - corner
+    last = array([0, height - rows, width - columns, 0], np.int32)
+    begin = tf.clip_by_value(begin, 0, last)  # Casting NaN is undefined: stay in bounds.
+    return tf.slice(image, begin, [1, rows, columns, channels]), start - corner
 
 
 def _crop_by_matrices(image, start, size):
-    height, width = image.shape[1:3]
+    _, height, width, _ = ops.shape(image)
     rows, columns = (_moved_away(each, size, side) for each, side in zip(tf.split(start, 2, axis=1), (height, width)))
     # Written so that no transposition of a matrix is left: the converter would take it into the product, and the kernel of
     # TensorFlow's own runtime, with which files are calibrated, then gives wrong answers.
@@ -94,7 +100,7 @@ def _moved_away(start, size, side):
     To compare and select would take LiteRT longer.
     """
     place = start + tf.range(size, dtype=tf.float32)
-    return place + FAR * (place - tf.clip_by_value(place, 0.0, side - 1.0))
+    return place + FAR * (place - tf.clip_by_value(place, 0.0, array(side - 1)))
 
 
 def _crop_by_gather(image, start, size):
@@ -102,14 +108,14 @@ def _crop_by_gather(image, start, size):
     # of the (size + 1)^2 pixels under it. Those are gathered first, and only they are converted to float32.
     corner = tf.floor(start)
     step = tf.range(size + 1, dtype=tf.float32)
-    last = extent(image.shape)[:, None]
+    last = extent(ops.shape(image))[:, None]
     index = tf.cast(tf.clip_by_value(corner[:, :, None] + step, 0.0, last), tf.int32)
     position = start[:, :, None] + step[:-1]
     inside = tf.cast((position >= 0.0) & (position <= last), tf.float32)
     y, x = tf.split((start - corner)[:, :, None, None], 2, axis=1)
-    width, channels = image.shape[2:]
-    rows = tf.gather(tf.reshape(image, [-1, image.shape[1], width * channels]), index[:, 0], axis=1, batch_dims=1)
-    if width > FEW_COLUMNS * size:
+    _, height, width, channels = ops.shape(image)
+    rows = tf.gather(tf.reshape(image, [-1, height, width * channels]), index[:, 0], axis=1, batch_dims=1)
+    if not _are_few(image.shape[2], size):
         rows = tf.reshape(rows, [-1, size + 1, width, channels])
         pixels = tf.cast(tf.gather(rows, index[:, 1], axis=2, batch_dims=1), tf.float32)
         pixels = pixels[:, :-1] * (1.0 - y) + pixels[:, 1:] * y

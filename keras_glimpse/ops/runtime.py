@@ -36,6 +36,10 @@ def is_portable(runtime: str) -> bool:
 
 def for_runtime(function: Callable, runtime: str) -> Callable:
     """A function with its argument `runtime` set, if it has one with our default. Users' layers and methods need not."""
-    target = function.call if isinstance(function, keras.Layer) else function
-    parameter = signature(target).parameters.get("runtime")
+    parameter = parameters_of(function).get("runtime")
     return partial(function, runtime=runtime) if parameter is not None and parameter.default == ANY else function
+
+
+def parameters_of(function: Callable) -> dict:
+    """The parameters of a function, or of the `call` of a layer, by name."""
+    return dict(signature(function.call if isinstance(function, keras.Layer) else function).parameters)

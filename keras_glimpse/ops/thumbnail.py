@@ -1,14 +1,18 @@
 """The thumbnail: how a large image becomes the small one that the low-resolution network sees (section 2.1)."""
 
-from math import gcd
+from math import gcd, prod
 
 import numpy as np
 import tensorflow as tf
+from keras import ops
 
-from keras_glimpse.ops.runtime import ANY, is_portable
+from keras_glimpse._compat import is_compiled_by_xla
+from keras_glimpse.ops.geometry import arange, array, is_known, namespace
+from keras_glimpse.ops.runtime import ANY, TENSORFLOW, is_portable
 
 METHODS = ("area", "strided", "bilinear")
 LONG_SUM = 1000  # A running sum of more float32 numbers than this loses a digit.
+LARGE_IMAGE = 2**18  # Numbers in an image of which no float32 copy is made, if it is of another dtype.
 
 
 def to_unit_range(values: tf.Tensor, image_dtype) -> tf.Tensor:
@@ -37,80 +41,107 @@ def downsample(image: tf.Tensor, size: tuple[int, int], method: str = "area", ru
     array([[ 2.5,  4.5],
            [10.5, 12.5]], dtype=float32)
     """
-    height, width = image.shape[1:3]
     if method == "area":
-        return to_unit_range(_average(image, size, runtime), image.dtype)
-    rows, columns = (_centres(*sides) for sides in zip((height, width), size))
-    if method == "strided":
-        return to_unit_range(_pixels(image, np.floor(rows + 0.5), np.floor(columns + 0.5)), image.dtype)
-    return to_unit_range(_interpolate(image, rows, columns), image.dtype)
+        by_op = _is_averaged_by_op(image, runtime)
+        thumbnail = tf.raw_ops.ResizeArea(images=image, size=size) if by_op else _average(image, size, runtime)
+    else:
+        rows, columns = (_centres(*sides) for sides in zip(ops.shape(image)[1:3], size))
+        thumbnail = (_nearest if method == "strided" else _interpolate)(image, rows, columns)
+    thumbnail.set_shape((image.shape[0], *size, image.shape[3]))  # Reshaping images of unknown sides loses the batch.
+    return to_unit_range(thumbnail, image.dtype)
 
 
 def _centres(side, parts):
     """Where the centres of `parts` equal parts of a `side` lie, in pixels."""
-    return (np.arange(parts) + 0.5) * side / parts - 0.5
+    return (np.arange(parts) + 0.5) * array(side, np.float64) / parts - 0.5
 
 
-def block_mean(image: tf.Tensor, size: tuple[int, int], runtime: str = ANY) -> tf.Tensor:
-    """The mean of each of `size` equal blocks of pixels, float32, in the units of the image.
+def block_mean(image: tf.Tensor, block: tuple[int, int], runtime: str = ANY) -> tf.Tensor:
+    """The mean of each `block` of so many rows and columns of pixels, float32, in the units of the image.
 
     XLA is several times as fast at these sums as at average pooling, on a CPU; other runtimes pool faster.
     """
-    height, width, channels = image.shape[1:]
-    tall, wide = height // size[0], width // size[1]
+    _, height, width, channels = ops.shape(image)
+    tall, wide = block
     if is_portable(runtime):
         pixels = tf.cast(image, tf.float32)
         for window in [(1, wide), (tall, 1)] if tall * wide > LONG_SUM else [(tall, wide)]:
             pixels = tf.nn.avg_pool2d(pixels, window, window, "VALID")
         return pixels
-    rows = tf.reduce_sum(tf.reshape(tf.cast(image, tf.float32), [-1, size[0], tall, width * channels]), axis=2)
-    total = tf.reduce_sum(tf.reshape(rows, [-1, *size, wide, channels]), axis=3)
+    rows = tf.reduce_sum(tf.reshape(tf.cast(image, tf.float32), [-1, height // tall, tall, width * channels]), axis=2)
+    total = tf.reduce_sum(tf.reshape(rows, [-1, height // tall, width // wide, wide, channels]), axis=3)
     return total / (tall * wide)
 
 
+def _is_averaged_by_op(image, runtime):
+    """Whether TensorFlow's own operation computes an area thumbnail: of any size of image, without a float32 copy.
+
+    It has neither an XLA kernel nor a gradient; on several cores the others are faster.
+    """
+    if is_portable(runtime) or is_compiled_by_xla():
+        return False
+    if None in image.shape[1:3]:
+        return True
+    dtype = tf.as_dtype(image.dtype)
+    is_copied = dtype != tf.float32 if runtime == TENSORFLOW else dtype.is_integer  # Others may ask for a gradient of floats.
+    return is_copied and prod(image.shape[1:]) > LARGE_IMAGE
+
+
 def _average(image, size, runtime):
-    height, width = image.shape[1:3]
-    if height % size[0] == 0 and width % size[1] == 0:
-        return block_mean(image, size, runtime)
+    _, height, width, channels = ops.shape(image)
+    known = is_known(height, width)
+    if known and height % size[0] == 0 and width % size[1] == 0:
+        return block_mean(image, (height // size[0], width // size[1]), runtime)
     # Where edges of thumbnail pixels meet edges of pixels, the sums fall into groups, and the matrix is as much smaller.
-    groups = gcd(height, size[0])
+    groups = gcd(height, size[0]) if known else 1
     rows, columns = _overlap(height // groups, size[0] // groups), _overlap(width, size[1])
-    strips = tf.reshape(tf.cast(image, tf.float32), [-1, height // groups, width * image.shape[3]])
-    strips = tf.reshape(tf.matmul(rows, strips), [-1, size[0], width, image.shape[3]])
+    strips = tf.reshape(tf.cast(image, tf.float32), [-1, height // groups, width * channels])
+    strips = tf.reshape(tf.matmul(rows, strips), [-1, size[0], width, channels])
     strips = tf.transpose(strips, [0, 1, 3, 2])  # An einsum does the same, but not in LiteRT with a batch of any size.
     return tf.transpose(tf.tensordot(strips, columns, [[3], [1]]), [0, 1, 3, 2])
 
 
 def _overlap(side, parts):
     """`[parts, side]`: what share of each of `parts` equal parts of a side each of its pixels makes up."""
-    edges = np.linspace(0, side, parts + 1)
+    xp, end = namespace(side), array(side, np.float64)
+    edges = xp.linspace(array(0, np.float64), end, parts + 1)
     low, high = edges[:-1, None], edges[1:, None]
-    pixel = np.arange(side)
-    shared = np.clip(np.minimum(high, pixel + 1) - np.maximum(low, pixel), 0, None)
-    return tf.constant(shared * parts / side, tf.float32)
+    pixel = arange(side, np.float64)
+    shared = xp.maximum(xp.minimum(high, pixel + 1) - xp.maximum(low, pixel), 0)
+    return tf.convert_to_tensor(array(shared * parts / end))
+
+
+def _nearest(image, rows, columns):
+    xp = namespace(rows, columns)
+    return _pixels(image, xp.floor(rows + 0.5), xp.floor(columns + 0.5))
 
 
 def _interpolate(image, rows, columns):
+    _, height, width, _ = ops.shape(image)
+    xp = namespace(rows, columns)
+
     def blended(row):
-        left = np.floor(columns)
-        right = np.minimum(left + 1, image.shape[2] - 1)
-        share = tf.constant((columns - left)[None, None, :, None], tf.float32)
+        left = xp.floor(columns)
+        right = xp.minimum(left + 1, array(width - 1, np.float64))
+        share = array((columns - left)[None, None, :, None])
         return (
             tf.cast(_pixels(image, row, left), tf.float32) * (1 - share)
             + tf.cast(_pixels(image, row, right), tf.float32) * share
         )
 
-    top = np.floor(rows)
-    share = tf.constant((rows - top)[None, :, None, None], tf.float32)
-    return blended(top) * (1 - share) + blended(np.minimum(top + 1, image.shape[1] - 1)) * share
+    top = xp.floor(rows)
+    bottom = xp.minimum(top + 1, array(height - 1, np.float64))
+    share = array((rows - top)[None, :, None, None])
+    return blended(top) * (1 - share) + blended(bottom) * share
 
 
 def _pixels(image, rows, columns):
     """Those at given rows and columns, `[batch, rows, columns, channels]`. No others are read, or moved."""
-    rows, columns = rows.astype(np.int32)[:, None], columns.astype(np.int32)[None, :]
+    xp = namespace(rows, columns)
+    rows, columns = xp.meshgrid(array(rows, np.int32), array(columns, np.int32), indexing="ij")
+    _, height, width, channels = ops.shape(image)
     if image.shape[0] == 1:  # LiteRT copies the whole of an image that it reshapes.
-        places = np.stack(np.broadcast_arrays(0, rows, columns), axis=-1)[None]
-        return tf.gather_nd(image, tf.constant(places, tf.int32))
-    pixels = tf.reshape(image, [-1, image.shape[1] * image.shape[2], image.shape[3]])
-    pixels = tf.gather(pixels, (rows * image.shape[2] + columns).ravel(), axis=1)
-    return tf.reshape(pixels, [-1, rows.size, columns.size, image.shape[3]])
+        return tf.gather_nd(image, xp.stack([0 * rows, rows, columns], axis=-1)[None])
+    pixels = tf.reshape(image, [-1, height * width, channels])
+    pixels = tf.gather(pixels, xp.reshape(rows * width + columns, [-1]), axis=1)
+    return tf.reshape(pixels, [-1, *rows.shape, channels])

@@ -237,8 +237,8 @@ def _stacked(step, results):
 
 
 def is_small(image_shape, bytes_a_number: int = 4) -> bool:
-    """Whether several batches of such images may be held for one call; False if the shape is unknown."""
-    return image_shape is not None and prod(image_shape) * bytes_a_number <= LARGE_IMAGE_BYTES
+    """Whether several batches of such images may be held for one call; False if a side is not known, or nothing."""
+    return None not in (image_shape or (None,)) and prod(image_shape) * bytes_a_number <= LARGE_IMAGE_BYTES
 
 
 def _can_be_stacked(spec):

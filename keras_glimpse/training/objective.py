@@ -10,6 +10,15 @@ location l the best place z* and the most offending one z- (`choose_places`). Wi
     offending_loss  En(z-)   the same, the last at z-                     unless contrastive=False
     location_loss   the last two terms, eq. 9 and eq. 18                  gamma from stage 2 on: eq. 18
 
+With `assignment="soft"` the place is a hidden variable with a prior p(z) and the likelihood p(y | z) of the label by the
+glimpse network alone. The E step is their posterior r(z) (`posterior`); eqs. 11 and 12 take its largest value, and eq. 9 is a
+Gaussian prior: -log p(z) = lambda/2 |l - z|^2. The prior of a `LocationMap` is the map. The gradient is that of
+
+    L = E0 + mean over z ~ r of En(z) + (En(z0) + En(z-)) / 2 - sum_z r(z) log p(z),
+
+in which the mean over r and the last sum have the gradient of -log sum_z p(z) p(y | z), the likelihood of the label. At z0,
+drawn from all places, the network learns to say no more than the classes' frequencies; z- is that of eq. 15, without the prior.
+
 Fine-tuning has `best_loss` alone, at the predicted place: lambda is infinite (section 2.2.2).
 """
 
@@ -18,6 +27,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 from keras import ops
+
+SAMPLES = 4  # Places that a soft assignment draws from the posterior
 
 
 class Objective(NamedTuple):
@@ -35,7 +46,7 @@ class Objective(NamedTuple):
     diversity_variance: float
     contrastive: bool
 
-    def place_penalty(self, predicted: tf.Tensor, places: tf.Tensor, previous: list, sides: np.ndarray) -> tf.Tensor:
+    def place_penalty(self, predicted, places, previous: list, sides: np.ndarray, log_prior=None) -> tf.Tensor:
         """The terms of the loss that depend on the place alone, `[batch, candidates]` (eqs. 9 and 18).
 
         Args:
@@ -43,14 +54,24 @@ class Objective(NamedTuple):
             places: `[batch, candidates, 2]`, z.
             previous: l_j, `[batch, 2]` each, the locations of the glimpses before this one.
             sides: `[2]`, the sides of the image, the longer one being 1: distances are alike in both directions.
+            log_prior: `[batch, candidates]`, log p(z) of a `LocationMap`, which takes the place of eq. 9.
         """
-        penalty = 0.5 * self.location_weight * _squared_distance(places, predicted, sides)
+        penalty = 0.5 * self.location_weight * _squared_distance(places, predicted, sides) if log_prior is None else -log_prior
         if previous and self.diversity_weight:
             squared = ops.stack([_squared_distance(places, each, sides) for each in previous], axis=-1)
             penalty += self.diversity_weight * ops.sum(ops.exp(-0.5 * squared / self.diversity_variance), axis=-1)
         return penalty
 
-    def choose_places(self, logits: tf.Tensor, shares: tf.Tensor, penalty: tf.Tensor, low_res=None) -> tf.Tensor:
+    def posterior(self, outputs: tf.Tensor, shares: tf.Tensor, penalty: tf.Tensor) -> tf.Tensor:
+        """The soft E step: r(z), proportional to p(z) p(y | z), `[batch, candidates]`.
+
+        Args:
+            outputs: `[batch, candidates, num_classes]`, the logits of the glimpse network alone.
+            shares, penalty: as in `choose_places`.
+        """
+        return tf.nn.softmax(-penalty - cross_entropy(outputs, shares[:, None]))
+
+    def choose_places(self, logits: tf.Tensor, shares: tf.Tensor, penalty: tf.Tensor, low_res=None, nearby=None) -> tf.Tensor:
         """The E step: z* and, if `contrastive`, z-, as numbers of candidates, `[batch, 1 or 2]`, int32.
 
         z* (eqs. 11 and 12) has the lowest loss for the label. z- (eq. 15) has the lowest loss for any class that the label
@@ -62,6 +83,8 @@ class Objective(NamedTuple):
             shares: `[batch, num_classes]`, the labels (see `label_shares`).
             penalty: `[batch, candidates]`, of `place_penalty`; infinite where there is no candidate.
             low_res: in the first stage, the logits of the low-resolution network: E0 depends on the class, not on the place.
+            nearby: `[candidates, candidates]`, for each z* which places may be z-; None for all. Of a whole image, places far
+                from z* show something else, which need not be of the label's class.
 
         Example:
         >>> objective = Objective(10.0, 0.01, 0.002, contrastive=True)
@@ -69,19 +92,22 @@ class Objective(NamedTuple):
         >>> objective.choose_places(logits, ops.array([[1.0, 0.0]]), penalty=ops.zeros((1, 3))).numpy()
         array([[0, 1]], dtype=int32)
         """
-        penalty = penalty[..., None]
+        loss = penalty[..., None] - ops.log_softmax(logits, axis=-1)
         if low_res is not None:
-            penalty -= ops.log_softmax(low_res, axis=-1)[:, None]
-        loss = penalty - ops.log_softmax(logits, axis=-1)
-        shares = shares[:, None, :]
-        for_label = ops.sum(ops.where(shares > 0, shares * loss, 0.0), axis=-1)  # 0 * inf is NaN.
-        best = ops.argmin(for_label, axis=-1)
+            loss -= ops.log_softmax(low_res, axis=-1)[:, None]
+        weighted = ops.where(shares[:, None] > 0, shares[:, None] * loss, 0.0)  # 0 * inf is NaN.
+        best = ops.argmin(ops.sum(weighted, axis=-1), axis=-1)
         if not self.contrastive:
             return best[:, None]
-        wrong = wrong_classes(shares)
+        return ops.stack([best, self.offending_place(loss, shares, best, nearby)], axis=1)
+
+    def offending_place(self, loss, shares, best, nearby=None) -> tf.Tensor:
+        """z- of eq. 15, int32 `[batch]`: that of least `loss` `[batch, candidates, num_classes]` for a wrong class."""
+        wrong = wrong_classes(shares[:, None])
         for_others = ops.min(ops.where(wrong, loss, float("inf")), axis=-1)
-        offending = ops.where(ops.any(wrong, axis=(1, 2)), ops.argmin(for_others, axis=-1), best)
-        return ops.stack([best, offending], axis=1)
+        if nearby is not None:
+            for_others = ops.where(ops.take(nearby, best, axis=0), for_others, float("inf"))
+        return ops.where(ops.any(wrong, axis=(1, 2)), ops.argmin(for_others, axis=-1), best)
 
     def loss_terms(self, logits: tf.Tensor, shares: tf.Tensor, penalty=None, low_res=None) -> dict[str, tf.Tensor]:
         """The terms of the loss, by name, each `[batch]`; `loss` is their sum.
@@ -94,13 +120,32 @@ class Objective(NamedTuple):
         """
         errors = cross_entropy(logits, shares[:, None])
         terms = {"best_loss": errors[:, 0]}
-        if low_res is not None:
-            terms["low_res_loss"] = cross_entropy(low_res, shares)
         if penalty is not None:
             terms["location_loss"] = penalty
         if self.contrastive and penalty is not None:
             terms["offending_loss"] = errors[:, 1]
-        return {"loss": sum(terms.values())} | terms
+        return _with_sum(terms, shares, low_res)
+
+    def soft_loss_terms(self, outputs, shares, penalty, posterior, low_res=None) -> dict[str, tf.Tensor]:
+        """The same for a soft assignment.
+
+        Args:
+            outputs: `[batch, SAMPLES + 1 or 2, num_classes]`, the logits of the glimpse network alone: at samples of the
+                posterior, at a place drawn from all, and if `contrastive` at z-.
+            shares, low_res: as in `loss_terms`.
+            penalty, posterior: `[batch, candidates]`, of `place_penalty` and of `posterior`.
+        """
+        errors = cross_entropy(outputs, shares[:, None])
+        terms = {"best_loss": ops.mean(errors[:, :SAMPLES], axis=-1)}
+        terms["location_loss"] = ops.sum(ops.where(posterior > 0, posterior * penalty, 0.0), axis=-1)
+        terms["offending_loss"] = ops.mean(errors[:, SAMPLES:], axis=-1)
+        return _with_sum(terms, shares, low_res)
+
+
+def _with_sum(terms, shares, low_res):
+    if low_res is not None:
+        terms["low_res_loss"] = cross_entropy(low_res, shares)
+    return {"loss": sum(terms.values())} | terms
 
 
 def cross_entropy(logits: tf.Tensor, shares: tf.Tensor) -> tf.Tensor:

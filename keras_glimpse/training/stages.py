@@ -18,15 +18,15 @@ class Stage(NamedTuple):
     searches: bool
 
     @classmethod
-    def parse(cls, stage: int | str, num_glimpses: int) -> "Stage":
-        """The stage named `1`, `2`, ..., `num_glimpses` or `"fine_tune"`.
+    def parse(cls, stage: int | str, num_glimpses: int, last: int | None = None) -> "Stage":
+        """The stage named `1`, `2`, ..., `num_glimpses`, or `"fine_tune"`, which is of the `last` glimpse.
 
         Example:
         >>> Stage.parse(2, num_glimpses=3)
         Stage(glimpse=1, searches=True)
         """
         if stage == FINE_TUNE:
-            return cls(num_glimpses - 1, searches=False)
+            return cls((last or num_glimpses) - 1, searches=False)
         if isinstance(stage, numbers.Integral) and not isinstance(stage, bool) and 1 <= stage <= num_glimpses:
             return cls(int(stage) - 1, searches=True)
         names = [*range(1, num_glimpses + 1), FINE_TUNE]

@@ -1,20 +1,16 @@
 """One step of training and of testing (section 2.2): search outside the tape, gradient on the chosen patches only."""
 
+from functools import partial
+
 import keras
 import tensorflow as tf
+from keras import ops
 
-from keras_glimpse.ops.geometry import (
-    border_distance,
-    candidate_locations,
-    extent,
-    is_inside,
-    relative_sides,
-    search_grid,
-    stride_in_pixels,
-)
+from keras_glimpse.ops.geometry import border_distance, extent
 from keras_glimpse.ops.labels import label_shares
 from keras_glimpse.ops.runtime import TENSORFLOW, for_runtime
 from keras_glimpse.training.objective import cross_entropy
+from keras_glimpse.training.search import best_places, place_penalty, search
 
 
 def training_step(model, data) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
@@ -33,16 +29,11 @@ def training_step(model, data) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
     variables = model.trainable_variables
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch([variable.value for variable in variables])
-        evidence, locations, correct = look_until_stage(model, images, shares)
+        evidence, locations, correct = look_until_stage(model, model.stage, images, shares)
         if model.stage.searches:
-            with tape.stop_recording():
-                patches, places, predicted_logits = search(model, images, shares, evidence, locations)
+            terms, predicted_logits, best = _search_and_learn(model, images, shares, evidence, locations, tape)
         else:  # Section 2.2.2: lambda is infinite, the place is the predicted one.
-            patches, places = model.crop(images, locations[-1], runtime=TENSORFLOW)[:, None], locations[-1][:, None]
-        logits = model.try_glimpse(evidence, patches, places, training=True)
-        if not model.stage.searches:
-            predicted_logits = logits[:, 0]
-        terms = _loss_terms(model, evidence, logits, shares, locations, places, images.shape)
+            terms, predicted_logits, best = _learn_as_predicted(model, images, shares, evidence, locations)
         if weights is not None:
             terms = {name: weights * values for name, values in terms.items()}
         regularization = _regularization(model)
@@ -52,8 +43,8 @@ def training_step(model, data) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
 
     terms["loss"] += regularization
     correct.append(_is_correct(predicted_logits, shares))
-    moved = tf.norm((places[:, 0] - locations[-1]) * extent(images.shape), axis=-1)
-    distances = {"moved_px": moved, "border_px": border_distance(locations[-1], images.shape)}
+    moved = tf.norm((best - locations[-1]) * extent(ops.shape(images)), axis=-1)
+    distances = {"moved_px": moved, "border_px": border_distance(locations[-1], ops.shape(images))}
     return terms | _accuracies(correct) | distances, predicted_logits
 
 
@@ -67,15 +58,22 @@ def evaluation_step(model, data) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
     if weights is not None:
         loss *= weights
     accuracies = _accuracies([_is_correct(each, shares) for each in logits])
-    border = border_distance(seen["locations"][:, -1], images.shape)
+    border = border_distance(seen["locations"][:, -1], ops.shape(images))
     return {"loss": loss} | accuracies | {"border_px": border}, logits[-1]
 
 
-def training_measures(stage, contrastive: bool) -> list[str]:
+def places_for_labels(model, stage, images, labels) -> tf.Tensor:
+    """`[batch, 2]`, the best place of each image that the E step of a stage would choose, given its label."""
+    images, shares = model.prepare(images), label_shares(labels, model.num_classes)
+    evidence, locations, _ = look_until_stage(model, stage, images, shares, training=False)
+    return best_places(model, stage, images, shares, evidence, locations)
+
+
+def training_measures(stage, offends: bool) -> list[str]:
     """What `training_step` measures in a stage. `GlimpseClassifier.compile` documents the names."""
     parts = ["low_res_loss"] * stage.trains_low_res + ["best_loss"]
     if stage.searches:
-        parts += ["offending_loss"] * contrastive + ["location_loss"]
+        parts += ["offending_loss"] * offends + ["location_loss"]
     accuracies = [f"accuracy_{n}" for n in range(stage.glimpse + 2)]
     return ["loss", *parts, *accuracies, *["moved_px"] * stage.searches, "border_px"]
 
@@ -92,46 +90,41 @@ def _unpack(model, data):
     return images, label_shares(labels, model.num_classes), weights
 
 
-def look_until_stage(model, images, shares):
-    """Runs all that precedes the glimpse of this stage; only what the stage trains is in training mode."""
-    stage = model.stage
+def look_until_stage(model, stage, images, shares, training=True):
+    """Runs all that precedes the glimpse of a stage; only what the stage trains is in training mode."""
     locate = for_runtime(model.locate, TENSORFLOW)
-    evidence = for_runtime(model.first_look, TENSORFLOW)(images, training=stage.trains_low_res)
+    evidence = for_runtime(model.first_look, TENSORFLOW)(images, training=training and stage.trains_low_res)
     correct = [_is_correct(model.combine(evidence), shares)]
     locations = [locate(evidence)]
     for _ in range(stage.glimpse):
         evidence = model.glimpse(evidence, model.crop(images, locations[-1], runtime=TENSORFLOW), locations[-1])
         # With weights shared by all glimpses, the earlier ones are held fixed all the same (section 2.2.1).
-        evidence = keras.tree.map_structure(tf.stop_gradient, evidence)
+        evidence, locations = keras.tree.map_structure(tf.stop_gradient, (evidence, locations))
         correct.append(_is_correct(model.combine(evidence), shares))
         locations.append(locate(evidence))
     return evidence, locations, correct
 
 
-def search(model, images, shares, evidence, locations):
-    """The E step: patches and places of z* and, if contrastive, z-; and the logits at the prediction itself."""
-    *previous, predicted = locations
-    stride = stride_in_pixels(model.search_stride, images.shape)
-    offsets = search_grid(model.search_size, stride)
-    patches = model.crop.candidates(images, predicted, model.search_size, stride, TENSORFLOW)
-    places = candidate_locations(predicted, offsets, images.shape)
-    logits = model.try_glimpse(evidence, patches, places, training=False)
-    penalty = model.objective.place_penalty(predicted, places, previous, relative_sides(images.shape))
-    penalty = tf.where(is_inside(places), penalty, float("inf"))  # Places outside the image are no candidates.
+def _search_and_learn(model, images, shares, evidence, locations, tape):
+    """The E step with the weights fixed, then the terms of the loss at the places that it chose."""
+    with tape.stop_recording():
+        found, chosen = search(model, images, shares, evidence, locations)
+        predicted_logits = model.combined(evidence, found.predicted[:, None])[:, 0]
     low_res = evidence.low_res if model.stage.trains_low_res else None
-    index = model.objective.choose_places(logits, shares, penalty, low_res)
-    patches, places = (tf.gather(values, index, axis=1, batch_dims=1) for values in (patches, places))
-    return patches, places, logits[:, len(offsets) // 2]
+    penalty = partial(place_penalty, model, images, evidence, locations)
+    outputs = model.outputs_at(evidence, chosen.patches, chosen.places, training=True)
+    if chosen.posterior is None:
+        logits = model.combined(evidence, outputs)
+        terms = model.objective.loss_terms(logits, shares, penalty(chosen.places[:, :1])[:, 0], low_res)
+    else:
+        terms = model.objective.soft_loss_terms(outputs, shares, penalty(found.places), chosen.posterior, low_res)
+    return terms, predicted_logits, chosen.best
 
 
-def _loss_terms(model, evidence, logits, shares, locations, places, image_shape):
-    """The terms of the objective that the stage has."""
-    *previous, predicted = locations
-    penalty = None
-    if model.stage.searches:
-        penalty = model.objective.place_penalty(predicted, places[:, :1], previous, relative_sides(image_shape))[:, 0]
-    low_res = evidence.low_res if model.stage.trains_low_res else None
-    return model.objective.loss_terms(logits, shares, penalty, low_res)
+def _learn_as_predicted(model, images, shares, evidence, locations):
+    patches = model.crop(images, locations[-1], runtime=TENSORFLOW)[:, None]
+    logits = model.combined(evidence, model.outputs_at(evidence, patches, locations[-1][:, None], training=True))
+    return model.objective.loss_terms(logits, shares), logits[:, 0], locations[-1]
 
 
 def _global_mean(losses):

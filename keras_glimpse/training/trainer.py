@@ -2,6 +2,7 @@
 
 import numbers
 import os
+import random
 import warnings
 from functools import partial
 from inspect import signature
@@ -13,9 +14,15 @@ import tensorflow as tf
 from keras import ops
 
 from keras_glimpse import _compat
-from keras_glimpse._validation.arguments import check_numbers, check_one_of, check_search_size, check_search_stride
+from keras_glimpse._validation.arguments import (
+    check_assignment,
+    check_numbers,
+    check_one_of,
+    check_search_size,
+    check_search_stride,
+)
 from keras_glimpse._validation.data import checked_input, named_batches
-from keras_glimpse._validation.images import PixelRange, check_images
+from keras_glimpse._validation.images import PixelRange
 from keras_glimpse.attributes import Setting
 from keras_glimpse.networks import GlimpseNetworks
 from keras_glimpse.ops.runtime import TENSORFLOW, for_runtime
@@ -25,8 +32,14 @@ from keras_glimpse.training.measures import Measures
 from keras_glimpse.training.metrics import UserMetrics
 from keras_glimpse.training.objective import Objective
 from keras_glimpse.training.stages import Stage
-from keras_glimpse.training.step import evaluation_measures, evaluation_step, training_measures, training_step
-from keras_glimpse.training.xla import chooses_xla, is_supported
+from keras_glimpse.training.step import (
+    evaluation_measures,
+    evaluation_step,
+    places_for_labels,
+    training_measures,
+    training_step,
+)
+from keras_glimpse.training.xla import check_size_is_known, chooses_xla, is_supported
 
 NOT_CALLED = {  # Methods of Keras that its own training calls, and this one does not.
     "compute_loss": "the loss is that of eqs. 16 to 18; losses of networks (`add_loss`, regularizers) are added to it",
@@ -40,6 +53,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
 
     Args:
         search_size, search_stride: the grid of candidate places.
+        assignment: how one of them is chosen.
         location_weight, diversity_weight, diversity_variance, contrastive: see `Objective`.
         **kwargs: of `GlimpseNetworks`.
     """
@@ -48,16 +62,18 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
     location_weight, diversity_weight = Setting(check_numbers), Setting(check_numbers)
     diversity_variance = Setting(partial(check_numbers, above=0.0))
     contrastive = Setting(partial(check_one_of, (False, True)))
+    assignment = Setting(check_assignment)
 
     def __init__(
         self,
         *,
-        search_size: int,
+        search_size: int | str,
         search_stride: int | float,
         location_weight: float,
         diversity_weight: float,
         diversity_variance: float,
         contrastive: bool,
+        assignment: str,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -67,11 +83,13 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         self.diversity_weight = diversity_weight
         self.diversity_variance = diversity_variance
         self.contrastive = contrastive
+        self.assignment = assignment
         self._stage = None
         self._trained = ()
         self._choices = {}  # Arguments of `compile`
         self._xla = "auto"
         self._plans = {}  # Of the phases "train" and "test": see `execution.plan`
+        self.seed = 0  # Of the samples of a soft assignment
 
     # ---- What is trained ----
 
@@ -91,10 +109,12 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
 
         - `loss`, the minimised value, and its terms: `low_res_loss`, E0 of eq. 10; `best_loss`, En at the best candidate
           location z* (at the predicted one in fine-tuning); `offending_loss`, En at the most offending z-; `location_loss`, the
-          terms of eqs. 9 and 18. Losses that networks add themselves (regularizers, `add_loss`) are included in `loss` only.
+          terms of eqs. 9 and 18. With `assignment="soft"`, `best_loss` is the mean at samples of the posterior,
+          `offending_loss` that at z- and at any place, both of the glimpse network alone, and `location_loss` has -log p(z) of
+          a `LocationMap` for eq. 9. Losses that networks add themselves (regularizers, `add_loss`) are included in `loss` only.
           `val_loss` differs: it is the cross-entropy after the last glimpse, without those terms.
         - `accuracy_n`, after n glimpses at the predicted locations.
-        - `moved_px`, the distance in pixels from the predicted location to z*.
+        - `moved_px`, the distance in pixels from the predicted location to z*, or to the most probable place.
         - `border_px`, the distance in pixels from the predicted location to the nearest image border. A value near 0 means that
           the location head has saturated.
 
@@ -114,17 +134,19 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
             loss: Must be `None`: the loss is that of eqs. 16 to 18. Defaults to `None`.
             stage: Integer from 1 to `num_glimpses`, the glimpse to train, with all earlier ones frozen; stage 1 also trains the
                 low-resolution network. Or `"fine_tune"`, which trains the last glimpse network at the predicted locations
-                (section 2.2.2). `fit` sets `active_glimpses` to the glimpse that it trains. Defaults to `1`.
+                (section 2.2.2); with `share_weights`, that of the glimpse trained last. `fit` sets `active_glimpses` to the
+                glimpse that it trains. Defaults to `1`.
             jit_compile: Boolean or `"auto"`, whether to compile with XLA. `"auto"` uses XLA except for convolutions on a CPU,
-                for several replicas, and for layers or operations that XLA does not support. Defaults to `"auto"`.
+                for several replicas, for images that differ in size, and for layers or operations that XLA does not support.
+                Defaults to `"auto"`.
             steps_per_execution: Positive integer, the batches per call of the train function, or `"auto"`: many, or one if a
                 callback has batch hooks. `steps_per_epoch` and batch counts are exact either way. Defaults to `"auto"`.
             **kwargs: Other arguments of `keras.Model.compile`: `metrics`, `weighted_metrics`, `run_eagerly`, ...
 
         Raises:
             ValueError: If `stage` does not exist, `loss` is given, the optimizer has trained another stage, a metric is invalid
-                or has one of the names above, `jit_compile=True` with several replicas, or a subclass overrides a method that
-                training does not call.
+                or has one of the names above, `jit_compile=True` with several replicas or for images that differ in size, or a
+                subclass overrides a method that training does not call.
 
         Example:
         >>> from keras_glimpse import GlimpseClassifier
@@ -137,7 +159,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
             raise ValueError(f"GlimpseClassifier brings its own loss (eqs. 16 to 18); got loss={loss!r}.")
         self._check_methods()
         xla = "auto" if jit_compile == "auto" else bool(jit_compile) and is_supported(self)
-        before, self._stage = self._stage, Stage.parse(stage, self.num_glimpses)
+        before, self._stage = self._stage, Stage.parse(stage, self.num_glimpses, self._last_glimpse())
         try:
             self._check_optimizer(optimizer)
             with replicas.scope_of(self):
@@ -154,10 +176,17 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         _compat.track(self, *trackers)
         self._functions.clear()
         self._xla = xla
+        if self.assignment == "soft":
+            self.seed = random.randrange(2**31)  # As Keras seeds its initializers
+
+    def _last_glimpse(self):
+        """The glimpse that fine-tuning trains: where all share one network, the one that was trained last."""
+        shares = self.num_glimpses > 1 and self.glimpse_nets[0] is self.glimpse_nets[-1]
+        return max(self.trained_glimpses) if shares and self.trained_glimpses else self.num_glimpses
 
     def _trackers(self, metrics, weighted_metrics):
         tested = evaluation_measures(self.num_glimpses)
-        names = dict.fromkeys([*training_measures(self.stage, contrastive=True), *tested])
+        names = dict.fromkeys([*training_measures(self.stage, offends=True), *tested])
         if metrics is weighted_metrics is None:
             return Measures(names), None  # Keras would keep the metrics of the last `compile`.
         return Measures(names), UserMetrics(metrics, weighted_metrics, self.num_classes, names)
@@ -241,6 +270,11 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
     def jit_compile(self, value):
         self._xla = "auto" if value is None else bool(value) and is_supported(self)
 
+    def build(self, input_shape):
+        if self._xla is True:
+            check_size_is_known(tuple(input_shape)[1:])
+        super().build(input_shape)
+
     # ---- One step, and its measures ----
 
     def train_step(self, data) -> dict[str, tf.Tensor]:
@@ -269,7 +303,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
 
     def _names(self, phase):
         if phase == "train":
-            return training_measures(self.stage, self.contrastive)
+            return training_measures(self.stage, self.contrastive or self.assignment == "soft")
         return evaluation_measures(self.active_glimpses)
 
     def _results(self, names=None):
@@ -341,8 +375,9 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         Args:
             *args: Arguments of `keras.Model.fit`, in its order: `x`, `y`, `batch_size`, `epochs`, ... `x` is an array of images
                 `[n, height, width, channels]`, of floats or unsigned integers, or a `tf.data.Dataset`, `keras.utils.PyDataset`
-                or generator of batches `(images, labels)` or `(images, labels, sample_weight)`. Labels are class indices `[n]`
-                or `[n, 1]`, one-hot, or soft labels `[n, num_classes]` that sum to 1.
+                or generator of batches `(images, labels)` or `(images, labels, sample_weight)`. The batches of a dataset may
+                differ in the size of their images, if its `element_spec` says so. Labels are class indices `[n]` or `[n, 1]`,
+                one-hot, or soft labels `[n, num_classes]` that sum to 1.
             checkpoint: Optional string or path of a folder. The state of each stage is saved there after every epoch (see
                 `Checkpoints`). If the process is killed, running the same program again resumes after the last finished epoch,
                 with bit-identical weights if it calls `keras.utils.set_random_seed` first. Finished stages are not trained
@@ -405,7 +440,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
             return
         if self.preprocess is None:
             self._pixels.largest = 1.0
-        elif np.max(self.prepare(tf.fill((1, *self.image_shape), 255.0))) > PixelRange.PLAUSIBLE:
+        elif np.max(self.prepare(tf.fill((1, *(side or 512 for side in self.image_shape)), 255.0))) > PixelRange.PLAUSIBLE:
             warnings.warn(
                 "The networks are given bytes as floats from 0 to 255, since `preprocess` does not scale them: add Rescaling.",
                 stacklevel=2,
@@ -480,7 +515,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         (3, 10)
         """
         if hasattr(x, "shape") or isinstance(x, list | tuple | dict | str | numbers.Number | None):
-            check_images(x, self.image_shape, at_least=1)
+            self.check_images(x, at_least=1)
             self.see_pixels(x)
         own = self.steps_per_execution
         several = self._choices.get("steps_per_execution", "auto") == "auto" and self._runs_on_one_device_in_graphs()
@@ -571,9 +606,40 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         >>> model.predict_on_batch(np.zeros((3, 48, 48, 1), "float32")).shape
         (3, 10)
         """
-        check_images(x, self.image_shape, at_least=1)
+        self.check_images(x, at_least=1)
         self.see_pixels(x)
         return super().predict_on_batch(x)
+
+    def best_places(self, images, labels, glimpse: int = 1) -> np.ndarray:
+        """Computes where training would look, given the labels: z* of eq. 12, or the most probable place of a soft assignment.
+
+        If these places are on the objects and the predicted ones, of `look`, are not, then the location head has not learned
+        enough; if they are not, then the search or the glimpse network.
+
+        Args:
+            images: Array of images `[n, height, width, channels]`, processed as one batch.
+            labels: Array of labels, as in `fit`.
+            glimpse: Positive integer, the glimpse whose place is searched. Defaults to `1`.
+
+        Returns:
+            Float32 array `[n, 2]`: `(y, x)` in [0, 1].
+
+        Raises:
+            ValueError: If there is no such glimpse, or the data have invalid shapes or values.
+            TypeError: If images or labels have an invalid type.
+
+        Example:
+        >>> from keras_glimpse import GlimpseClassifier
+        >>> images, labels = np.random.rand(16, 24, 24, 1).astype("float32"), np.random.randint(0, 2, 16)
+        >>> model = GlimpseClassifier(num_classes=2, low_res_size=6, patch_size=6, hidden_units=20)
+        >>> model.best_places(images, labels).shape
+        (16, 2)
+        """
+        stage = Stage.parse(glimpse, self.num_glimpses)
+        images, labels, _ = self._checked_and_built(images, labels, "the batch", None, in_memory=True)
+        find = partial(places_for_labels, self, stage)
+        best = self.cached(f"best_places {glimpse}", lambda: tf.function(find, reduce_retracing=True, autograph=False))
+        return best(ops.convert_to_tensor(images), ops.convert_to_tensor(labels)).numpy()
 
     def _plan(self, phase, callbacks, steps):
         is_auto = self._choices["steps_per_execution"] == "auto"
@@ -592,7 +658,8 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         return x, y, image
 
     def _checked(self, x, y, name, sample_weight=None, in_memory=False):
-        data = checked_input(x, y, sample_weight, self.num_classes, self.image_shape, name, self._pixels, in_memory)
+        shapes = self.image_shape, self.least_sides
+        data = checked_input(x, y, sample_weight, self.num_classes, *shapes, name, self._pixels, in_memory)
         if self.distribute_strategy.num_replicas_in_sync > 1 and isinstance(data[0], tf.data.Dataset):
             return (replicas.shared_by_hosts(data[0]), *data[1:])
         return data

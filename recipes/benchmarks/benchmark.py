@@ -28,8 +28,8 @@ import numpy as np
 import tensorflow as tf
 from arguments import at_least, in_one_line, refuse
 from console import show_table
+from runs import RESULTS, commit
 from tables import networks
-from tables.config import RESULTS, commit
 from tables.digits import mnist_digits
 
 import keras_glimpse

@@ -20,8 +20,8 @@ import tensorflow as tf
 from arguments import folder_to_write, in_one_line
 from console import show_table
 from multi_worker import check, folder, training_options
+from runs import Stopwatch
 from tables.digits import first_digits, mnist_digits, smoke_digits
-from tables.training import Stopwatch
 
 import keras_glimpse
 from keras_glimpse import data

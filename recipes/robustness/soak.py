@@ -25,8 +25,8 @@ from arguments import at_least, folder_to_write, in_one_line, seed
 from console import show_table
 from google.protobuf.message import DecodeError
 from matplotlib.figure import Figure
+from runs import commit
 from serve import Served, build, serve, signature
-from tables.config import commit
 from tables.digits import splits_for
 from trained import check_shape
 

@@ -8,19 +8,16 @@ A row of `[rows]` starts from the `[defaults]` of its table, from the row that i
 
 import hashlib
 import json
-import subprocess
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 HERE = Path(__file__).parent
-RESULTS = HERE.parent / "results"
 NAMES = ("table1", "table2", "table3", "tuning")
 CHEAPEST = "cheapest"  # The threshold of fewest MACs whose error is at most 0.1 points above that of the full model.
 WITHIN_BUDGET = "within budget"  # The threshold of least error whose MACs are within the row's budget.
-CHANGED = "-dirty"  # Marks the commit of a run whose code differed from it.
 
 
 @dataclass(frozen=True)
@@ -154,13 +151,3 @@ def _settings(own, base, find):
 def _check_keys(what, found, known):
     if not {*known} >= {*found}:
         raise ValueError(f"{what} knows {sorted(known)}; got {sorted({*found} - {*known})}")
-
-
-@cache
-def commit() -> str:
-    """The commit of the code that was loaded, marked if the code differs from it (results that were added do not count)."""
-    git = partial(subprocess.run, cwd=HERE, capture_output=True, text=True)
-    found = git(["git", "rev-parse", "--short", "HEAD"]).stdout.strip()
-    code = [":/keras_glimpse", ":/recipes/*.py", ":/recipes/*.toml", ":/pyproject.toml"]
-    changed = git(["git", "status", "--porcelain", "--", *code]).stdout
-    return f"{found or 'unknown'}{CHANGED if found and changed else ''}"

@@ -21,10 +21,11 @@ from arguments import folder_to_write, in_one_line, refuse
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from matplotlib.ticker import ScalarFormatter
+from runs import RESULTS
 from trained import HELP, load_of_digits
 
 import keras_glimpse
-from tables.config import RESULTS, load
+from tables.config import load
 from tables.digits import mnist_digits, smoke_digits, splits_for
 from tables.report import read, runs_of
 from tables.training import Run

@@ -13,7 +13,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tables.config import CHANGED, NAMES, RESULTS, Row, Table, identity, load
+from runs import CHANGED, RESULTS
+
+from tables.config import NAMES, Row, Table, identity, load
 
 PAGE = RESULTS.parent.parent / "docs/paper/tables.md"
 
@@ -57,27 +59,27 @@ def markdown(table: Table, results: list[dict]) -> str:
 
 def _rows(rows, results):
     names = ["`--row`", "", "paper", "ours", "target", "MACs", "speed-up", "paper's speed-up", "sweeps", "seeds"]
-    lines = [_header(names)]
+    lines = [header(names)]
     for row in rows:
         runs, compare = runs_of(row, results), row.compare
         errors, macs, speed_ups = ([float(run[name]) for run in runs] for name in ("error", "macs", "speed_up"))
         budget = f" at {compare['budget']:,}" if "budget" in compare else ""
         cost = [f"{statistics.mean(macs):,.0f}", f"{statistics.mean(speed_ups):.2f}"] if runs else ["", ""]
-        figures = [f"`{row.name}`", row.title, compare.get("paper", ""), _mean_and_spread(errors)]
+        figures = [f"`{row.name}`", row.title, compare.get("paper", ""), mean_and_spread(errors)]
         figures += [f"{compare.get('target', '')}{budget}", *cost, compare.get("paper_speed_up", "")]
-        lines.append(_line([*figures, row.sweeps or row.after.sweeps, len(runs) or ""]))
+        lines.append(line([*figures, row.sweeps or row.after.sweeps, len(runs) or ""]))
     return "\n".join(lines)
 
 
-def _header(names):
-    return f"{_line(names)}\n|{' --- |' * len(names)}"
+def header(names):
+    return f"{line(names)}\n|{' --- |' * len(names)}"
 
 
-def _line(figures):
+def line(figures):
     return f"| {' | '.join(map(str, figures))} |"
 
 
-def _mean_and_spread(figures, sign=""):
+def mean_and_spread(figures, sign=""):
     if not figures:
         return "not run yet"
     spread = f" ± {statistics.stdev(figures):.2f}" if len(figures) > 1 else ""
@@ -87,13 +89,13 @@ def _mean_and_spread(figures, sign=""):
 def _effects(table, results):
     """What a change did to the error of each seed, beside what it did in the paper."""
     if table.effects:
-        yield f"\n{_header(['`--row`', 'compared with', 'paper: points of error', 'ours', 'ours, seed by seed'])}"
+        yield f"\n{header(['`--row`', 'compared with', 'paper: points of error', 'ours', 'ours, seed by seed'])}"
     for pair in table.effects:
         changed, plain = ({run["seed"]: float(run["error"]) for run in runs_of(row, results)} for row in pair)
         points = [changed[seed] - plain[seed] for seed in sorted(changed.keys() & plain.keys())]
         in_paper = pair[0].compare["paper"] - pair[1].compare["paper"]
-        figures = [*(f"`{row.name}`" for row in pair), f"{in_paper:+.2f}", _mean_and_spread(points, "+")]
-        yield _line([*figures, ", ".join(f"{point:+.2f}" for point in points)])
+        figures = [*(f"`{row.name}`" for row in pair), f"{in_paper:+.2f}", mean_and_spread(points, "+")]
+        yield line([*figures, ", ".join(f"{point:+.2f}" for point in points)])
 
 
 def _exits(table, results):
@@ -101,20 +103,20 @@ def _exits(table, results):
     runs = [run for row in table.rows.values() if row.threshold for run in runs_of(row, results)]
     if runs:
         names = ["stopped", "seed", "threshold", "sure there, and of these wrong", "never sure, answered all the same"]
-        yield f"\n{_header(names)}"
+        yield f"\n{header(names)}"
     for run in runs:
         details = json.loads(run["details"])
         shares = enumerate(zip(details["exit_fractions"], details["exit_errors"]))
         stops = [f"{f'glimpse {n}' if n else 'thumbnail'}: {sure:.1f} %, {wrong:.2f} %" for n, (sure, wrong) in shares]
         figures = [f"`{run['row']}`", run["seed"], f"{details['threshold']:.3g}", "; ".join(stops)]
-        yield _line([*figures, f"{details['rejected'][-1]:.1f} %"])
+        yield line([*figures, f"{details['rejected'][-1]:.1f} %"])
 
 
-def replaced(text: str, name: str, table: str) -> str:
+def replaced(text: str, name: str, table: str, page: Path = PAGE) -> str:
     """The text with another table between the marks of that name."""
     start, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
     if start not in text or end not in text:
-        sys.exit(f"docs/paper/tables.md has no marks for {name}: {start!r} and {end!r}")
+        sys.exit(f"{page} has no marks for {name}: {start!r} and {end!r}")
     return text[: text.index(start) + len(start)] + table + text[text.index(end) :]
 
 

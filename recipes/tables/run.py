@@ -17,6 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from arguments import at_least, folder_to_write, in_one_line, refuse
+from runs import RESULTS
 
 from tables import config, training
 
@@ -31,7 +32,7 @@ def main():
     sweeps = 1 if args.smoke else args.sweeps
     rows = [row.with_sweeps(sweeps) if sweeps else row for row in rows]
     with tempfile.TemporaryDirectory() as scratch:
-        runs, results = (Path(scratch), Path(scratch)) if args.smoke else (args.runs, config.RESULTS)
+        runs, results = (Path(scratch), Path(scratch)) if args.smoke else (args.runs, RESULTS)
         with in_one_line():
             training.check(rows, args.smoke)
             folder_to_write(runs, "--runs")

@@ -1,23 +1,21 @@
 """Trains and tests a row with one seed, once: its folder has all that is needed to resume, or to do nothing again."""
 
 import csv
-import importlib.metadata
 import json
-import os
 import shutil
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 import keras
+import runs
 
 import keras_glimpse
 from keras_glimpse import data
 from tables import networks
-from tables.config import CHANGED, Row, Table, commit, identity
+from tables.config import Row, Table, identity
 from tables.digits import evaluation_data, mnist_digits, smoke_digits, training_data
 from tables.measure import chosen_threshold, measure
 
@@ -39,16 +37,16 @@ def digits_of(smoke: bool) -> data.Digits:
 
 @dataclass(frozen=True)
 class Run:
-    """One row with one seed, kept in `<runs>/<row>/<identity of its configuration>-seed<seed>/`."""
+    """One row with one seed, kept in `<kept_in>/<row>/<identity of its configuration>-seed<seed>/`."""
 
     row: Row
     seed: int
-    runs: Path
+    kept_in: Path
     smoke: bool = False
 
     @property
     def folder(self) -> Path:
-        return self.runs / self.row.name / f"{identity(self.row.config)}-seed{self.seed}"
+        return self.kept_in / self.row.name / f"{identity(self.row.config)}-seed{self.seed}"
 
     @property
     def before(self) -> "Run | None":
@@ -67,13 +65,13 @@ class Run:
         threshold = chosen_threshold(model, row, splits.validation)
         result = self._describe(table) | measure(model, getattr(splits, row.tested_on), threshold)
         result |= {"speed_up": round(table.reference_macs / result["macs"], 3)}
-        _write_json(results / "configs" / f"{result['protocol']}.json", self.row.config)
-        _append(results / f"{table.name}.csv", result)
-        _write_json(done, result)
+        runs.write_json(results / "configs" / f"{result['protocol']}.json", self.row.config)
+        runs.append(results / f"{table.name}.csv", COLUMNS, result)
+        runs.write_json(done, result)
         return result
 
     def _describe(self, table):
-        log, names = self.folder / "log.csv", ("tensorflow", "keras", "keras-glimpse")
+        log = self.folder / "log.csv"
         epochs = csv.DictReader(log.read_text().splitlines()) if log.exists() else []
         return {
             "table": table.name,
@@ -84,7 +82,7 @@ class Run:
             "paper_speed_up": self.row.compare.get("paper_speed_up"),
             "seconds": round(sum(float(epoch["seconds"]) for epoch in epochs)),
             "commit": self._began_at(),
-            "versions": " ".join(f"{name} {importlib.metadata.version(name)}" for name in names),
+            "versions": runs.versions(),
             "protocol": identity(self.row.config),
         }
 
@@ -92,7 +90,7 @@ class Run:
         """The commit at which this run began."""
         path = self.folder / "config.json"
         if not path.exists():
-            _write_json(path, self.row.config | {"commit": commit()})
+            runs.write_json(path, self.row.config | {"commit": runs.commit()})
         return json.loads(path.read_text())["commit"]
 
     def model(self) -> keras.Model:
@@ -109,7 +107,7 @@ class Run:
             model.compile(stage=self.row.stage)
             return model
         self._fit(model)
-        _write(path, model.save)
+        runs.write(path, model.save)
         shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)
         return model
 
@@ -117,9 +115,9 @@ class Run:
         row, epoch, checkpoint = self.row, data.Epoch(), self.folder / "checkpoint"
         train = training_data(digits_of(self.smoke), row, self.seed, epoch, copies=1 if self.smoke else 10)
         print(f"{row.name}, seed {self.seed}, in {self.folder}")
-        if self._began_at().endswith(CHANGED) and not self.smoke:
+        if self._began_at().endswith(runs.CHANGED) and not self.smoke:
             print("Its code has changes that are not committed: report.py will not show its result.")
-        callbacks = [epoch, Stopwatch(), keras.callbacks.CSVLogger(self.folder / "log.csv", append=True)]
+        callbacks = [epoch, runs.Stopwatch(), keras.callbacks.CSVLogger(self.folder / "log.csv", append=True)]
         if row.search:
             callbacks += [keras_glimpse.SearchSchedule({int(sweep): size for sweep, size in row.search.items()})]
         # A graph takes longer to trace than the few steps of a smoke run.
@@ -137,16 +135,6 @@ class Run:
         model.fit(train, shuffle=False, initial_epoch=saved.restore(model), callbacks=[*callbacks, saved], **options)
 
 
-class Stopwatch(keras.callbacks.Callback):
-    """Puts the seconds that an epoch took into its log."""
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._start = time.perf_counter()
-
-    def on_epoch_end(self, epoch, logs=None):
-        logs["seconds"] = round(time.perf_counter() - self._start, 2)
-
-
 def _take_over(source, target):
     """Gives `target` the weights of the networks that `source` has trained."""
     if not isinstance(source, keras_glimpse.GlimpseClassifier):
@@ -156,24 +144,3 @@ def _take_over(source, target):
     pairs = [(target.low_res_net, source.low_res_net), *zip(target.location_heads[:count], source.location_heads)]
     for mine, theirs in [*pairs, *zip(target.glimpse_nets[:count], source.glimpse_nets)]:
         mine.set_weights(theirs.get_weights())
-
-
-def _append(path, result):
-    """Adds a line to a CSV file."""
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        if not file.tell():
-            writer.writeheader()
-        writer.writerow(result | {"details": json.dumps(result["details"])})
-
-
-def _write_json(path, content):
-    _write(path, lambda scratch: scratch.write_text(json.dumps(content, indent=2) + "\n"))
-
-
-def _write(path, write):
-    """Atomically: the file has this name once it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f"new_{path.name}")
-    write(scratch)
-    os.replace(scratch, path)

@@ -1,0 +1,176 @@
+"""The E step of section 2.2: which places of each image to train on, with the weights fixed."""
+
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from keras_glimpse.ops.geometry import (
+    array,
+    candidate_locations,
+    grid,
+    interpolate,
+    is_inside,
+    places_of,
+    relative_sides,
+    search_grid,
+    stride_in_pixels,
+)
+from keras_glimpse.ops.runtime import TENSORFLOW
+from keras_glimpse.training.objective import SAMPLES
+
+EVERYWHERE = "image"  # The `search_size` of a search over the whole image.
+
+
+class Candidates(NamedTuple):
+    """Places that the next glimpse might look at, and what it would say there.
+
+    Attributes:
+        places: Tensor `[batch or 1, n, 2]`.
+        outputs: Tensor `[batch, n, num_classes]`, o^{H_n} at each.
+        patches: Tensor `[batch, n, size, size, channels]`; `None` if one pass over the image saw them all.
+        predicted: Tensor `[batch, num_classes]`, o^{H_n} at the predicted location.
+        cell: Array or tensor `[2]`, the distance between places of a grid over the image; `None` of one around the prediction.
+    """
+
+    places: tf.Tensor
+    outputs: tf.Tensor
+    patches: tf.Tensor | None
+    predicted: tf.Tensor
+    cell: np.ndarray | tf.Tensor | None
+
+
+class Chosen(NamedTuple):
+    """The places to train on.
+
+    Attributes:
+        places: Tensor `[batch, k, 2]`: z* and z-; or samples of the posterior and of the background.
+        patches: Tensor `[batch, k, size, size, channels]`.
+        best: Tensor `[batch, 2]`, z*, or the most probable place.
+        posterior: Tensor `[batch, n]`, r(z) of all candidates of a soft assignment; `None` of a hard one.
+    """
+
+    places: tf.Tensor
+    patches: tf.Tensor
+    best: tf.Tensor
+    posterior: tf.Tensor | None
+
+
+def search(model, images, shares, evidence, locations) -> tuple[Candidates, Chosen]:
+    """The E step; `locations` are those of the glimpses so far, the last one predicted for this one."""
+    found = _candidates(model, images, evidence, locations[-1])
+    penalty = _penalty(model, images, evidence, locations, found)
+    if model.assignment == "soft":
+        posterior = model.objective.posterior(found.outputs, shares, penalty)
+        places, patches = _sample(model, images, shares, found, penalty, posterior)
+        return found, Chosen(places, patches, _most_probable(found, posterior), posterior)
+    index = _best_and_offending(model, model.stage, shares, evidence, found, penalty)
+    places = _at(found.places, index)
+    return found, Chosen(places, _patches(model, images, found, index, places), places[:, 0], None)
+
+
+def best_places(model, stage, images, shares, evidence, locations) -> tf.Tensor:
+    """`[batch, 2]`, `Chosen.best` of `search` in a stage, without patches to train on."""
+    found = _candidates(model, images, evidence, locations[-1])
+    penalty = _penalty(model, images, evidence, locations, found)
+    if model.assignment == "soft":
+        return _most_probable(found, model.objective.posterior(found.outputs, shares, penalty))
+    return _at(found.places, _best_and_offending(model, stage, shares, evidence, found, penalty))[:, 0]
+
+
+def place_penalty(model, images, evidence, locations, places) -> tf.Tensor:
+    """The loss of places themselves, `[batch, n]`: minus the logarithm of their prior, and eq. 18."""
+    *previous, predicted = locations
+    log_map = model.log_map(evidence)
+    prior = None if log_map is None else interpolate(log_map, places)
+    return model.objective.place_penalty(predicted, places, previous, relative_sides(ops.shape(images)), prior)
+
+
+def _candidates(model, images, evidence, predicted) -> Candidates:
+    """Evaluates the next glimpse network at a grid over the image or around the prediction, in inference."""
+    if model.search_size == EVERYWHERE:
+        cells = _cells(model, images, evidence)
+        rows, columns = grid(cells)
+        outputs = model.outputs_everywhere(images, evidence, rows, columns, TENSORFLOW)
+        patches = model.crop(images, predicted, runtime=TENSORFLOW)
+        here = model.outputs_at(evidence, patches[:, None], predicted[:, None])[:, 0]
+        places = tf.convert_to_tensor(places_of(rows, columns))[None]
+        return Candidates(places, outputs, None, here, 1 / array(cells))
+    shape = ops.shape(images)
+    stride = stride_in_pixels(model.search_stride, shape)
+    offsets = search_grid(model.search_size, stride)
+    patches = model.crop.candidates(images, predicted, model.search_size, stride, TENSORFLOW)
+    places = candidate_locations(predicted, offsets, shape)
+    outputs = model.outputs_at(evidence, patches, places)
+    return Candidates(places, outputs, patches, outputs[:, model.search_size**2 // 2], None)
+
+
+def _penalty(model, images, evidence, locations, found):
+    """`place_penalty` of the candidates; infinite outside the image, where there are none."""
+    penalty = place_penalty(model, images, evidence, locations, found.places)
+    return tf.where(is_inside(found.places), penalty, float("inf"))
+
+
+def _best_and_offending(model, stage, shares, evidence, found, penalty):
+    """z* and, if contrastive, z-, as numbers of candidates."""
+    low_res = evidence.low_res if stage.trains_low_res else None
+    nearby = None if found.cell is None else _neighbours(found)
+    return model.objective.choose_places(model.combined(evidence, found.outputs), shares, penalty, low_res, nearby)
+
+
+def _most_probable(found, posterior):
+    return _at(found.places, tf.argmax(posterior, axis=-1, output_type=tf.int32)[:, None])[:, 0]
+
+
+def _sample(model, images, shares, found, penalty, posterior):
+    """Places drawn from the posterior, one from all candidates, and if contrastive z-; and their patches.
+
+    Here z- may be anywhere in the image. Otherwise a class can hide where there is no object: the map sends the images that the
+    thumbnail takes for it to such a place, and the glimpse network learns that the place means that class.
+    """
+    anywhere = tf.where(tf.math.is_finite(penalty), 0.0, float("-inf"))
+    draw = partial(tf.random.stateless_categorical, dtype=tf.int32)
+    seeds = _seeds(model, 3)
+    index = [draw(tf.math.log(posterior), SAMPLES, seeds[0]), draw(anywhere, 1, seeds[1])]
+    if model.contrastive:
+        best, loss = tf.argmax(posterior, axis=-1, output_type=tf.int32), -tf.nn.log_softmax(found.outputs)
+        index.append(model.objective.offending_place(loss - anywhere[..., None], shares, best)[:, None])
+    index = tf.minimum(tf.concat(index, axis=1), tf.shape(posterior)[1] - 1)  # Of NaN, one more than there are is drawn.
+    places = _at(found.places, index)
+    if found.cell is not None:  # Any place of the cell: the peak of a map is not the centre of one either.
+        places += found.cell * tf.random.stateless_uniform(tf.shape(places), seeds[2], -0.5, 0.5)
+    return places, _patches(model, images, found, index, places)
+
+
+def _seeds(model, count):
+    """Seeds of stateless operations: of this step, by which training resumes with the same ones, and of this replica."""
+    replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+    first = model.seed + count * tf.cast(model.optimizer.iterations, tf.int64)
+    # XLA has no kernel for 64-bit seeds.
+    return [tf.stack([tf.cast(first + i, tf.int32), tf.cast(replica, tf.int32)]) for i in range(count)]
+
+
+def _patches(model, images, found, index, places):
+    return model.crop_at(images, places, TENSORFLOW) if found.patches is None else _at(found.patches, index)
+
+
+def _cells(model, images, evidence):
+    """Rows and columns of a grid over the image: the cells of the features, if they have places."""
+    if len(evidence.hidden.shape) == 4:
+        return evidence.hidden.shape[1:3]
+    shape = ops.shape(images)
+    stride = stride_in_pixels(model.search_stride, shape)
+    return [-(-side // stride) for side in shape[1:3]]
+
+
+def _neighbours(found):
+    """Which places are next to which, `[n, n]`."""
+    apart = tf.abs(found.places[0][:, None] - found.places[0][None]) / found.cell
+    return tf.reduce_max(apart, axis=-1) < 1.5
+
+
+def _at(values, index):
+    values = tf.broadcast_to(values, tf.concat([tf.shape(index)[:1], tf.shape(values)[1:]], 0))
+    return tf.gather(values, index, axis=1, batch_dims=1)
