@@ -31,7 +31,7 @@ def of_glimpses(model: keras_glimpse.GlimpseClassifier, task: Task) -> dict:
     logits, locations = looks(model, task.test)
     macs = keras_glimpse.stage_macs(model)
     errors = [_percent(np.mean(each.argmax(axis=-1) != task.test.labels)) for each in np.moveaxis(logits, 1, 0)]
-    details = {"errors": errors, "stage_macs": macs.tolist(), "cascade": cascade(model, task, logits)}
+    details = {"errors": errors, "stage_macs": macs.tolist(), "cascade": cascade(model, task)}
     if task.test.boxes is not None:
         details |= {"pointing": pointing(locations, task.test), "by chance": by_chance(task.test)}
         if model.num_glimpses >= max(DETECTIONS):
@@ -46,17 +46,18 @@ def looks(model, images: Images) -> tuple[np.ndarray, np.ndarray]:
     return tuple(np.concatenate([each[name] for each in seen]) for name in ("logits", "locations"))
 
 
-def cascade(model, task: Task, logits: np.ndarray) -> dict:
+def cascade(model, task: Task) -> dict:
     """Error, mean cost and exits at the cheapest threshold whose error is within 0.1 points on the validation set."""
     threshold = keras_glimpse.cascade_curve(model, task.validation.dataset(32)).cheapest()
-    curve = keras_glimpse.cascade_curve(model, task.test.dataset(32), thresholds=[threshold])
-    probabilities = np.exp(logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)).max(axis=-1)
-    stops = (probabilities >= threshold) | (np.arange(logits.shape[1]) == logits.shape[1] - 1)
-    exits = np.bincount(stops.argmax(axis=1), minlength=logits.shape[1]) / len(logits)
+    results = [keras_glimpse.cascade_predict(model, images, threshold) for images, _ in task.test.dataset(32)]
+    probabilities, stages, macs = (
+        np.concatenate([getattr(each, name) for each in results]) for name in ("probabilities", "exit_stage", "macs")
+    )
+    exits = np.bincount(stages, minlength=model.active_glimpses + 1) / len(stages)
     return {
         "threshold": round(threshold, 4),
-        "error": _percent(curve.errors[0]),
-        "macs": round(float(curve.macs[0])),
+        "error": _percent(np.mean(probabilities.argmax(axis=-1) != task.test.labels)),
+        "macs": round(float(macs.mean())),
         "exits": [_percent(share) for share in exits],
     }
 

@@ -17,8 +17,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from arguments import at_least, folder_to_write, in_one_line, refuse
-from images import training
 from runs import RESULTS
+
+from images import tasks, training
 
 
 def main():
@@ -28,7 +29,7 @@ def main():
         kept_in, results = (Path(scratch), Path(scratch)) if args.smoke else (args.runs, RESULTS)
         with in_one_line():
             folder_to_write(kept_in, "--runs")
-            task = training.task_of(rows["ours"], args.data_dir, args.smoke)
+            task = tasks.load(args.task, args.data_dir, args.smoke)
         for name in args.row or training.ROWS:
             row = training.short(rows[name]) if args.smoke else rows[name]
             for seed in range(1 if args.smoke else args.seeds or row.seeds):

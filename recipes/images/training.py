@@ -5,7 +5,7 @@ import json
 import shutil
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import keras
 import runs
 
 import keras_glimpse
-from images import alternatives, measure, tasks
+from images import alternatives, measure
 from images.dataset import Task
 from keras_glimpse import data
 
@@ -176,13 +176,6 @@ class Run:
         return model
 
 
-def task_of(row: Row, data_dir: Path | None, smoke: bool) -> Task:
-    """The data of a row."""
-    return tasks.load(row.task, data_dir, smoke)
-
-
 def short(row: Row) -> Row:
     """A row for a smoke run: an epoch a stage."""
-    fields = asdict(row)
-    epochs = 1 if isinstance(row.epochs, int) else dict.fromkeys(row.epochs, 1)
-    return Row(**fields | {"epochs": epochs, "batch_size": 4})
+    return replace(row, epochs=1 if isinstance(row.epochs, int) else dict.fromkeys(row.epochs, 1), batch_size=4)
