@@ -89,3 +89,14 @@ class Backbone(keras.layers.Layer):
         if isinstance(config["preprocess_input"], dict):
             made["preprocess_input"] = keras.saving.deserialize_keras_object(config["preprocess_input"])
         return cls(**config | made)
+
+
+def with_backbone(features) -> dict:
+    """The entry of a config for the `Backbone` that a network was given, if it was."""
+    return {"backbone": keras.saving.serialize_keras_object(features)} if isinstance(features, Backbone) else {}
+
+
+def with_layer(config: dict) -> dict:
+    """A config whose `Backbone` is a layer again."""
+    made = {"backbone": keras.saving.deserialize_keras_object(config["backbone"])} if "backbone" in config else {}
+    return config | made

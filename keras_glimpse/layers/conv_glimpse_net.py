@@ -9,8 +9,7 @@ from keras import ops
 
 from keras_glimpse._validation.arguments import check_integers, integers
 from keras_glimpse.attributes import Fixed
-from keras_glimpse.layers.backbone import Backbone
-from keras_glimpse.layers.conv_low_res_net import with_backbone, without_serialized
+from keras_glimpse.layers.backbone import Backbone, with_backbone, with_layer
 from keras_glimpse.layers.convolutions import Convolutions
 from keras_glimpse.layers.inner import KeepsInner
 from keras_glimpse.ops.geometry import array, is_known, namespace
@@ -154,11 +153,11 @@ class ConvGlimpseNet(KeepsInner, keras.layers.Layer):
     def get_config(self):
         names = ("num_classes", "num_scales", "filters", "pooled", "hidden_units")
         config = super().get_config() | {name: getattr(self, name) for name in names}
-        return config | (with_backbone(self.backbone) if self.backbone else {})
+        return config | with_backbone(self.backbone)
 
     @classmethod
     def from_config(cls, config):
-        return super().from_config(without_serialized(config))
+        return super().from_config(with_layer(config))
 
 
 def _at(features, rows, columns):

@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_glimpse._validation.arguments import check_integers, check_one_of, integers
 from keras_glimpse.attributes import Fixed
-from keras_glimpse.layers.backbone import Backbone
+from keras_glimpse.layers.backbone import Backbone, with_backbone, with_layer
 from keras_glimpse.layers.convolutions import Convolutions
 from keras_glimpse.layers.inner import KeepsInner
 from keras_glimpse.ops.geometry import check_image, check_image_shape
@@ -110,15 +110,4 @@ class ConvLowResNet(KeepsInner, keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config):
-        return super().from_config(without_serialized(config))
-
-
-def with_backbone(features) -> dict:
-    """The entry of a config for the `Backbone` that a network was given, if it was."""
-    return {"backbone": keras.saving.serialize_keras_object(features)} if isinstance(features, Backbone) else {}
-
-
-def without_serialized(config: dict) -> dict:
-    """A config whose `Backbone` is a layer again."""
-    made = {"backbone": keras.saving.deserialize_keras_object(config["backbone"])} if "backbone" in config else {}
-    return config | made
+        return super().from_config(with_layer(config))

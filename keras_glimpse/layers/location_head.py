@@ -60,7 +60,7 @@ class LocationHead(KeepsInner, keras.layers.Layer):
         hidden = ops.reshape(hidden, (-1, self.from_hidden.kernel.shape[0]))
         if self.gated:
             hidden = ops.cast(hidden, "float32") * self.gate(logits)
-        apply = in_float32 if runtime == LITERT_QUANTIZED else lambda layer, inputs: layer(inputs)
+        apply = dense_for(runtime)
         return ops.sigmoid(apply(self.from_hidden, hidden) + apply(self.from_logits, logits))
 
     def get_config(self):
@@ -74,7 +74,12 @@ class Float32Dense(keras.layers.Dense):
         pass
 
 
-def in_float32(layer, inputs):
+def dense_for(runtime: str):
+    """How to apply a dense layer, `apply(layer, inputs)`, in a graph for this runtime."""
+    return _in_float32 if runtime == LITERT_QUANTIZED else lambda layer, inputs: layer(inputs)
+
+
+def _in_float32(layer, inputs):
     """A dense layer by operations that LiteRT does not quantize: 256 locations are too few in a large image."""
     products = ops.sum(inputs[..., None, :] * ops.transpose(layer.kernel), axis=-1)
     return products if layer.bias is None else products + layer.bias

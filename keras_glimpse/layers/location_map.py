@@ -7,9 +7,9 @@ from keras import ops
 from keras_glimpse._validation.arguments import check_integers, check_numbers
 from keras_glimpse.attributes import Fixed
 from keras_glimpse.layers.inner import KeepsInner
-from keras_glimpse.layers.location_head import Float32Dense, in_float32
+from keras_glimpse.layers.location_head import Float32Dense, dense_for
 from keras_glimpse.ops.geometry import grid, places_of
-from keras_glimpse.ops.runtime import ANY, LITERT_QUANTIZED
+from keras_glimpse.ops.runtime import ANY
 
 
 @keras.saving.register_keras_serializable(package="keras_glimpse")
@@ -77,7 +77,7 @@ class LocationMap(KeepsInner, keras.layers.Layer):
 
     def log_probabilities(self, hidden, logits, previous=(), runtime=ANY):
         """log p(z), float32, `[batch, rows, columns]`; arguments as of the call."""
-        apply = in_float32 if runtime == LITERT_QUANTIZED else lambda layer, inputs: layer(inputs)
+        apply = dense_for(runtime)
         rows, columns, units = hidden.shape[1:]
         cells = ops.reshape(ops.cast(hidden, "float32"), (-1, rows * columns, units))
         evidence = apply(self.from_logits, ops.cast(logits, "float32"))[:, None]

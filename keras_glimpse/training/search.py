@@ -64,8 +64,9 @@ def search(model, images, shares, evidence, locations) -> tuple[Candidates, Chos
     penalty = _penalty(model, images, evidence, locations, found)
     if model.assignment == "soft":
         posterior = model.objective.posterior(found.outputs, shares, penalty)
-        places, patches = _sample(model, images, shares, found, penalty, posterior)
-        return found, Chosen(places, patches, _most_probable(found, posterior), posterior)
+        best = _most_probable(posterior)
+        places, patches = _sample(model, images, shares, found, penalty, posterior, best)
+        return found, Chosen(places, patches, _at(found.places, best[:, None])[:, 0], posterior)
     index = _best_and_offending(model, model.stage, shares, evidence, found, penalty)
     places = _at(found.places, index)
     return found, Chosen(places, _patches(model, images, found, index, places), places[:, 0], None)
@@ -76,8 +77,10 @@ def best_places(model, stage, images, shares, evidence, locations) -> tf.Tensor:
     found = _candidates(model, images, evidence, locations[-1])
     penalty = _penalty(model, images, evidence, locations, found)
     if model.assignment == "soft":
-        return _most_probable(found, model.objective.posterior(found.outputs, shares, penalty))
-    return _at(found.places, _best_and_offending(model, stage, shares, evidence, found, penalty))[:, 0]
+        index = _most_probable(model.objective.posterior(found.outputs, shares, penalty))[:, None]
+    else:
+        index = _best_and_offending(model, stage, shares, evidence, found, penalty)
+    return _at(found.places, index)[:, 0]
 
 
 def place_penalty(model, images, evidence, locations, places) -> tf.Tensor:
@@ -120,11 +123,11 @@ def _best_and_offending(model, stage, shares, evidence, found, penalty):
     return model.objective.choose_places(model.combined(evidence, found.outputs), shares, penalty, low_res, nearby)
 
 
-def _most_probable(found, posterior):
-    return _at(found.places, tf.argmax(posterior, axis=-1, output_type=tf.int32)[:, None])[:, 0]
+def _most_probable(posterior):
+    return tf.argmax(posterior, axis=-1, output_type=tf.int32)
 
 
-def _sample(model, images, shares, found, penalty, posterior):
+def _sample(model, images, shares, found, penalty, posterior, best):
     """Places drawn from the posterior, one from all candidates, and if contrastive z-; and their patches.
 
     Here z- may be anywhere in the image. Otherwise a class can hide where there is no object: the map sends the images that the
@@ -135,8 +138,8 @@ def _sample(model, images, shares, found, penalty, posterior):
     seeds = _seeds(model, 3)
     index = [draw(tf.math.log(posterior), SAMPLES, seeds[0]), draw(anywhere, 1, seeds[1])]
     if model.contrastive:
-        best, loss = tf.argmax(posterior, axis=-1, output_type=tf.int32), -tf.nn.log_softmax(found.outputs)
-        index.append(model.objective.offending_place(loss - anywhere[..., None], shares, best)[:, None])
+        loss = -tf.nn.log_softmax(found.outputs) - anywhere[..., None]
+        index.append(model.objective.offending_place(loss, shares, best)[:, None])
     index = tf.minimum(tf.concat(index, axis=1), tf.shape(posterior)[1] - 1)  # Of NaN, one more than there are is drawn.
     places = _at(found.places, index)
     if found.cell is not None:  # Any place of the cell: the peak of a map is not the centre of one either.
