@@ -17,7 +17,7 @@ from images import stand_ins
 from images.dataset import Images, Task, decoded, hold_out, integers, with_rows
 
 KINDS = ("open", "short", "mousebite", "spur", "copper", "pinhole")
-WINDOWS = 8  # Each epoch takes one at random of at most so many for a defect.
+WINDOWS = 32  # Each epoch takes one at random of at most so many for a defect.
 TRIES = 60
 
 
@@ -92,7 +92,7 @@ def turned(images: Images, seed: tf.Tensor) -> Images:
         forth = tf.range(tf.shape(image)[0])
         ys, xs = (tf.where(mirrored[axis] == 1, forth[::-1], forth) for axis in (0, 1))
         image = tf.gather(tf.gather(image, ys), xs, axis=1)  # Several times as fast as reversing axes.
-        return tf.cond(mirrored[2] == 1, lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
+        return tf.where(mirrored[2] == 1, tf.transpose(image, [1, 0, 2]), image)
 
     return with_rows(images, (integers(seed, [len(images), 3], 2),), turn)
 
@@ -109,7 +109,8 @@ def _cut(boards, side, which, corners, boxes=None):
     labels = np.array([boards[board].kinds[defect] for board, defect in which], np.int32)
 
     def make(file, corner):
-        return decoded(file, channels=1)[corner[0] : corner[0] + side, corner[1] : corner[1] + side]
+        ys, xs = (start + tf.range(side) for start in tf.unstack(corner))
+        return tf.gather(tf.gather(decoded(file, channels=1), ys), xs, axis=1)
 
     return Images(labels, (files, corners), make, boxes)
 

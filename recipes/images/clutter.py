@@ -42,13 +42,22 @@ def composed(digits: Digits, side: int, pieces: int, seed: tf.Tensor) -> Images:
     targets = integers(seeds[3], [count, pieces, 2], side - PIECE + 1)
 
     def make(number, place, sources, cuts, targets):
-        parts = tf.gather_nd(tf.gather(digits.images, sources), squares(cuts, PIECE), batch_dims=1)
-        values = tf.concat([tf.reshape(part, [-1]) for part in (digits.images[number], parts)], axis=0)
-        where = [tf.reshape(part, [-1, 2]) for part in (squares(place, SIDE), squares(targets, PIECE))]
-        canvas = tf.scatter_nd(tf.concat(where, axis=0), tf.cast(values, tf.int32), [side, side])  # It adds.
+        pieces = tf.gather_nd(tf.gather(digits.images, sources), squares(cuts, PIECE), batch_dims=1)
+        canvas = _on_black(tf.gather(digits.images, [number]), place[None], side) + _on_black(pieces, targets, side)
         return tf.cast(tf.minimum(canvas, 255), tf.uint8)[..., None]
 
     return Images(digits.labels, (tf.range(count), places, sources, cuts, targets), make)
+
+
+def _on_black(parts, places, side):
+    """The sum of squares `[k, size, size]` that lie at `places` on black `[side, side]`."""
+    size = parts.shape[1]
+    here = tf.range(side) - places[..., None]  # Of each part, each row's number in it, and each column's.
+    inside = tf.cast((here >= 0) & (here < size), tf.int32)
+    here = tf.clip_by_value(here, 0, size - 1)
+    rows = tf.gather(tf.cast(parts, tf.int32), here[:, 0], axis=1, batch_dims=1)
+    spread = tf.gather(rows, here[:, 1], axis=2, batch_dims=1)
+    return tf.reduce_sum(spread * inside[:, 0, :, None] * inside[:, 1, None], axis=0)
 
 
 def _with_boxes(images, digits):

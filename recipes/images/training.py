@@ -19,6 +19,7 @@ from keras_glimpse import data
 
 COLUMNS = ["task", "row", "seed", "sweeps", "error", "macs", "seconds", "commit", "versions", "details"]
 ROWS = ("ours", "whole", "mobilenet")
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Row:
     epochs: Mapping | int
     batch_size: int
     learning_rate: float
+    weight_decay: float = 0.0
     glimpses: int = 1
     search: Mapping | None = None
     seeds: int = 1
@@ -129,12 +131,16 @@ class Run:
     def _log(self, stage=""):
         return keras.callbacks.CSVLogger(self.folder / f"log{stage}.csv", append=True)
 
-    def _adam(self, steps):
-        return keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(self.row.learning_rate, steps))
+    def adam(self, steps):
+        rate = keras.optimizers.schedules.CosineDecay(self.row.learning_rate, steps)
+        return keras.optimizers.AdamW(rate, weight_decay=self.row.weight_decay)
 
     def new_glimpses(self) -> keras_glimpse.GlimpseClassifier:
         """Ours, untrained."""
-        model = keras_glimpse.GlimpseClassifier.for_large_images(len(self.task.class_names), **self.row.model)
+        classes, options = len(self.task.class_names), dict(self.row.model)
+        if "low_res_net" in options:
+            options["low_res_net"] = keras_glimpse.ConvLowResNet(classes, options["low_res_size"], **options["low_res_net"])
+        model = keras_glimpse.GlimpseClassifier.for_large_images(classes, **options)
         model.build((None, *self.task.image_shape))
         return model
 
@@ -151,7 +157,7 @@ class Run:
             train,
             epochs=row.stages,
             stages=list(row.stages),
-            optimizer=self._adam,
+            optimizer=self.adam,
             callbacks=of_stage,
             checkpoint=self.folder / "checkpoint",
             verbose=2,
@@ -159,17 +165,19 @@ class Run:
         model.active_glimpses = row.glimpses
         return model
 
-    def _fit_network(self, train, callbacks):
+    def new_alternative(self) -> keras.Model:
+        """What one would train instead, untrained."""
         shape, classes = self.task.image_shape, len(self.task.class_names)
         if self.row.name == "whole":
-            model = alternatives.whole(shape, classes)
-        else:  # At the cost that is reported of ours.
-            ours = Run(rows()[self.row.task]["ours"], self.seed, self.task, self.kept_in)
-            macs = keras_glimpse.stage_macs(ours.new_glimpses())[ours.row.glimpses]
-            model = alternatives.mobilenet(shape, classes, int(macs))
-        steps = self.row.epochs * int(train.cardinality())
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(self._adam(steps), loss, metrics=["accuracy"])
+            return alternatives.whole(shape, classes)
+        # At the cost that is reported of ours.
+        ours = Run(rows()[self.row.task]["ours"], self.seed, self.task, self.kept_in)
+        macs = keras_glimpse.stage_macs(ours.new_glimpses())[ours.row.glimpses]
+        return alternatives.mobilenet(shape, classes, int(macs))
+
+    def _fit_network(self, train, callbacks):
+        model = self.new_alternative()
+        model.compile(self.adam(self.row.epochs * int(train.cardinality())), LOSS, metrics=["accuracy"])
         saved = keras_glimpse.Checkpoints(self.folder / "checkpoint")
         options = {"epochs": self.row.epochs, "initial_epoch": saved.restore(model), "shuffle": False, "verbose": 2}
         model.fit(train, callbacks=[*callbacks, saved, self._log()], **options)

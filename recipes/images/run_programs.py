@@ -1,0 +1,123 @@
+"""Runs what `images/programs.py` wrote, on JAX's first device: training without TensorFlow.
+
+    python recipes/images/run_programs.py FOLDER [--data-dir ../DeepPCB]     # needs jax, numpy and pillow only
+
+Each row is trained with its seeds one after another; weights and the measures of each epoch are in `FOLDER/trained`.
+"""
+
+import argparse
+import json
+import os
+import pickle
+import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+
+os.environ["JAX_ENABLE_X64"] = "1"  # Iterations are counted with 64 bits.
+
+import jax
+import numpy as np
+from jax._src import xla_bridge
+from jax._src.lib import xla_client
+
+DEVICE = jax.devices()[0]
+LOCK = Lock()
+
+
+def compiled(program):
+    """A function of arrays on the device that runs a program and returns what it gives."""
+    backend, library = xla_bridge.get_backend(), xla_client._xla
+    with LOCK:  # It is not safe in several threads; compiling is.
+        module = library.mlir.xla_computation_to_mlir_module(xla_client.XlaComputation(program))
+    devices = library.DeviceList((DEVICE,))
+    executable = backend.compile_and_load(module, devices, xla_client.CompileOptions())
+    return lambda inputs: [
+        each[0] if isinstance(each, list | tuple) else each
+        for each in executable.execute_sharded(inputs).disassemble_into_single_device_arrays()
+    ]
+
+
+def decoded(files, channels):
+    """The pixels of files, as TensorFlow decodes them."""
+    from PIL import Image
+
+    def open_one(file):
+        image = Image.open(file)
+        image.decodermaxblock = 2**24  # All of it at a time: what is coded arithmetically cannot be decoded in parts.
+        return np.asarray(image.convert("L" if channels == 1 else "RGB"))
+
+    with ThreadPoolExecutor() as pool:
+        images = np.stack(list(pool.map(open_one, files)))
+    return images[..., None] if channels == 1 else images
+
+
+class Stage:
+    """An epoch's program, and its inputs."""
+
+    def __init__(self, path, arrays):
+        content = pickle.loads(zlib.decompress(path.with_suffix(".pkl").read_bytes()))
+        self.name = path.stem
+        self.epochs, self.weights, self.measured = content["epochs"], content["weights"], content["measured"]
+        self._inputs, self._values, self._arrays = content["inputs"], content["values"], arrays
+        start = time.perf_counter()
+        self._run = compiled(zlib.decompress(path.with_suffix(".hlo").read_bytes()))
+        print(f"{path}: compiled in {time.perf_counter() - start:.1f} s", flush=True)
+
+    def train(self, weights, seed, log, most=None):
+        """Trains, adds the measures and seconds of each epoch to `log`, and now and then yields the weights."""
+        values = [jax.device_put(value, DEVICE) for value in [*weights, *self._values[self.weights :]]]
+        epochs = self.epochs if most is None else min(most, self.epochs)
+        for epoch in range(epochs):
+            start = time.perf_counter()
+            self._arrays["at"] = jax.device_put(np.array([seed, epoch], np.int32), DEVICE)
+            found = self._run([self._arrays[i] if isinstance(i, str) else values[i] for i in self._inputs])
+            values = found[: len(values)]
+            measures = [np.asarray(value).tolist() for value in values[len(values) - self.measured :]]
+            log.append({"seconds": round(time.perf_counter() - start, 2), "measures": measures})
+            if epoch < 2 or epoch + 1 == epochs or epoch % 10 == 9:
+                yield [np.asarray(value) for value in values[: self.weights]]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=Path, nargs="+")
+    parser.add_argument("--data-dir", type=Path, default=Path())
+    parser.add_argument("--epochs", type=int, help="of each stage at most")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    for folder in args.folder:
+        train(folder, args)
+
+
+def train(folder, args):
+    """Trains a row with each of its seeds."""
+    about, arrays = json.loads((folder / "about.json").read_text()), {}
+    if (files := folder / "files.txt").exists():
+        paths = [args.data_dir / file for file in files.read_text().split("\n")]
+        arrays["pixels"] = jax.device_put(decoded(paths, about["channels"]), DEVICE)
+    for path in folder.absolute().parent.glob("*.npz"):
+        with np.load(path) as content:
+            arrays[path.name] = jax.device_put(content["arr_0"], DEVICE)
+    with ThreadPoolExecutor() as pool:
+        stages = list(pool.map(lambda path: Stage(path, arrays), sorted(folder.glob("*.hlo"))))
+    for seed in range(about["seeds"]):
+        path, logs = args.out / f"{folder.name}-seed{seed}", {}
+        with np.load(folder / f"seed{seed}.npz") as content:
+            weights = list(content.values())
+        for stage in stages:
+            logs[stage.name] = []
+            for values in stage.train(weights, seed, logs[stage.name], args.epochs):
+                weights = values
+                np.savez_compressed(path.with_suffix(".npz"), *weights)
+                path.with_suffix(".json").write_text(json.dumps({"device": DEVICE.device_kind, "logs": logs}))
+                total = sum(epoch["seconds"] for epoch in logs[stage.name])
+                print(
+                    f"{path.name} {stage.name} epoch {len(logs[stage.name])}: {total:.1f} s, {logs[stage.name][-1]}", flush=True
+                )
+
+
+if __name__ == "__main__":
+    main()
