@@ -152,6 +152,7 @@ class Run:
             epochs=row.stages,
             stages=list(row.stages),
             optimizer=self._adam,
+            compile_args={"run_eagerly": self.smoke},  # A graph takes longer to trace than the few steps of a smoke run.
             callbacks=of_stage,
             checkpoint=self.folder / "checkpoint",
             verbose=2,
@@ -169,7 +170,7 @@ class Run:
             model = alternatives.mobilenet(shape, classes, int(macs))
         steps = self.row.epochs * int(train.cardinality())
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(self._adam(steps), loss, metrics=["accuracy"])
+        model.compile(self._adam(steps), loss, metrics=["accuracy"], run_eagerly=self.smoke)
         saved = keras_glimpse.Checkpoints(self.folder / "checkpoint")
         options = {"epochs": self.row.epochs, "initial_epoch": saved.restore(model), "shuffle": False, "verbose": 2}
         model.fit(train, callbacks=[*callbacks, saved, self._log()], **options)
@@ -178,4 +179,4 @@ class Run:
 
 def short(row: Row) -> Row:
     """A row for a smoke run: an epoch a stage."""
-    return replace(row, epochs=1 if isinstance(row.epochs, int) else dict.fromkeys(row.epochs, 1), batch_size=4)
+    return replace(row, epochs=1 if isinstance(row.epochs, int) else dict.fromkeys(row.epochs, 1), batch_size=8)
