@@ -39,7 +39,7 @@ def rng():
     return np.random.default_rng(0)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_model():
     """Builds small models for 20x24 images, quick enough to train in every test."""
 
