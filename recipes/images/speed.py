@@ -3,6 +3,7 @@
 import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
+from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -50,7 +51,7 @@ def _milliseconds(path, images, threshold):
 def _litert(model, images, threshold):
     """Of one image at a time; the cascade's are the mean over the images."""
     try:
-        import litert
+        litert = import_module("litert")  # A recipe does not need it.
     except ImportError:
         return {}
     floats = images.astype(np.float32) / (255 if isinstance(model, keras_glimpse.GlimpseClassifier) else 1)
