@@ -7,6 +7,7 @@ import tensorflow as tf
 from images import alternatives, boards, clutter, megapixel, streets, tasks
 from images.dataset import Images
 from images.digits import Digits
+from tiers import slow
 
 import keras_glimpse
 from keras_glimpse import data
@@ -34,7 +35,7 @@ def batches(task, number, seed=0, batch_size=8):
 # ---- All tasks ----
 
 
-@pytest.mark.parametrize("name", tasks.TASKS)
+@pytest.mark.parametrize("name", [slow(name) if name in ("translated-60", "clutter-60") else name for name in tasks.TASKS])
 def test_smoke(name):
     task = tasks.load(name, smoke=True)
     train, epoch = batches(task, 1), data.Epoch()
