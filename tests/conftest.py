@@ -12,6 +12,8 @@ import pytest
 import keras_glimpse
 from keras_glimpse import data
 
+gc.freeze()  # No collection has to look through all that TensorFlow and Keras have made by now.
+
 
 def pytest_collection_modifyitems(items):
     """Examples of docstrings are as long as a reader likes, and run with the slow tests."""
@@ -39,7 +41,7 @@ def rng():
     return np.random.default_rng(0)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_model():
     """Builds small models for 20x24 images, quick enough to train in every test."""
 

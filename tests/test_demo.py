@@ -111,6 +111,7 @@ def shown(page):
     return image, np.array(meters), np.flatnonzero(stops), np.array(frames), pictures
 
 
+@pytest.mark.slow
 def test_the_page_shows_what_keras_says(page, model):
     digits = data.embedded_digits().test_images[..., 0]
     seen = set()
@@ -140,6 +141,7 @@ def test_the_page_shows_what_keras_says(page, model):
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
+@pytest.mark.slow
 def test_an_empty_canvas_says_nothing(page):
     draw(page, data.embedded_digits().test_images[0, ..., 0], corner=(10, 10))
     assert page.inner_text(".answer strong").isdigit()

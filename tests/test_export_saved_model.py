@@ -151,6 +151,7 @@ def test_bad_models(tmp_path, sharp_model):
         keras_glimpse.export_saved_model(keras.Sequential(), tmp_path / "1")
 
 
+@pytest.mark.slow
 def test_c_program_equals_keras(sharp_model, images, tmp_path):
     """TensorFlow's C API, as a server uses it: no Python, and no code of ours but the graph."""
     server = importlib.import_module("serve")

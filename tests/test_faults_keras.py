@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
+from tiers import one_fast
 
 import keras_glimpse
 from keras_glimpse import (
@@ -41,7 +42,8 @@ def make(preprocess=None, **kwargs):
 # ---- Layers in front ----
 
 
-def test_layers_in_front_train_as_if_the_images_were_prepared_before(make_model, bytes_):
+@pytest.mark.parametrize("run_eagerly", one_fast([True, False]))
+def test_layers_in_front_train_as_if_the_images_were_prepared_before(bytes_, run_eagerly):
     """Without randomness: the same weights as on images that were scaled and cropped by hand."""
     images, labels = bytes_
     scaling = keras.Sequential([keras.layers.Rescaling(1 / 255), keras.layers.CenterCrop(18, 20)])
@@ -50,8 +52,9 @@ def test_layers_in_front_train_as_if_the_images_were_prepared_before(make_model,
     model.build((None, 20, 24, 1))
     twin.set_weights(model.get_weights())
     by_hand = images[:, 1:19, 2:22].astype(np.float32) / 255
-    fit_greedy(model, images, labels, batch_size=64, **QUIET)
-    fit_greedy(twin, by_hand, labels, batch_size=64, **QUIET)
+    how = {"batch_size": 64, "compile_args": {"jit_compile": False, "run_eagerly": run_eagerly}, "verbose": 0}
+    fit_greedy(model, images, labels, **how)
+    fit_greedy(twin, by_hand, labels, **how)
     for a, b in zip(model.get_weights(), twin.get_weights()):
         np.testing.assert_allclose(a, b, atol=1e-5)
     looked, expected = model.look(images), twin.look(by_hand)

@@ -204,10 +204,11 @@ def test_parallel_is_saved(make_model, batch, tmp_path):
 # ---- The model answers with what was trained ----
 
 
-def test_fit_of_the_first_stage_is_what_predict_answers(make_model, batch, tmp_path):
+@pytest.mark.parametrize("jit_compile", one_fast([False, "auto"]))
+def test_fit_of_the_first_stage_is_what_predict_answers(make_model, batch, tmp_path, jit_compile):
     """The most ordinary use: a glimpse that no stage has trained takes no part."""
     model = make_model()
-    model.compile(paper_sgd())
+    model.compile(paper_sgd(), jit_compile=jit_compile)
     assert model.active_glimpses == 2
     history = model.fit(*batch, validation_data=batch, verbose=0).history
     assert model.active_glimpses == 1 and model.trained_glimpses == (1,)

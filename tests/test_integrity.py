@@ -11,14 +11,20 @@ import keras_glimpse
 from keras_glimpse import check_file
 
 
-@pytest.fixture
-def files(make_model, tmp_path):
+@pytest.fixture(scope="module")
+def written(make_model, tmp_path_factory):
     """A model in the three formats that are checked."""
-    model = make_model(num_glimpses=1)
-    model.save(tmp_path / "model.keras")
-    keras_glimpse.export_litert(model, tmp_path / "model.tflite", 0.9)
-    keras_glimpse.export_saved_model(model, tmp_path / "1", 0.9)
-    return tmp_path
+    model, folder = make_model(num_glimpses=1), tmp_path_factory.mktemp("written")
+    model.save(folder / "model.keras")
+    keras_glimpse.export_litert(model, folder / "model.tflite", 0.9)
+    keras_glimpse.export_saved_model(model, folder / "1", 0.9)
+    return folder
+
+
+@pytest.fixture
+def files(written, tmp_path):
+    """Copies, to be damaged."""
+    return shutil.copytree(written, tmp_path, dirs_exist_ok=True)
 
 
 def flip(path, position):

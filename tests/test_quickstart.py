@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.slow
 def test_quickstart(tmp_path):
     options = ["--epochs", "1", "--glimpses", "1", "--out", tmp_path / "out"]
     done = subprocess.run([sys.executable, ROOT / "recipes" / "quickstart.py", *options], capture_output=True, text=True)

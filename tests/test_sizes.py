@@ -175,8 +175,9 @@ def test_all_places_in_one_pass(make, rng):
         np.testing.assert_allclose(everywhere(images), expected, atol=1e-5)
 
 
-SEARCHES = [("dense", "image", "hard"), ("conv", "image", "soft")]
-MORE = [
+SEARCHES = [
+    ("conv", "image", "soft"),
+    ("dense", "image", "hard"),
     ("dense", 3, "soft"),
     ("conv", 3, "hard"),
     ("dense", "image", "soft"),
@@ -186,7 +187,7 @@ MORE = [
 ]
 
 
-@pytest.mark.parametrize(("name", "search_size", "assignment"), [*SEARCHES, *map(slow, MORE)])
+@pytest.mark.parametrize(("name", "search_size", "assignment"), one_fast(SEARCHES))
 def test_a_step_of_training_is_that_of_a_model_for_one_size(make, batches, name, search_size, assignment):
     settings = {"search_size": search_size, "assignment": assignment}
     model = make(name, **settings)

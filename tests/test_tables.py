@@ -482,6 +482,7 @@ def test_thresholds_are_chosen_on_what_is_held_out(make_model, monkeypatch):
     assert chosen(replace(CASCADE, threshold="within budget", compare={"budget": 200})) == 0.2
 
 
+@SLOW
 def test_figures(call, monkeypatch, capsys):
     monkeypatch.setattr(figures, "DPI", 20)
     call(figures, "--smoke")

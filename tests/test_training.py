@@ -39,7 +39,7 @@ def test_fit_follows_the_gradient_of_the_objective(make_model, batch, rng, stage
         assert abs(along) > 0.01 and along == pytest.approx(expected, rel=1e-3, abs=1e-4)
 
 
-QUIET = {"compile_args": {"jit_compile": False}, "verbose": 0}
+QUIET = {"compile_args": {"run_eagerly": True}, "verbose": 0}  # For what does not depend on graphs.
 RUNS = {
     "graph": {"jit_compile": False},
     "auto": {"jit_compile": "auto", "steps_per_execution": "auto"},

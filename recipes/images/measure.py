@@ -1,9 +1,6 @@
 """The figures of a trained network: errors, cost, milliseconds an image, and where it looks."""
 
 import csv
-import json
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -11,6 +8,7 @@ import keras
 import numpy as np
 
 import keras_glimpse
+from images import speed
 from images.dataset import Images, Task
 
 DETECTIONS = (1, 3, 8)  # Glimpses at which places are measured as detections.
@@ -119,15 +117,10 @@ class Pointing(keras.callbacks.Callback):
 
 def milliseconds(model: keras.Model, task: Task, threshold: float | None = None) -> dict:
     """Of an image on one core, measured in a process of its own: see `images/speed.py`."""
+    images = np.stack([task.test[n] for n in range(min(32, len(task.test)))])
     with tempfile.TemporaryDirectory() as folder:
         model.save(path := Path(folder) / "model.keras")
-        images = np.stack([task.test[n] for n in range(min(32, len(task.test)))])
-        np.save(Path(folder) / "images.npy", images)
-        command = [sys.executable, Path(__file__).with_name("speed.py"), path, Path(folder) / "images.npy"]
-        done = subprocess.run([*command, str(threshold or "")], capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(done.stderr)
-    return json.loads(done.stdout.splitlines()[-1])
+        return speed.milliseconds(path, images, threshold)
 
 
 def _percent(share):

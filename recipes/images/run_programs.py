@@ -95,8 +95,8 @@ def main():
 def train(folder, args):
     """Trains a row with each of its seeds."""
     about, arrays = json.loads((folder / "about.json").read_text()), {}
-    if (files := folder / "files.txt").exists():
-        paths = [args.data_dir / file for file in files.read_text().split("\n")]
+    if about["files"]:
+        paths = [args.data_dir / file for file in about["files"]]
         arrays["pixels"] = jax.device_put(decoded(paths, about["channels"]), DEVICE)
     for path in folder.absolute().parent.glob("*.npz"):
         with np.load(path) as content:
@@ -114,9 +114,8 @@ def train(folder, args):
                 np.savez_compressed(path.with_suffix(".npz"), *weights)
                 path.with_suffix(".json").write_text(json.dumps({"device": DEVICE.device_kind, "logs": logs}))
                 total = sum(epoch["seconds"] for epoch in logs[stage.name])
-                print(
-                    f"{path.name} {stage.name} epoch {len(logs[stage.name])}: {total:.1f} s, {logs[stage.name][-1]}", flush=True
-                )
+                last = logs[stage.name][-1]
+                print(f"{path.name} {stage.name} epoch {len(logs[stage.name])}: {total:.1f} s, {last}", flush=True)
 
 
 if __name__ == "__main__":

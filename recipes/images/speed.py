@@ -1,16 +1,12 @@
-"""Prints the milliseconds an image that a model takes on one core; of LiteRT's, if that is there.
+"""The milliseconds an image that a model takes on one core; of LiteRT too, if that is there: pip install -e ".[litert]"."""
 
-pip install -e ".[recipes,litert]"
-python recipes/images/speed.py MODEL IMAGES [THRESHOLD]    # as run.py does: a .keras file, and images in a .npy file
-"""
-
-import json
-import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
+from importlib import import_module
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import keras
 import numpy as np
@@ -21,11 +17,25 @@ import keras_glimpse
 ROUNDS = 7
 
 
-def main():
+def milliseconds(path: Path, images: np.ndarray, threshold: float | None = None) -> dict[str, float]:
+    """Of the model in a `.keras` file, and of its cascade at a threshold, if there is one."""
+    return _process().submit(_milliseconds, path, images, threshold).result()
+
+
+@cache
+def _process():
+    """A process for all measurements: what TensorFlow runs on is chosen before its first operation."""
+    return ProcessPoolExecutor(1, get_context("spawn"), _on_one_core)
+
+
+def _on_one_core():
+    tf.config.set_visible_devices([], "GPU")
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    model, images = keras.models.load_model(sys.argv[1], compile=False), np.load(sys.argv[2])
-    threshold = float(sys.argv[3]) if sys.argv[3:] and sys.argv[3] else None
+
+
+def _milliseconds(path, images, threshold):
+    model = keras.models.load_model(path, compile=False)
     options = {"runtime": "tensorflow"} if isinstance(model, keras_glimpse.GlimpseClassifier) else {}  # As in `predict`.
     net = tf.function(lambda batch: model(batch, training=False, **options))
     timed = {
@@ -35,13 +45,13 @@ def main():
         cascade = lambda: keras_glimpse.cascade_predict(model, images, threshold)  # noqa: E731
         timed["keras, cascade"] = _timed(cascade) / len(images)
     timed |= _litert(model, images, threshold)
-    print(json.dumps({name: round(1000 * seconds, 3) for name, seconds in timed.items()}))
+    return {name: round(1000 * seconds, 3) for name, seconds in timed.items()}
 
 
 def _litert(model, images, threshold):
     """Of one image at a time; the cascade's are the mean over the images."""
     try:
-        import litert
+        litert = import_module("litert")  # A recipe does not need it.
     except ImportError:
         return {}
     floats = images.astype(np.float32) / (255 if isinstance(model, keras_glimpse.GlimpseClassifier) else 1)
@@ -74,7 +84,3 @@ def _timed(run):
         run()
         seconds.append(time.perf_counter() - start)
     return median(seconds)
-
-
-if __name__ == "__main__":
-    main()

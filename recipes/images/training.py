@@ -4,7 +4,7 @@ import csv
 import json
 import shutil
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -51,7 +51,9 @@ class Row:
 
     @property
     def stages(self) -> dict:
-        """Epochs of each stage."""
+        """Epochs of each stage; an alternative has one."""
+        if isinstance(self.epochs, int):
+            return {"all": self.epochs}
         return {stage if stage == "fine_tune" else int(stage): count for stage, count in self.epochs.items()}
 
 
@@ -90,23 +92,28 @@ class Run:
         model = self.model()
         measured = measure.of_glimpses if self.row.name == "ours" else measure.of_network
         result = self._describe() | measured(model, self.task)
+        if (trained_on := self.folder / "trained_on.json").exists():  # As `images/programs.py` says.
+            result["details"] |= {"trained on": json.loads(trained_on.read_text())["device"]}
         results.mkdir(parents=True, exist_ok=True)
         runs.append(results / "images.csv", COLUMNS, result)
         runs.write_json(done, result)
         return result
 
     def _describe(self):
-        sweeps = self.row.epochs if isinstance(self.row.epochs, int) else sum(self.row.epochs.values())
         logs = [csv.DictReader(path.read_text().splitlines()) for path in self.folder.glob("log*.csv")]
         seconds = sum(float(epoch["seconds"]) for log in logs for epoch in log)
-        names = {"task": self.row.task, "row": self.row.name, "seed": self.seed, "sweeps": sweeps}
-        return names | {"seconds": round(seconds), "commit": self._began_at(), "versions": runs.versions()}
+        names = {"task": self.row.task, "row": self.row.name, "seed": self.seed, "sweeps": sum(self.row.stages.values())}
+        return names | {"seconds": round(seconds), "commit": self.begin(), "versions": runs.versions()}
 
-    def _began_at(self):
-        """The commit at which this run began; ValueError if it was configured otherwise."""
+    def begin(self, commit: str | None = None) -> str:
+        """Keeps the commit at which this run begins, by default this one, and returns it.
+
+        Raises:
+            ValueError: If it has begun, but was configured otherwise.
+        """
         path, config = self.folder / "config.json", json.loads(json.dumps(asdict(self.row)))
         if not path.exists():
-            runs.write_json(path, config | {"commit": runs.commit()})
+            runs.write_json(path, config | {"commit": commit or runs.commit()})
         began = json.loads(path.read_text())
         if (before := {name: began[name] for name in config}) != config:
             raise ValueError(f"{self.folder} was begun with {before}; rows.toml says {config}. Remove or rename it.")
@@ -118,15 +125,21 @@ class Run:
         if path.exists():
             return keras.models.load_model(path)
         print(f"{self.row.task}, {self.row.name}, seed {self.seed}, in {self.folder}")
-        self._began_at()
+        self.begin()
         keras.utils.set_random_seed(self.seed)
         epoch = data.Epoch()
         train = self.task.training_data(self.row.batch_size, self.seed, epoch)
         fit = self._fit_glimpses if self.row.name == "ours" else self._fit_network
         model = fit(train, [epoch, runs.Stopwatch()])
-        runs.write(path, model.save)
+        self.keep(model)
         shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)
         return model
+
+    def keep(self, model: keras.Model) -> None:
+        """Keeps the trained model."""
+        if self.row.name == "ours":
+            model.active_glimpses = self.row.glimpses
+        runs.write(self.folder / "model.keras", model.save)
 
     def _log(self, stage=""):
         return keras.callbacks.CSVLogger(self.folder / f"log{stage}.csv", append=True)
@@ -135,17 +148,19 @@ class Run:
         rate = keras.optimizers.schedules.CosineDecay(self.row.learning_rate, steps)
         return keras.optimizers.AdamW(rate, weight_decay=self.row.weight_decay)
 
-    def new_glimpses(self) -> keras_glimpse.GlimpseClassifier:
-        """Ours, untrained."""
-        classes, options = len(self.task.class_names), dict(self.row.model)
-        if "low_res_net" in options:
-            options["low_res_net"] = keras_glimpse.ConvLowResNet(classes, options["low_res_size"], **options["low_res_net"])
-        model = keras_glimpse.GlimpseClassifier.for_large_images(classes, **options)
-        model.build((None, *self.task.image_shape))
-        return model
+    def untrained(self) -> keras.Model:
+        """The network of this row with new weights."""
+        shape, classes = self.task.image_shape, len(self.task.class_names)
+        if self.row.name == "ours":
+            return glimpses(self.row, shape, classes)
+        if self.row.name == "whole":
+            return alternatives.whole(shape, classes)
+        ours = rows()[self.row.task]["ours"]
+        macs = keras_glimpse.stage_macs(glimpses(ours, shape, classes))[ours.glimpses]  # The cost that is reported of ours.
+        return alternatives.mobilenet(shape, classes, int(macs))
 
     def _fit_glimpses(self, train, callbacks):
-        model, row = self.new_glimpses(), self.row
+        model, row = self.untrained(), self.row
         search = [keras_glimpse.SearchSchedule({int(at): how for at, how in row.search.items()})] if row.search else []
 
         def of_stage(stage):
@@ -158,32 +173,33 @@ class Run:
             epochs=row.stages,
             stages=list(row.stages),
             optimizer=self.adam,
+            compile_args={"run_eagerly": self.smoke},  # A graph takes longer to trace than the few steps of a smoke run.
             callbacks=of_stage,
             checkpoint=self.folder / "checkpoint",
             verbose=2,
         )
-        model.active_glimpses = row.glimpses
         return model
 
-    def new_alternative(self) -> keras.Model:
-        """What one would train instead, untrained."""
-        shape, classes = self.task.image_shape, len(self.task.class_names)
-        if self.row.name == "whole":
-            return alternatives.whole(shape, classes)
-        # At the cost that is reported of ours.
-        ours = Run(rows()[self.row.task]["ours"], self.seed, self.task, self.kept_in)
-        macs = keras_glimpse.stage_macs(ours.new_glimpses())[ours.row.glimpses]
-        return alternatives.mobilenet(shape, classes, int(macs))
-
     def _fit_network(self, train, callbacks):
-        model = self.new_alternative()
-        model.compile(self.adam(self.row.epochs * int(train.cardinality())), LOSS, metrics=["accuracy"])
+        model = self.untrained()
+        optimizer = self.adam(self.row.epochs * int(train.cardinality()))
+        model.compile(optimizer, LOSS, metrics=["accuracy"], run_eagerly=self.smoke)
         saved = keras_glimpse.Checkpoints(self.folder / "checkpoint")
         options = {"epochs": self.row.epochs, "initial_epoch": saved.restore(model), "shuffle": False, "verbose": 2}
         model.fit(train, callbacks=[*callbacks, saved, self._log()], **options)
         return model
 
 
+def glimpses(row: Row, image_shape: Sequence[int], classes: int) -> keras_glimpse.GlimpseClassifier:
+    """Ours, with the arguments of a row."""
+    options = dict(row.model)
+    if "low_res_net" in options:
+        options["low_res_net"] = keras_glimpse.ConvLowResNet(classes, options["low_res_size"], **options["low_res_net"])
+    model = keras_glimpse.GlimpseClassifier.for_large_images(classes, **options)
+    model.build((None, *image_shape))
+    return model
+
+
 def short(row: Row) -> Row:
     """A row for a smoke run: an epoch a stage."""
-    return replace(row, epochs=1 if isinstance(row.epochs, int) else dict.fromkeys(row.epochs, 1), batch_size=4)
+    return replace(row, epochs=1 if isinstance(row.epochs, int) else dict.fromkeys(row.epochs, 1), batch_size=8)
