@@ -71,11 +71,15 @@ def write_programs(folder: Path, run: training.Run, seeds: int, data_dir: Path |
 def _files(task):
     """The files of the images to train on, which XLA cannot read, and a variable in place of what they contain."""
     images = task.train(tf.zeros([2], tf.int64))
-    if images.rows[0].dtype.kind not in "UO":
+    if not _has_files(images.rows[0]):
         return [], None
     files = np.unique(images.rows[0]).tolist()
     shape = tf.io.decode_jpeg(tf.io.read_file(files[0])).shape
     return files, tf.Variable(tf.zeros([len(files), *shape], tf.uint8))
+
+
+def _has_files(row):
+    return isinstance(row, np.ndarray) and row.dtype.kind in "UO"
 
 
 def epoch_program(model: keras.Model, task: dataset.Task, batch_size: int, at: tf.Variable, files: list[str], pixels):
@@ -91,8 +95,7 @@ def epoch_program(model: keras.Model, task: dataset.Task, batch_size: int, at: t
         order = tf.argsort(tf.random.stateless_uniform([count], seeds[0]))[: steps * batch_size]
 
         def batches(row):
-            is_file = isinstance(row, np.ndarray) and row.dtype.kind in "UO"
-            row = tf.gather([number_of[file] for file in row] if is_file else row, order)
+            row = tf.gather([number_of[file] for file in row] if _has_files(row) else row, order)
             return tf.reshape(row, [steps, batch_size, *row.shape[1:]])
 
         rows = tf.nest.map_structure(batches, (images.rows, images.labels))
