@@ -63,7 +63,7 @@ def write_programs(folder: Path, run: training.Run, seeds: int, data_dir: Path |
         program = epoch_program(model, task, row.batch_size, at, files, pixels)
         given = {"at": at} | ({"pixels": pixels} if files else {})
         hlo.write(folder / f"{n}_{stage}", program, model, given, epochs)
-    names = [str(Path(file).relative_to(data_dir)) for file in files]
+    names = [str(Path(file).relative_to(data_dir or "/")) for file in files]
     about = {"row": asdict(row), "commit": runs.commit(), "seeds": seeds, "channels": task.image_shape[-1], "files": names}
     runs.write_json(folder / "about.json", about)
 
