@@ -10,7 +10,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-
 from images import programs, tasks, training
 
 RECIPES = Path(__file__).parent.parent / "recipes"
