@@ -28,6 +28,7 @@ HEADER = [
     "first glimpse on the object",
     "sweeps",
     "seeds",
+    "trained on",
 ]
 CASCADE = ["task", "seed", "error after thumbnail, glimpse 1, ...", "cascade: error, MACs in millions", "images that stop"]
 
@@ -77,7 +78,13 @@ def _figures(runs):
         mean_and_spread([int(run["macs"]) / 1e6 for run in runs]),
     ]
     figures += [mean_and_spread([each for each in time if each is not None]) for time in times]
-    return [*figures, f"{mean_and_spread(pointing)} %{chance}" if pointing else "", runs[0]["sweeps"], len(runs)]
+    return [
+        *figures,
+        f"{mean_and_spread(pointing)} %{chance}" if pointing else "",
+        runs[0]["sweeps"],
+        len(runs),
+        details[0].get("trained on", "CPU"),
+    ]
 
 
 def _stages(details):
