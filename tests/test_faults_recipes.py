@@ -126,7 +126,7 @@ def test_pretrained_makes_every_shipped_model(recipe, refused, monkeypatch, name
     assert "does not exist; run row 'ours' of 'board'" in said if name == BOARDS else "does not exist; train row" in said
 
 
-@pytest.mark.parametrize(("name", "options"), [("on_device", ["--model"]), ("export", []), ("demo", [])])
+@pytest.mark.parametrize(("name", "options"), [("on_device", ["--model"]), ("export", [])])
 def test_recipes_for_digits_refuse_boards(refused, name, options):
     assert "Expected a model of digits, 48x48x1 or 28x28x1; got (640, 640, 1)" in refused(name, *options, BOARDS)
 
