@@ -30,7 +30,8 @@ def load_pretrained(name: str) -> keras.Model:
     folder contains the model for TensorFlow Serving and LiteRT.
 
     Args:
-        name: String, the name of a folder in `pretrained_folder()`: `"jittered-mnist"`, `"jittered-mnist-best"` or `"mnist"`.
+        name: String, the name of a folder in `pretrained_folder()`: `"jittered-mnist"`, `"jittered-mnist-best"`, `"mnist"` or
+            `"deeppcb-defects"`.
 
     Returns:
         A trained `GlimpseClassifier` for uint8 images, or floats in [0, 1]. It is not compiled: call `compile` before

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from tiers import one_fast
+from tiers import one_fast, slow
 
 import keras_glimpse
 
@@ -27,6 +27,8 @@ PATHS = {name: path for path, name in NAMES.items()}  # As they are imported.
 PROGRAMS = sorted(name for name, path in PATHS.items() if "__main__" in path.read_text())
 SCRIPTS = [name for name in PROGRAMS if "." not in name]
 SHIPPED = sorted(path.parent.name for path in keras_glimpse.pretrained_folder().glob("*/model.keras"))
+BOARDS = "deeppcb-defects"
+DIGITS = [name for name in SHIPPED if name != BOARDS]
 
 
 @pytest.fixture(autouse=True)
@@ -73,10 +75,10 @@ def test_the_recipes_that_take_a_model():
         "on_device",
         "pretrained",
     }
-    assert len(SHIPPED) >= 3
+    assert len(DIGITS) >= 3 and BOARDS in SHIPPED
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", DIGITS)
 def test_on_device_takes_every_shipped_model(recipe, monkeypatch, capsys, name):
     """All but LiteRT itself, in whose place networks are only asked whether they take such images."""
     pytest.importorskip("ai_edge_litert")
@@ -119,7 +121,14 @@ def test_an_enlarged_model_is_the_same(recipe, rng):
 def test_pretrained_makes_every_shipped_model(recipe, refused, monkeypatch, name):
     pretrained = recipe("pretrained")
     monkeypatch.setattr(pretrained, "mnist_digits", recipe("tables.digits").smoke_digits)
-    assert "does not exist; train row" in refused("pretrained", "--model", name, "--runs", "none")
+    boards = recipe("images.stand_ins").boards()
+    said = refused("pretrained", "--model", name, "--runs", "none", "--data-dir", boards)
+    assert "does not exist; run row 'ours' of 'board'" in said if name == BOARDS else "does not exist; train row" in said
+
+
+@pytest.mark.parametrize(("name", "options"), [("on_device", ["--model"]), ("export", [])])
+def test_recipes_for_digits_refuse_boards(refused, name, options):
+    assert "Expected a model of digits, 48x48x1 or 28x28x1; got (640, 640, 1)" in refused(name, *options, BOARDS)
 
 
 @pytest.mark.parametrize(("name", "options"), [("on_device", ["--model"]), ("export", []), ("demo", [])])
@@ -131,17 +140,18 @@ def test_models_that_cannot_be_used(refused, tmp_path, name, options):
     assert f"{name}: " in refused(name, *options, "some.keras")
 
 
-@pytest.mark.parametrize("name", one_fast(SHIPPED))
+@pytest.mark.parametrize("name", [*one_fast(DIGITS), slow(BOARDS)])
 def test_onnx_of_every_shipped_model(name, rng, tmp_path):
     """As export.py writes it: convolutions inside the branches of the cascade too."""
     pytest.importorskip("tf2onnx")
     onnxruntime = pytest.importorskip("onnxruntime")
     model, path = keras_glimpse.load_pretrained(name), tmp_path / "cascade.onnx"
-    keras_glimpse.export_onnx(model, path, threshold=0.5)
+    threshold = 0.5 if name in DIGITS else 0.995  # Of two classes one has half of the probability, always.
+    keras_glimpse.export_onnx(model, path, threshold)
     session = onnxruntime.InferenceSession(path)
     images = rng.random((12, *model.image_shape), np.float32) * np.linspace(0, 1, 12, dtype=np.float32)[:, None, None, None]
     found = [np.concatenate(each) for each in zip(*(session.run(None, {"images": image[None]}) for image in images))]
-    expected = keras_glimpse.cascade_predict(model, images, 0.5)
+    expected = keras_glimpse.cascade_predict(model, images, threshold)
     stages = next(each for each in found if each.dtype == np.int32)
     np.testing.assert_array_equal(stages, expected.exit_stage)
     np.testing.assert_allclose(next(each for each in found if each.ndim == 2), expected.probabilities, atol=1e-5)

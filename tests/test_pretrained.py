@@ -1,6 +1,7 @@
 """The models that come with the package: they load, say what their cards say, and answer alike in every runtime."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from images import tasks
 from tiers import one_fast
 
 import keras_glimpse
@@ -20,15 +22,19 @@ ROOT = Path(__file__).parent.parent
 NAMES = sorted(path.parent.name for path in keras_glimpse.pretrained_folder().glob("*/model.keras"))
 
 
-@pytest.mark.parametrize("name", one_fast(NAMES))
+BOARDS = "deeppcb-defects"
+DIGITS = [name for name in NAMES if name != BOARDS]
+
+
+@pytest.mark.parametrize("name", [BOARDS, *one_fast(DIGITS)])
 def test_every_runtime_gives_the_same_answers(name):
-    """On 1,000 images of real digits, which need no download. Of the C API, see the tests of export and soak."""
+    """On images that need no download. Of the C API, see the tests of export and soak."""
     litert = pytest.importorskip("ai_edge_litert.interpreter")
     folder = keras_glimpse.pretrained_folder() / name
-    model, threshold = keras_glimpse.load_pretrained(name), json.loads((folder / "card.json").read_text())["cascade"]
-    threshold = threshold["details"]["threshold"]
-    images, _ = digits_for(model)
+    model, threshold = keras_glimpse.load_pretrained(name), card_of(name)["files"][0]["threshold"]
+    images = made_up_boards() if name == BOARDS else digits_for(model)
     expected = keras_glimpse.cascade_predict(model, images, threshold)
+    assert len({*expected.exit_stage}) > 1
     serve = tf.saved_model.load(str(folder / "saved_model" / "1")).signatures["serving_default"]
     run = litert.Interpreter(model_path=str(folder / "cascade.tflite"), num_threads=1).get_signature_runner()
     answers = [run(images=image[None]) for image in images]
@@ -41,25 +47,61 @@ def test_every_runtime_gives_the_same_answers(name):
     np.testing.assert_array_equal([int(answer["exit_stage"][0]) for answer in answers], expected.exit_stage)
 
 
+def card_of(name):
+    return json.loads((keras_glimpse.pretrained_folder() / name / "card.json").read_text())
+
+
 def digits_for(model):
+    """1,000 real digits."""
     digits = data.embedded_digits()
     splits = data.jittered(digits, test_copies=3) if model.image_shape[0] == 48 else data.plain(digits)
-    images, labels = (np.concatenate(parts)[:1000] for parts in zip(*splits.test.as_numpy_iterator()))
-    return images.astype(np.float32) / 255, labels
+    images = np.concatenate([images for images, _ in splits.test.as_numpy_iterator()])[:1000]
+    return images.astype(np.float32) / 255
+
+
+def made_up_boards():
+    """Each of the recipe's boards in each quarter of an image, from black to clear, so that they stop at several stages."""
+    boards = tasks.load("board", smoke=True).test
+    images = np.tile(np.stack([boards[n] for n in range(len(boards))]), (1, 2, 2, 1)).astype(np.float32) / 255
+    return images * np.linspace(0, 1, len(images), dtype=np.float32)[:, None, None, None]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_card_says_what_was_measured(name):
+    """What `card.json` has, also of the files as they are here."""
+    folder, card = keras_glimpse.pretrained_folder() / name, card_of(name)
+    said = " ".join((folder / "README.md").read_text().split())
+    errors = [f"{error:.2f} % after {n}" for n, error in enumerate(card["row"]["details"]["errors"])]
+    assert ", ".join(errors) in said
+    assert f"{card['cascade']['error']:.2f} %, {card['cascade']['macs']:,} multiply-accumulates on average" in said
+    files = [file for file in card["files"] if (folder / file["file"]).exists()]
+    for file in files:
+        path = folder / file["file"]
+        assert file["bytes"] == sum(each.stat().st_size for each in (path, *path.rglob("*")) if each.is_file())
+        assert f"`{file['file']}` | {file['bytes'] / 1e6:.2f} MB | {file['error_percent']:.2f} %" in said
+    assert {file["file"] for file in files} == {"saved_model/1", "cascade.tflite", "cascade-int8.tflite"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_the_card_tells_the_error(name, mnist):
+def test_the_card_tells_the_error(name, request):
     """On the whole test set, to the image; and the cascade's cost."""
-    model, folder = keras_glimpse.load_pretrained(name), keras_glimpse.pretrained_folder() / name
-    test = (data.jittered if model.image_shape[0] == 48 else data.plain)(mnist).test
-    card = json.loads((folder / "card.json").read_text())
-    curve = keras_glimpse.cascade_curve(model, test, thresholds=[card["cascade"]["details"]["threshold"]])
-    assert 100 * curve.full_error == pytest.approx(card["row"]["error"], abs=2e-2)
+    model, card = keras_glimpse.load_pretrained(name), card_of(name)
+    test = boards_to_test() if name == BOARDS else digits_to_test(model, request.getfixturevalue("mnist"))
+    curve = keras_glimpse.cascade_curve(model, test, thresholds=[card["files"][0]["threshold"]])
+    assert 100 * curve.full_error == pytest.approx(card["row"]["details"]["errors"][model.active_glimpses], abs=2e-2)
     assert 100 * curve.errors[0] == pytest.approx(card["cascade"]["error"], abs=2e-2)
     assert curve.macs[0] == pytest.approx(card["cascade"]["macs"], rel=1e-3)
-    assert f"{card['cascade']['macs']:,}" in (folder / "README.md").read_text()
+
+
+def digits_to_test(model, mnist):
+    return (data.jittered if model.image_shape[0] == 48 else data.plain)(mnist).test
+
+
+def boards_to_test():
+    if "DEEPPCB_DIR" not in os.environ:
+        pytest.skip("DEEPPCB_DIR does not say where a clone of github.com/tangsanli5201/DeepPCB is.")
+    return tasks.load("board", os.environ["DEEPPCB_DIR"]).test.dataset(32)
 
 
 def test_unknown_name():
@@ -86,9 +128,10 @@ def test_they_come_with_the_wheel(tmp_path):
 
 
 def test_they_are_small():
-    assert {"jittered-mnist", "mnist"} <= {*NAMES}
-    files = [path for path in keras_glimpse.pretrained_folder().rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 20e6
+    assert {"jittered-mnist", "mnist", BOARDS} <= {*NAMES}
+    for name, limit in ((".", 20e6), (BOARDS, 5e6)):
+        files = [path for path in (keras_glimpse.pretrained_folder() / name).rglob("*") if path.is_file()]
+        assert sum(path.stat().st_size for path in files) < limit
 
 
 def test_a_file_that_has_code_in_it_is_refused(tmp_path, monkeypatch):

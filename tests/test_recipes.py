@@ -29,7 +29,7 @@ def test_export(recipe, make_model, tmp_path):
     export = recipe("export")
     model = make_model(image_shape=(48, 48, 1), num_classes=10, num_glimpses=1)
     digits = importlib.import_module("tables.digits").smoke_digits()
-    results = export.export_all(model, 0.95, digits, tmp_path)
+    results = export.export_all(model, 0.95, *export.images_of(model, digits), tmp_path)
     assert {each["file"] for each in results} == {
         "saved_model/1",
         *(f"{name}{kind}.tflite" for name in ("full", "cascade") for kind in ("", "-float16", "-dynamic", "-int8")),

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from images import alternatives, boards, clutter, megapixel, streets, tasks
+from images import alternatives, boards, clutter, megapixel, pictures, streets, tasks
 from images.dataset import Images
 from images.digits import Digits
 from tiers import slow
@@ -172,6 +172,17 @@ def test_an_epoch_has_a_window_of_each_defect():
         assert y2 - y1 == x2 - x1 == 8 + 2 * label
 
 
+def test_repaired_boards():
+    """Those with defects, with the pixels of the clean ones in boxes."""
+    whole, repaired = tasks.load("board", smoke=True).test, boards.repaired(smoke=True)
+    assert len(repaired) == 4 and not repaired.labels.any()
+    for n in range(4):
+        defective, clean, inside = whole[n], whole[n + 4], np.zeros(whole.shape, bool)
+        for box in whole.boxes[n]:
+            cut(inside, box)[:] = True
+        assert np.array_equal(repaired[n], np.where(inside, clean, defective)) and not np.array_equal(repaired[n], defective)
+
+
 def test_turns_are_the_eight_symmetries():
     image = np.arange(16, dtype=np.uint8).reshape(4, 4, 1)
     images = boards.turned(Images(np.zeros(100, np.int32), (), lambda: tf.constant(image)), SEED)
@@ -240,6 +251,20 @@ def test_scenes_are_varied_a_little():
     rows, columns = ({*each} for each in np.transpose([places.min(axis=0) for places in signs]))
     assert all(len(places) == 200 for places in signs) and len({*varied[:, 0, 0]}) > 20
     assert rows == {38, 39, 40, 41, 42} and columns <= {*range(26, 35), *range(146, 155)} and len(columns) > 12
+
+
+# ---- Pictures ----
+
+
+def test_pictures(tmp_path):
+    task = tasks.load("board", smoke=True)
+    model = keras_glimpse.GlimpseClassifier.for_large_images(2, low_res_size=40, patch_size=24)
+    model.build((None, *task.image_shape))
+    pictures.draw(model, task, 0, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"board-glimpses.png", "board-map.png"}
+    chosen = pictures.choose(task.test, 0)
+    assert [len(task.test.boxes[n]) for n in chosen] == [3, 3, 3, 0] and len({*chosen}) == 4
+    assert chosen == pictures.choose(task.test, 0) != pictures.choose(task.test, 1)
 
 
 # ---- What they are compared with ----

@@ -29,7 +29,7 @@ from tables import config, digits, distortion, figures, measure, networks, repor
 TABLES = {name: config.load(name) for name in config.NAMES}
 ROWS = {f"{table.name}/{name}": row for table in TABLES.values() for name, row in table.rows.items()}
 SLOW = pytest.mark.slow
-SHIPPED = sorted(path.parent.name for path in keras_glimpse.pretrained_folder().glob("*/model.keras"))
+SHIPPED = sorted(path.parent.name for path in keras_glimpse.pretrained_folder().glob("*mnist*/model.keras"))
 
 
 @pytest.fixture
@@ -491,7 +491,7 @@ def test_figures(call, monkeypatch, capsys):
 
 @SLOW
 @pytest.mark.parametrize("name", SHIPPED)
-def test_figures_of_every_shipped_model(call, monkeypatch, tmp_path, name):
+def test_figures_of_every_shipped_model_of_digits(call, monkeypatch, tmp_path, name):
     monkeypatch.setattr(figures, "mnist_digits", figures.smoke_digits)
     monkeypatch.setattr(figures, "DPI", 20)
     call(figures, "--model", name, "--out", tmp_path)

@@ -83,7 +83,7 @@ class LocationMap(KeepsInner, keras.layers.Layer):
         evidence = apply(self.from_logits, ops.cast(logits, "float32"))[:, None]
         scores = apply(self.output_layer, ops.relu(apply(self.from_hidden, cells) + evidence))[..., 0]
         if self.inhibition:
-            places = places_of(*grid((rows, columns)))
+            places = places_of_cells(rows, columns)
             for location in previous:
                 squared = ops.sum(ops.square(places - location[:, None]), axis=-1)
                 scores -= self.DEPTH * ops.exp(-0.5 * squared / self.inhibition**2)
@@ -92,8 +92,8 @@ class LocationMap(KeepsInner, keras.layers.Layer):
     def call(self, hidden, logits, previous=(), runtime=ANY):
         rows, columns = hidden.shape[1:3]
         log_map = ops.reshape(self.log_probabilities(hidden, logits, previous, runtime), (-1, rows * columns))
-        places = places_of(*grid((rows, columns)))
-        peak = tf.gather(tf.constant(places), tf.argmax(log_map, axis=-1, output_type=tf.int32))  # Keras's is not in LiteRT.
+        places = places_of_cells(rows, columns)
+        peak = tf.gather(places, tf.argmax(log_map, axis=-1, output_type=tf.int32))  # Keras's is not in LiteRT.
         cells_apart = ops.abs(places - peak[:, None]) * [float(rows), float(columns)]
         near = ops.max(cells_apart, axis=-1) < 1.5
         weights = ops.softmax(ops.where(near, log_map, -1e9), axis=-1)
@@ -101,3 +101,8 @@ class LocationMap(KeepsInner, keras.layers.Layer):
 
     def get_config(self):
         return super().get_config() | {"hidden_units": self.hidden_units, "inhibition": self.inhibition}
+
+
+def places_of_cells(rows, columns):
+    """`[rows * columns, 2]`, one constant in the graph however often it is used."""
+    return tf.constant(places_of(*grid((rows, columns))))

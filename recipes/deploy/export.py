@@ -31,7 +31,7 @@ from trained import HELP, load_of_digits
 import keras_glimpse
 from keras_glimpse import data
 
-COMPARED, CALIBRATION = 1000, 2000  # images
+COMPARED, CALIBRATION, BATCH = 1000, 2000, 100  # images
 
 
 def main():
@@ -43,7 +43,7 @@ def main():
     one_thread()
     with in_one_line():
         model, digits = load_of_digits(args.model), mnist_digits()
-        results = export_all(model, args.threshold, digits, folder_to_write(args.out))
+        results = export_all(model, args.threshold, *images_of(model, digits), folder_to_write(args.out))
     about = {"model": args.model, "threshold": args.threshold, "keras_glimpse": keras_glimpse.__version__}
     (args.out / "export.json").write_text(json.dumps(about | {"files": results}, indent=2) + "\n")
     show_table(f"{args.model}, cascade at {args.threshold}", results)
@@ -56,14 +56,18 @@ def one_thread():
     tf.config.threading.set_inter_op_parallelism_threads(1)
 
 
-def export_all(model, threshold: float, digits: data.Digits, folder: Path, wanted=None) -> list[dict]:
-    """Writes the files, or the `wanted` ones, into a folder; what was measured of each."""
+def images_of(model, digits: data.Digits) -> tuple:
+    """Test images and their labels, and images to calibrate by."""
     splits = splits_for(model.image_shape, digits)
-    images, labels = (np.concatenate(parts) for parts in zip(*splits.test.as_numpy_iterator()))
-    calibration = next(splits.train.unbatch().batch(CALIBRATION).as_numpy_iterator())[0]
+    test = [np.concatenate(parts) for parts in zip(*splits.test.as_numpy_iterator())]
+    return test, next(splits.train.unbatch().batch(CALIBRATION).as_numpy_iterator())[0]
+
+
+def export_all(model, threshold: float, test, calibration, folder: Path, wanted=None) -> list[dict]:
+    """Writes the files, or the `wanted` ones, into a folder; what was measured of each on `test`, unsigned bytes and labels."""
     files = [each for each in formats(model, threshold, calibration) if wanted is None or each[0] in wanted]
     files = track(files, "Exporting and measuring", console=Console(stderr=True))
-    return [measure(model, images.astype(np.float32) / 255, labels, folder, *each) for each in files]
+    return [measure(model, *test, folder, *each) for each in files]
 
 
 def formats(model, threshold, calibration):
@@ -97,7 +101,8 @@ def measure(model, images, labels, folder, name, threshold, write, open_file) ->
     path.parent.mkdir(exist_ok=True)
     write(path=path)
     answer = open_file(path)
-    seconds = [timeit.timeit(lambda image=image: answers.append(answer(image[None])), number=1) for image in images]
+    floats = (image[None].astype(np.float32) / 255 for image in images)  # One by one: all boards at once are gigabytes.
+    seconds = [timeit.timeit(lambda image=image: answers.append(answer(image)), number=1) for image in floats]
     found, expected = np.concatenate(answers), by_keras(model, images[:COMPARED], threshold)
     return {
         "file": name,
@@ -113,8 +118,8 @@ def measure(model, images, labels, folder, name, threshold, write, open_file) ->
 
 def by_keras(model, images, threshold):
     if threshold is None:
-        return tf.nn.softmax(model(images)).numpy()
-    return keras_glimpse.cascade_predict(model, images, threshold).probabilities
+        return tf.nn.softmax(model.predict(images, BATCH, verbose=0)).numpy()
+    return keras_glimpse.cascade_predict(model, images, threshold, BATCH).probabilities
 
 
 if __name__ == "__main__":

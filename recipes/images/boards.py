@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from images import stand_ins
-from images.dataset import Images, Task, decoded, hold_out, integers, with_rows
+from images.dataset import Images, Task, decoded, hold_out, integers, squares, with_rows
 
 KINDS = ("open", "short", "mousebite", "spur", "copper", "pinhole")
 WINDOWS = 32  # Each epoch takes one at random of at most so many for a defect.
@@ -39,6 +39,28 @@ def defective(data_dir: str | os.PathLike | None = None, smoke: bool = False) ->
     """
     train, validation, test = map(_whole, _boards(data_dir, smoke))
     return Task("board", ("clean", "defective"), partial(turned, train), validation, test)
+
+
+def repaired(data_dir: str | os.PathLike | None = None, smoke: bool = False) -> Images:
+    """The defective boards to test on, without their defects: in the boxes is what the clean board has there. All labels are 0.
+
+    DeepPCB's clean boards are templates that were retouched by hand. A network may learn how those differ from a scan.
+
+    Args: as `defective`.
+    """
+    *_, test = _boards(data_dir, smoke)
+    boxes = np.zeros((len(test), max(len(board.boxes) for board in test), 4), np.int32)
+    for number, board in enumerate(test):
+        boxes[number, : len(board.boxes)] = board.boxes
+
+    def make(scan, template, boxes):
+        scan, template = decoded(scan, channels=1), decoded(template, channels=1)
+        places, (start, end) = squares(tf.zeros(2, tf.int32), tf.shape(scan)[0])[:, :, None], tf.split(boxes, 2, axis=-1)
+        in_a_box = tf.reduce_any(tf.reduce_all((places >= start) & (places < end), axis=-1), axis=-1)
+        return tf.where(in_a_box[..., None], template, scan)
+
+    files = [np.array(each) for each in zip(*((board.defective, board.clean) for board in test))]
+    return Images(np.zeros(len(test), np.int32), (*files, boxes), make)
 
 
 def kind(data_dir: str | os.PathLike | None = None, smoke: bool = False) -> Task:
