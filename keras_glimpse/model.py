@@ -49,9 +49,10 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
     Images may differ in size, if those of a batch do not: `model.build((None, None, None, channels))`, or a first `fit` on a
     dataset with such an `element_spec`. One graph serves all sizes; XLA is not used.
 
-    These attributes may be set at any time and take effect immediately: `search_size`, `search_stride`, `location_weight`,
-    `diversity_weight`, `diversity_variance`, `contrastive`, `assignment`, `averaging`, `location_input` and `active_glimpses`.
-    So do changes of the layers (`trainable`, `quantize`, LoRA). All other arguments are fixed after construction.
+    These attributes may be set at any time and take effect immediately: `search_size`, `search_stride`, `search_samples`,
+    `location_weight`, `diversity_weight`, `diversity_variance`, `contrastive`, `assignment`, `averaging`, `location_input` and
+    `active_glimpses`. So do changes of the layers (`trainable`, `quantize`, LoRA). All other arguments are fixed after
+    construction.
 
     Args:
         num_classes: Integer, at least 2, the number of classes C.
@@ -67,6 +68,9 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
             have places, else one candidate every `search_stride`. Defaults to `3`.
         search_stride: Pixels between neighbouring candidates if an integer; if a float in (0, 1), that fraction of the image's
             longer side, at least 2 pixels. Defaults to `1 / 24`, the paper's 2 pixels of 48.
+        search_samples: Optional positive integer, how many candidates of a search over the whole image are drawn for each image
+            of a step, half of them by the probabilities of a `LocationMap`. A step then costs the same however large the image
+            is. Defaults to `None`: all candidates are evaluated.
         location_weight: Non-negative float, lambda of eq. 9: the weight of the squared distance between candidate and
             predicted location, in units of the image's longer side. A `LocationMap` has -log p(z) instead. Defaults to `10.0`.
         diversity_weight: Non-negative float, gamma of eq. 18: the penalty for a location near an earlier glimpse; `0`
@@ -154,6 +158,7 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         hidden_units: int | Sequence[int] = 500,
         search_size: int | str = 3,
         search_stride: int | float = 1 / 24,
+        search_samples: int | None = None,
         location_weight: float = 10.0,
         diversity_weight: float = 0.01,
         diversity_variance: float = 0.002,
@@ -199,6 +204,7 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
             location_input=location_input,
             search_size=search_size,
             search_stride=search_stride,
+            search_samples=search_samples,
             location_weight=location_weight,
             diversity_weight=diversity_weight,
             diversity_variance=diversity_variance,
@@ -422,7 +428,15 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
 
     def get_config(self):
         names = ("num_classes", "num_glimpses", "low_res_size", "patch_size", "scales", "hidden_units", "search_size")
-        names += ("search_stride", "location_weight", "diversity_weight", "diversity_variance", "contrastive", "assignment")
+        names += (
+            "search_stride",
+            "search_samples",
+            "location_weight",
+            "diversity_weight",
+            "diversity_variance",
+            "contrastive",
+            "assignment",
+        )
         names += ("parallel", "share_weights", "averaging", "location_input", "gated_location", "gated_glimpse", "downsample")
         config = super().get_config() | {name: getattr(self, name) for name in names}
         if self.active_glimpses < self.num_glimpses:

@@ -18,6 +18,8 @@ from keras_glimpse.ops.runtime import ANY, TENSORFLOW, for_runtime, parameters_o
 from keras_glimpse.ops.thumbnail import to_unit_range
 from keras_glimpse.tracing import Functions
 
+UNROLLED = 16  # Patches of an image that a graph has an operation for, each.
+
 
 class GlimpseNetworks(keras.Model):
     """A low-resolution network, and for each glimpse a location head and a glimpse network.
@@ -192,9 +194,9 @@ class GlimpseNetworks(keras.Model):
     def crop_at(self, images, places, runtime=ANY) -> tf.Tensor:
         """Patches `[batch, n, size, size, channels]` at several places `[batch, n, 2]` of each image."""
         crop = lambda place: self.crop(images, place, runtime=runtime)  # noqa: E731
-        if places.shape[1] is not None:
+        if places.shape[1] is not None and places.shape[1] <= UNROLLED:
             return ops.stack([crop(place) for place in ops.unstack(places, axis=1)], axis=1)
-        # How many depends on the size of the images, which only the graph knows.
+        # Many, or as many as the size of the images says, which only the graph knows.
         size, channels = self.crop.size, images.shape[3] * len(self.crop.scales)
         patches = tf.TensorSpec((None, size, size, channels), tf.float32)
         return tf.transpose(tf.map_fn(crop, tf.transpose(places, [1, 0, 2]), fn_output_signature=patches), [1, 0, 2, 3, 4])

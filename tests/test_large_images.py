@@ -126,6 +126,40 @@ def test_the_posterior(make_large, images, rng):
     assert np.abs(offset).max() <= 0.5
 
 
+def test_of_drawn_candidates_the_posterior_is_that_of_all(make_large, images, monkeypatch):
+    """Weighted by 1 / q(z), what falls on a cell has in the mean the probability of the cell among all."""
+    monkeypatch.setattr(ConvGlimpseNet, "shares_pass", False)  # In a shared pass, places are rounded.
+    model = make_large(contrastive=False)
+    model.compile("sgd", stage=1, jit_compile=False)
+    shares = label_shares(LABELS, 3)
+    evidence, locations, _ = look_until_stage(model, model.stage, tf.constant(images), shares)
+    found, chosen = search(model, tf.constant(images), shares, evidence, locations)
+    model.search_samples = 3000
+    drawn, of_drawn = search(model, tf.constant(images), shares, evidence, locations)
+    assert drawn.outputs.shape == (4, 3000, 3) and of_drawn.places.shape == (4, SAMPLES + 1, 2)
+    cells = np.abs(drawn.places.numpy()[:, :, None] - found.places.numpy()[:, None]).sum(-1).argmin(-1)
+    for n in range(4):
+        np.testing.assert_allclose(drawn.outputs[n], tf.gather(found.outputs[n], cells[n]), atol=1e-5)
+        summed = np.bincount(cells[n], of_drawn.posterior[n], minlength=12)
+        np.testing.assert_allclose(summed, chosen.posterior[n], atol=0.03)
+        prior = np.exp(model.log_map(evidence)[n]).ravel()
+        np.testing.assert_allclose(np.bincount(cells[n], minlength=12) / 3000, (prior + 1 / 12) / 2, atol=0.05)
+
+
+@pytest.mark.parametrize("assignment", ["soft", "hard"])
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_training_with_drawn_candidates(make_large, images, assignment, jit_compile):
+    model = make_large(search_samples=5, assignment=assignment)
+    model.compile(keras.optimizers.SGD(0.01), stage=1, jit_compile=jit_compile)
+    before = [weights.numpy() for weights in model.trainable_variables]
+    first, second = (model.fit(images, LABELS, verbose=0).history["loss"][0] for _ in range(2))
+    assert np.isfinite([first, second]).all() and first != second
+    assert all(
+        np.any(weights.numpy() != old) for weights, old in zip(model.trainable_variables, before) if "bias" not in weights.path
+    )
+    assert GlimpseClassifier.from_config(model.get_config()).search_samples == 5
+
+
 @pytest.mark.slow
 def test_samples_follow_the_posterior(make_large, images):
     model = make_large()

@@ -71,6 +71,12 @@ def check_assignment(assignment) -> None:
     check_one_of(("hard", "soft"), assignment=assignment)
 
 
+def check_search_samples(search_samples) -> None:
+    """Raises unless `search_samples` is a positive integer or None."""
+    if search_samples is not None:
+        check_integers(1, search_samples=search_samples)
+
+
 def check_search_stride(search_stride) -> None:
     """Raises unless `search_stride` is a positive integer (pixels) or a float in (0, 1) (a fraction of a side)."""
     if not isinstance(search_stride, float):

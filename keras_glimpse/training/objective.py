@@ -83,8 +83,8 @@ class Objective(NamedTuple):
             shares: `[batch, num_classes]`, the labels (see `label_shares`).
             penalty: `[batch, candidates]`, of `place_penalty`; infinite where there is no candidate.
             low_res: in the first stage, the logits of the low-resolution network: E0 depends on the class, not on the place.
-            nearby: `[candidates, candidates]`, for each z* which places may be z-; None for all. Of a whole image, places far
-                from z* show something else, which need not be of the label's class.
+            nearby: `[batch or 1, candidates, candidates]`, for each z* which places may be z-; None for all. Of a whole image,
+                places far from z* show something else, which need not be of the label's class.
 
         Example:
         >>> objective = Objective(10.0, 0.01, 0.002, contrastive=True)
@@ -106,7 +106,9 @@ class Objective(NamedTuple):
         wrong = wrong_classes(shares[:, None])
         for_others = ops.min(ops.where(wrong, loss, float("inf")), axis=-1)
         if nearby is not None:
-            for_others = ops.where(ops.take(nearby, best, axis=0), for_others, float("inf"))
+            nearby = ops.broadcast_to(nearby, (ops.shape(best)[0], *ops.shape(nearby)[1:]))
+            near = ops.take_along_axis(nearby, best[:, None, None], axis=1)[:, 0]
+            for_others = ops.where(near, for_others, float("inf"))
         return ops.where(ops.any(wrong, axis=(1, 2)), ops.argmin(for_others, axis=-1), best)
 
     def loss_terms(self, logits: tf.Tensor, shares: tf.Tensor, penalty=None, low_res=None) -> dict[str, tf.Tensor]:

@@ -8,11 +8,17 @@ from keras_glimpse._validation.arguments import (
     check_assignment,
     check_built_classifier,
     check_integers,
+    check_search_samples,
     check_search_size,
     check_search_stride,
 )
 
-CHECKS = {"search_size": check_search_size, "search_stride": check_search_stride, "assignment": check_assignment}
+CHECKS = {
+    "search_size": check_search_size,
+    "search_stride": check_search_stride,
+    "search_samples": check_search_samples,
+    "assignment": check_assignment,
+}
 
 
 class SearchSchedule(keras.callbacks.Callback):
@@ -22,10 +28,10 @@ class SearchSchedule(keras.callbacks.Callback):
     affected. After training, the model keeps the last settings.
 
     Args:
-        sizes: Mapping from epoch to the `search_size` from that epoch on, or to a mapping of `search_size`, `search_stride` and
-            `assignment`, as of `GlimpseClassifier`: `{0: 5, 10: 3}` searches 5x5 locations in the first ten epochs and 3x3
-            afterwards. What a phase does not set stays; the first one sets all that later ones do. Size 1 trains the glimpse at
-            the predicted location only.
+        sizes: Mapping from epoch to the `search_size` from that epoch on, or to a mapping of `search_size`, `search_stride`,
+            `search_samples` and `assignment`, as of `GlimpseClassifier`: `{0: 5, 10: 3}` searches 5x5 locations in the first
+            ten epochs and 3x3 afterwards. What a phase does not set stays; the first one sets all that later ones do. Size 1
+            trains the glimpse at the predicted location only.
 
     Raises:
         ValueError: If there is no size for epoch 0, an epoch is negative, or a setting is invalid or first set later.

@@ -33,6 +33,7 @@ class Candidates(NamedTuple):
         patches: Tensor `[batch, n, size, size, channels]`; `None` if one pass over the image saw them all.
         predicted: Tensor `[batch, num_classes]`, o^{H_n} at the predicted location.
         cell: Array or tensor `[2]`, the distance between places of a grid over the image; `None` of one around the prediction.
+        proposal: Tensor `[batch, n]`, log q(z), if the candidates were drawn from q; `None` if they are all that there are.
     """
 
     places: tf.Tensor
@@ -40,6 +41,7 @@ class Candidates(NamedTuple):
     patches: tf.Tensor | None
     predicted: tf.Tensor
     cell: np.ndarray | tf.Tensor | None
+    proposal: tf.Tensor | None = None
 
 
 class Chosen(NamedTuple):
@@ -60,10 +62,11 @@ class Chosen(NamedTuple):
 
 def search(model, images, shares, evidence, locations) -> tuple[Candidates, Chosen]:
     """The E step; `locations` are those of the glimpses so far, the last one predicted for this one."""
-    found = _candidates(model, images, evidence, locations[-1])
+    found = _candidates(model, images, evidence, locations[-1], model.search_samples)
     penalty = _penalty(model, images, evidence, locations, found)
     if model.assignment == "soft":
-        posterior = model.objective.posterior(found.outputs, shares, penalty)
+        weight = 0.0 if found.proposal is None else found.proposal  # Importance sampling: r(z) / q(z).
+        posterior = model.objective.posterior(found.outputs, shares, penalty + weight)
         best = _most_probable(posterior)
         places, patches = _sample(model, images, shares, found, penalty, posterior, best)
         return found, Chosen(places, patches, _at(found.places, best[:, None])[:, 0], posterior)
@@ -91,15 +94,22 @@ def place_penalty(model, images, evidence, locations, places) -> tf.Tensor:
     return model.objective.place_penalty(predicted, places, previous, relative_sides(ops.shape(images)), prior)
 
 
-def _candidates(model, images, evidence, predicted) -> Candidates:
-    """Evaluates the next glimpse network at a grid over the image or around the prediction, in inference."""
+def _candidates(model, images, evidence, predicted, samples=None) -> Candidates:
+    """Evaluates the next glimpse network at a grid over the image or around the prediction, in inference.
+
+    `samples` of the grid over the image are drawn, if it is given.
+    """
     if model.search_size == EVERYWHERE:
         cells = _cells(model, images, evidence)
         rows, columns = grid(cells)
-        outputs = model.outputs_everywhere(images, evidence, rows, columns, TENSORFLOW)
         patches = model.crop(images, predicted, runtime=TENSORFLOW)
         here = model.outputs_at(evidence, patches[:, None], predicted[:, None])[:, 0]
         places = tf.convert_to_tensor(places_of(rows, columns))[None]
+        if samples:
+            places, proposal = _draw(model, evidence, places, samples)
+            outputs = model.outputs_at(evidence, model.crop_at(images, places, TENSORFLOW), places)
+            return Candidates(places, outputs, None, here, 1 / array(cells), proposal)
+        outputs = model.outputs_everywhere(images, evidence, rows, columns, TENSORFLOW)
         return Candidates(places, outputs, None, here, 1 / array(cells))
     shape = ops.shape(images)
     stride = stride_in_pixels(model.search_stride, shape)
@@ -108,6 +118,17 @@ def _candidates(model, images, evidence, predicted) -> Candidates:
     places = candidate_locations(predicted, offsets, shape)
     outputs = model.outputs_at(evidence, patches, places)
     return Candidates(places, outputs, patches, outputs[:, model.search_size**2 // 2], None)
+
+
+def _draw(model, evidence, places, count):
+    """`[batch, count, 2]` of the places, and log q(z): half of q is uniform, half the prior of the map, if there is one."""
+    uniform = tf.zeros([tf.shape(evidence.low_res)[0], tf.shape(places)[1]])
+    log_map = model.log_map(evidence)
+    prior = tf.nn.softmax(uniform if log_map is None else interpolate(log_map, places))
+    proposal = tf.math.log((prior + tf.nn.softmax(uniform)) / 2)
+    seed = tf.random.experimental.stateless_fold_in(_seeds(model, 3)[0], 1)  # Of none of the draws of `_sample`.
+    index = tf.random.stateless_categorical(proposal, count, seed, dtype=tf.int32)
+    return _at(places, index), tf.gather(proposal, index, batch_dims=1)
 
 
 def _penalty(model, images, evidence, locations, found):
@@ -133,12 +154,13 @@ def _sample(model, images, shares, found, penalty, posterior, best):
     Here z- may be anywhere in the image. Otherwise a class can hide where there is no object: the map sends the images that the
     thumbnail takes for it to such a place, and the glimpse network learns that the place means that class.
     """
-    anywhere = tf.where(tf.math.is_finite(penalty), 0.0, float("-inf"))
+    outside = tf.where(tf.math.is_finite(penalty), 0.0, float("inf"))
+    anywhere = -outside if found.proposal is None else -outside - found.proposal
     draw = partial(tf.random.stateless_categorical, dtype=tf.int32)
     seeds = _seeds(model, 3)
     index = [draw(tf.math.log(posterior), SAMPLES, seeds[0]), draw(anywhere, 1, seeds[1])]
     if model.contrastive:
-        loss = -tf.nn.log_softmax(found.outputs) - anywhere[..., None]
+        loss = outside[..., None] - tf.nn.log_softmax(found.outputs)
         index.append(model.objective.offending_place(loss, shares, best)[:, None])
     index = tf.minimum(tf.concat(index, axis=1), tf.shape(posterior)[1] - 1)  # Of NaN, one more than there are is drawn.
     places = _at(found.places, index)
@@ -169,8 +191,8 @@ def _cells(model, images, evidence):
 
 
 def _neighbours(found):
-    """Which places are next to which, `[n, n]`."""
-    apart = tf.abs(found.places[0][:, None] - found.places[0][None]) / found.cell
+    """Which places are next to which, `[batch or 1, n, n]`."""
+    apart = tf.abs(found.places[:, :, None] - found.places[:, None]) / found.cell
     return tf.reduce_max(apart, axis=-1) < 1.5
 
 

@@ -18,6 +18,7 @@ from keras_glimpse._validation.arguments import (
     check_assignment,
     check_numbers,
     check_one_of,
+    check_search_samples,
     check_search_size,
     check_search_stride,
 )
@@ -52,13 +53,14 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
     """Networks that are trained one stage after another (section 2.2).
 
     Args:
-        search_size, search_stride: the grid of candidate places.
+        search_size, search_stride, search_samples: the grid of candidate places.
         assignment: how one of them is chosen.
         location_weight, diversity_weight, diversity_variance, contrastive: see `Objective`.
         **kwargs: of `GlimpseNetworks`.
     """
 
     search_size, search_stride = Setting(check_search_size), Setting(check_search_stride)
+    search_samples = Setting(check_search_samples)
     location_weight, diversity_weight = Setting(check_numbers), Setting(check_numbers)
     diversity_variance = Setting(partial(check_numbers, above=0.0))
     contrastive = Setting(partial(check_one_of, (False, True)))
@@ -69,6 +71,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         *,
         search_size: int | str,
         search_stride: int | float,
+        search_samples: int | None,
         location_weight: float,
         diversity_weight: float,
         diversity_variance: float,
@@ -79,6 +82,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         super().__init__(**kwargs)
         self.search_size = search_size
         self.search_stride = search_stride
+        self.search_samples = search_samples
         self.location_weight = location_weight
         self.diversity_weight = diversity_weight
         self.diversity_variance = diversity_variance
