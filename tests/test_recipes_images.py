@@ -1,13 +1,16 @@
 """The rules by which images of the large tasks are made or cut, stated again; batches that resume; what is compared with."""
 
+import re
+import sys
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from images import alternatives, boards, clutter, megapixel, streets, tasks
+from images import ablation, alternatives, boards, clutter, megapixel, report, streets, tasks, training
 from images.dataset import Images
 from images.digits import Digits
-from tiers import slow
+from tiers import one_fast, slow
 
 import keras_glimpse
 from keras_glimpse import data
@@ -240,6 +243,27 @@ def test_scenes_are_varied_a_little():
     rows, columns = ({*each} for each in np.transpose([places.min(axis=0) for places in signs]))
     assert all(len(places) == 200 for places in signs) and len({*varied[:, 0, 0]}) > 20
     assert rows == {38, 39, 40, 41, 42} and columns <= {*range(26, 35), *range(146, 155)} and len(columns) > 12
+
+
+# ---- Ablation ----
+
+
+@pytest.mark.parametrize("changes", one_fast([["hard"], [*ablation.CHANGES]]), ids=len)
+def test_smoke_of_the_ablation(monkeypatch, capsys, changes):
+    options = [option for change in changes for option in ("--change", change)]
+    monkeypatch.setattr(sys, "argv", ["ablation.py", "--smoke", *options])
+    ablation.main()
+    printed = capsys.readouterr().out
+    assert all(re.search(rf"^{change} +[\d.]+ %, glimpse on the defect in ", printed, re.MULTILINE) for change in changes)
+
+
+def test_a_change_is_trained_once(tmp_path):
+    task = tasks.load("kind", smoke=True)
+    run = training.Run(ablation.changed("local", smoke=True), 0, task, tmp_path, smoke=True)
+    first, again = (ablation.tested("local", run, tmp_path) for _ in range(2))
+    assert first == again and first["details"]["by sweep"].keys() == {"predicted", "chosen"}
+    assert len((tmp_path / "images_ablation.csv").read_text().splitlines()) == 2
+    report.draw({"local": first["details"]["by sweep"]}, tmp_path / "ablation.png")
 
 
 # ---- What they are compared with ----

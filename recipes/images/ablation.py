@@ -16,6 +16,7 @@ import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -35,21 +36,26 @@ def layer(name: str, **config) -> dict:
     return {"class_name": f"keras_glimpse>{name}", "config": config}
 
 
+class Change(NamedTuple):
+    """What is changed, in words, and as arguments of `GlimpseClassifier.for_large_images` instead of those of `ours`."""
+
+    title: str
+    model: dict
+
+
 HEAD = {"location_head": layer("LocationHead")}
-# Arguments of `GlimpseClassifier.for_large_images`, instead of those of `ours`.
+DENSE = HEAD | {  # Dense features have no places, so there is no map. Candidates are 16x16 places, as many as the map's cells.
+    "low_res_net": layer("LowResNet", num_classes=6, size=64, hidden_units=500),
+    "glimpse_net": layer("GlimpseNet", num_classes=6, hidden_units=500),
+    "search_stride": 1 / 16,
+}
 CHANGES = {
-    "ours": {},
-    "local": {"search_size": 3, "search_stride": 2},  # The paper's nine places, in pixels.
-    "head": HEAD,
-    "hard": {"assignment": "hard"},
-    "no-contrast": {"contrastive": False},
-    # Dense features have no places: neither a map nor the cells of one, whose 16x16 candidates `search_stride` gives.
-    "dense": HEAD
-    | {
-        "low_res_net": layer("LowResNet", num_classes=6, size=64, hidden_units=500),
-        "glimpse_net": layer("GlimpseNet", num_classes=6, hidden_units=500),
-        "search_stride": 1 / 16,
-    },
+    "ours": Change("nothing", {}),
+    "local": Change("search: 3x3 places, 2 pixels apart, as in the paper", {"search_size": 3, "search_stride": 2}),
+    "head": Change("location: a regression, `LocationHead`", HEAD),
+    "hard": Change('E step: the best place, `assignment="hard"`', {"assignment": "hard"}),
+    "no-contrast": Change("E step: no z⁻, `contrastive=False`", {"contrastive": False}),
+    "dense": Change("networks: dense, of 500 units, and so a `LocationHead`", DENSE),
 }
 
 
@@ -80,7 +86,7 @@ def _parse_args():
 def changed(change: str, smoke: bool = False) -> training.Row:
     """The row `ours` of the task with one thing changed."""
     row = training.rows()[TASK]["ours"]
-    row = replace(row, model={**row.model, **CHANGES[change]}, epochs={"1": SWEEPS})
+    row = replace(row, model=row.model | CHANGES[change].model, epochs={"1": SWEEPS})
     return training.short(row) if smoke else row
 
 
