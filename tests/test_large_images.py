@@ -517,6 +517,52 @@ def test_a_backbone_with_weights_of_its_own(rng, tmp_path, frozen):
     assert loaded.low_res_net.features.model.trainable == (not frozen)
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class TwoConvolutions(keras.Model):
+    """A class, whose configuration does not tell which of its layers are frozen."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.first, self.second = keras.layers.Conv2D(4, 3), keras.layers.Conv2D(4, 3)
+
+    def call(self, pixels):
+        return self.second(self.first(pixels))
+
+
+def test_layers_of_a_backbone_stay_frozen():
+    model = TwoConvolutions()
+    model(np.zeros((1, 8, 8, 1)))
+    model.first.trainable = False
+    copy = Backbone.from_config(Backbone(model).get_config()).model
+    assert copy.trainable and not copy.first.trainable and copy.second.trainable
+
+
+@pytest.mark.slow
+def test_a_backbone_of_keras_hub(rng, tmp_path):
+    keras_hub = pytest.importorskip("keras_hub")
+    backbone = keras_hub.models.VGGBackbone(stackwise_num_repeats=[1, 1], stackwise_num_filters=[8, 16])
+    converter = keras_hub.layers.VGGImageConverter(scale=[1 / 58.4, 1 / 57.1, 1 / 57.4], offset=[-2.1, -2.0, -1.8])
+    first, second = (layer for layer in backbone.layers if layer.weights)
+    first.trainable = False
+    images = rng.integers(0, 256, (4, 128, 128, 3), np.uint8)
+    options = {"low_res_size": 64, "patch_size": 64, "backbone": backbone, "preprocess_input": converter}
+    model = GlimpseClassifier.for_large_images(3, **options)
+    features, _ = model.low_res_net(images)
+    thumbnail = images.reshape(4, 64, 2, 64, 2, 3).mean(axis=(2, 4))
+    np.testing.assert_allclose(features, backbone(converter(thumbnail)), atol=1e-5)
+    model(images)
+    model.compile(keras.optimizers.SGD(1e-3), stage=1)
+    model.fit(images, LABELS, batch_size=2, verbose=0)
+    for net in (model.low_res_net.features, model.glimpse_nets[0].backbone):
+        frozen, trained = (net.model.get_layer(layer.name).get_weights()[0] for layer in (first, second))
+        np.testing.assert_array_equal(frozen, first.kernel)
+        assert not np.array_equal(trained, second.kernel)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.predict(images, verbose=0), model.predict(images, verbose=0))
+    assert not loaded.low_res_net.features.model.get_layer(first.name).trainable
+
+
 # ---- Bad input ----
 
 

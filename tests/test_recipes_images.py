@@ -1,13 +1,16 @@
 """The rules by which images of the large tasks are made or cut, stated again; batches that resume; what is compared with."""
 
+import re
+import sys
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from images import alternatives, boards, clutter, megapixel, pictures, streets, tasks
+from images import ablation, alternatives, boards, clutter, megapixel, pictures, report, streets, tasks, training
 from images.dataset import Images
 from images.digits import Digits
-from tiers import slow
+from tiers import one_fast, slow
 
 import keras_glimpse
 from keras_glimpse import data
@@ -265,6 +268,27 @@ def test_pictures(tmp_path):
     chosen = pictures.choose(task.test, 0)
     assert [len(task.test.boxes[n]) for n in chosen] == [3, 3, 3, 0] and len({*chosen}) == 4
     assert chosen == pictures.choose(task.test, 0) != pictures.choose(task.test, 1)
+
+
+# ---- Ablation ----
+
+
+@pytest.mark.parametrize("changes", one_fast([["hard"], [*ablation.CHANGES]]), ids=len)
+def test_smoke_of_the_ablation(monkeypatch, capsys, changes):
+    options = [option for change in changes for option in ("--change", change)]
+    monkeypatch.setattr(sys, "argv", ["ablation.py", "--smoke", *options])
+    ablation.main()
+    printed = capsys.readouterr().out
+    assert all(re.search(rf"^{change} +[\d.]+ %, glimpse on the defect in ", printed, re.MULTILINE) for change in changes)
+
+
+def test_a_change_is_trained_once(tmp_path):
+    task = tasks.load("kind", smoke=True)
+    run = training.Run(ablation.changed("local", smoke=True), 0, task, tmp_path, smoke=True)
+    first, again = (ablation.tested("local", run, tmp_path) for _ in range(2))
+    assert first == again and first["details"]["by sweep"].keys() == {"predicted", "chosen"}
+    assert len((tmp_path / "images_ablation.csv").read_text().splitlines()) == 2
+    report.draw({"local": first["details"]["by sweep"]}, tmp_path / "ablation.png")
 
 
 # ---- What they are compared with ----

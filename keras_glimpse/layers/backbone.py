@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_glimpse._compat import all_layers
 from keras_glimpse._validation.arguments import check_layers
 
 
@@ -20,7 +21,7 @@ class Backbone(keras.layers.Layer):
     """A model that maps images to feature maps, given pixels as it was trained with.
 
     Weights, `trainable` and batch normalisation are those of the model: a frozen one (`model.trainable = False`) stays in
-    inference mode and is not changed by training.
+    inference mode and is not changed by training; so does each of its layers that is frozen.
 
     Args:
         model: Keras layer or model that maps `[batch, height, width, channels]` to `[batch, rows, columns, units]`, such as
@@ -81,11 +82,17 @@ class Backbone(keras.layers.Layer):
         serialize = keras.saving.serialize_keras_object
         named = self.preprocess_input is None or isinstance(self.preprocess_input, str)
         preprocess_input = self.preprocess_input if named else serialize(self.preprocess_input)
-        return super().get_config() | {"model": serialize(self.model), "preprocess_input": preprocess_input}
+        config = super().get_config() | {"model": serialize(self.model), "preprocess_input": preprocess_input}
+        # A model that is a class, as all of KerasHub are, does not save which of its layers are frozen.
+        return config | {"frozen": [n for n, layer in enumerate(all_layers(self.model)) if not layer.trainable]}
 
     @classmethod
     def from_config(cls, config):
+        config = dict(config)
         made = {"model": keras.saving.deserialize_keras_object(config["model"])}
+        layers = all_layers(made["model"])
+        for n in config.pop("frozen", ()):
+            layers[n].trainable = False
         if isinstance(config["preprocess_input"], dict):
             made["preprocess_input"] = keras.saving.deserialize_keras_object(config["preprocess_input"])
         return cls(**config | made)

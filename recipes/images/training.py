@@ -29,7 +29,7 @@ class Row:
     Attributes:
         task, name: of `tasks.TASKS`, and one of `ROWS`.
         title: what the task is.
-        model: arguments of `GlimpseClassifier.for_large_images`.
+        model: arguments of `GlimpseClassifier.for_large_images`; `low_res_net` may be arguments of `ConvLowResNet`.
         epochs: of each stage of ours; of the alternatives a number.
         glimpses: how many are tested: more than were trained, where glimpses share their weights.
         search: of `SearchSchedule` in the stages that search, if it changes.
@@ -192,9 +192,9 @@ class Run:
 
 def glimpses(row: Row, image_shape: Sequence[int], classes: int) -> keras_glimpse.GlimpseClassifier:
     """Ours, with the arguments of a row."""
-    options = dict(row.model)
-    if "low_res_net" in options:
-        options["low_res_net"] = keras_glimpse.ConvLowResNet(classes, options["low_res_size"], **options["low_res_net"])
+    options = keras.saving.deserialize_keras_object(dict(row.model))  # Layers that were saved, and all else as it is.
+    if isinstance(net := options.get("low_res_net"), dict):
+        options["low_res_net"] = keras_glimpse.ConvLowResNet(classes, options["low_res_size"], **net)
     model = keras_glimpse.GlimpseClassifier.for_large_images(classes, **options)
     model.build((None, *image_shape))
     return model
