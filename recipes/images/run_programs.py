@@ -1,8 +1,9 @@
 """Runs what `images/programs.py` wrote, on JAX's first device: training without TensorFlow.
 
-    python recipes/images/run_programs.py FOLDER [--data-dir ../DeepPCB]     # needs jax, numpy and pillow only
+pip install -e ".[programs]"     # here; where it is to run, it needs jax, numpy and pillow, and no other file of the project
+python recipes/images/run_programs.py PROGRAMS/kind-ours --data-dir ../DeepPCB --out TRAINED
 
-Each row is trained with its seeds one after another; weights and the measures of each epoch are in `FOLDER/trained`.
+Each row is trained with its seeds one after another; TRAINED gets weights, and the measures and seconds of each epoch.
 """
 
 import argparse
