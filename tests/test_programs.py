@@ -27,13 +27,40 @@ def test_jax_trains_as_tensorflow(name, row, tmp_path, monkeypatch):
     run = training.Run(replace(short, epochs={"1": 1} if row == "ours" else 1), 0, task, tmp_path)
     folder = tmp_path / "programs" / "row"
     programs.write_programs(folder, run, 1, None)
-    command = [sys.executable, RECIPES / "images/run_programs.py", folder, "--data-dir", "/", "--out", tmp_path / "trained"]
-    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"JAX_PLATFORMS": "cpu"}, timeout=300)
+    trained_by_jax(folder, tmp_path / "trained")
     with np.load(tmp_path / "trained" / "row-seed0.npz") as content:
         found = list(content.values())
     before, expected = trained_by_tensorflow(run)
     changed, differs = distance(expected, before), distance(expected, found)
     assert changed > 1e-3 and differs < 0.02 * changed  # Sums in another order; another order of images differs by `changed`.
+
+
+@pytest.mark.slow
+def test_what_was_trained_elsewhere_is_tested_as_any_row(tmp_path, monkeypatch):
+    pytest.importorskip("jax")
+    folder, trained, kept_in = (str(tmp_path / name) for name in ("programs", "trained", "runs"))
+    for command in (
+        ["dump", folder, "translated-60", "--row", "ours", "--seeds", "1"],
+        ["load", folder, trained, "--runs", kept_in],
+    ):
+        if command[0] == "load":
+            trained_by_jax(Path(folder) / "translated-60-ours", trained)
+        monkeypatch.setattr(sys, "argv", ["programs.py", *command, "--smoke"])
+        programs.main()
+    task = tasks.load("translated-60", smoke=True)
+    row = training.short(training.rows()["translated-60"]["ours"])
+    result = training.Run(row, 0, task, Path(kept_in), smoke=True).result(tmp_path)
+    assert result["sweeps"] == 2 and len(result["details"]["errors"]) == 2 and result["details"]["trained on"] == "cpu"
+    model = keras.models.load_model(next(Path(kept_in).rglob("model.keras")))
+    assert model.trained_glimpses == (1,) and model.active_glimpses == 1
+    with np.load(Path(trained) / "translated-60-ours-seed0.npz") as content:
+        for variable, value in zip(model.variables, content.values()):
+            np.testing.assert_array_equal(variable, value)
+
+
+def trained_by_jax(folder, out):
+    command = [sys.executable, RECIPES / "images/run_programs.py", folder, "--data-dir", "/", "--out", out]
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"JAX_PLATFORMS": "cpu"}, timeout=300)
 
 
 def distance(values, others):

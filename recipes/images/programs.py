@@ -121,8 +121,11 @@ def load(args: argparse.Namespace) -> None:
         row = training.Row(**about["row"])
         task = tasks.load(row.task, args.data_dir, args.smoke)
         run = training.Run(row, int(seed), task, args.runs)
+        model = run.untrained()
+        if row.name == "ours":  # It notes which glimpses were trained, and on bytes.
+            model.compile(run.adam(1), stage=1)
+            model.fit(task.validation.dataset(1).take(1), verbose=0)
         with np.load(path) as content:
-            model = run.untrained()
             for variable, value in zip(model.variables, content.values(), strict=True):
                 variable.assign(value)
         run.begin(about["commit"])
