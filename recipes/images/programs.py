@@ -74,6 +74,8 @@ def _files(task):
     if not _has_files(images.rows[0]):
         return [], None
     files = np.unique(images.rows[0]).tolist()
+    if others := [file for file in files if not file.endswith(".jpg")]:
+        raise ValueError(f"Programs are for images in .jpg files; got {others[0]}.")
     shape = tf.io.decode_jpeg(tf.io.read_file(files[0])).shape
     return files, tf.Variable(tf.zeros([len(files), *shape], tf.uint8))
 
