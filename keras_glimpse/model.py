@@ -427,16 +427,9 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
             self._pixels.largest = float(store["largest_pixel"][()]) or None
 
     def get_config(self):
-        names = ("num_classes", "num_glimpses", "low_res_size", "patch_size", "scales", "hidden_units", "search_size")
-        names += (
-            "search_stride",
-            "search_samples",
-            "location_weight",
-            "diversity_weight",
-            "diversity_variance",
-            "contrastive",
-            "assignment",
-        )
+        names = ("num_classes", "num_glimpses", "low_res_size", "patch_size", "scales", "hidden_units")
+        names += ("search_size", "search_stride", "search_samples", "location_weight", "diversity_weight", "diversity_variance")
+        names += ("contrastive", "assignment")
         names += ("parallel", "share_weights", "averaging", "location_input", "gated_location", "gated_glimpse", "downsample")
         config = super().get_config() | {name: getattr(self, name) for name in names}
         if self.active_glimpses < self.num_glimpses:

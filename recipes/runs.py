@@ -41,6 +41,17 @@ def versions() -> str:
     return " ".join(f"{name} {importlib.metadata.version(name)}" for name in ("tensorflow", "keras", "keras-glimpse"))
 
 
+def once(done: Path, table: Path, columns: list[str], measured: Callable[[], dict]) -> dict:
+    """The result in the file `done`; if there is none, it is measured now, added to a table of results, and kept."""
+    if done.exists():
+        return json.loads(done.read_text())
+    result = measured()
+    table.parent.mkdir(parents=True, exist_ok=True)
+    append(table, columns, result)
+    write_json(done, result)
+    return result
+
+
 def append(path: Path, columns: list[str], result: dict) -> None:
     """Adds a line to a CSV file."""
     with path.open("a", newline="") as file:

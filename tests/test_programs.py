@@ -71,8 +71,9 @@ def distance(values, others):
 def trained_by_tensorflow(run):
     keras.utils.set_random_seed(0)
     model, at = run.untrained(), tf.Variable([0, 0])
-    files, pixels = programs._files(run.task)
-    steps = len(run.task.train(tf.zeros([2], tf.int64))) // run.row.batch_size
+    images = run.task.train(tf.zeros([2], tf.int64))
+    files, pixels = programs._files(images)
+    steps = len(images) // run.row.batch_size
     model.compile(run.adam(steps), **{"stage": 1} if run.row.name == "ours" else {"loss": training.LOSS})
     model.optimizer.build(model.trainable_variables)
     if files:

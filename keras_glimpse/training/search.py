@@ -33,7 +33,7 @@ class Candidates(NamedTuple):
         patches: Tensor `[batch, n, size, size, channels]`; `None` if one pass over the image saw them all.
         predicted: Tensor `[batch, num_classes]`, o^{H_n} at the predicted location.
         cell: Array or tensor `[2]`, the distance between places of a grid over the image; `None` of one around the prediction.
-        proposal: Tensor `[batch, n]`, log q(z), if the candidates were drawn from q; `None` if they are all that there are.
+        proposal: Tensor `[batch, n]`, log q(z), if the candidates were drawn from q; 0 if they are all that there are.
     """
 
     places: tf.Tensor
@@ -41,7 +41,7 @@ class Candidates(NamedTuple):
     patches: tf.Tensor | None
     predicted: tf.Tensor
     cell: np.ndarray | tf.Tensor | None
-    proposal: tf.Tensor | None = None
+    proposal: tf.Tensor | float = 0.0
 
 
 class Chosen(NamedTuple):
@@ -65,8 +65,7 @@ def search(model, images, shares, evidence, locations) -> tuple[Candidates, Chos
     found = _candidates(model, images, evidence, locations[-1], model.search_samples)
     penalty = _penalty(model, images, evidence, locations, found)
     if model.assignment == "soft":
-        weight = 0.0 if found.proposal is None else found.proposal  # Importance sampling: r(z) / q(z).
-        posterior = model.objective.posterior(found.outputs, shares, penalty + weight)
+        posterior = model.objective.posterior(found.outputs, shares, penalty + found.proposal)  # Importance sampling: r / q.
         best = _most_probable(posterior)
         places, patches = _sample(model, images, shares, found, penalty, posterior, best)
         return found, Chosen(places, patches, _at(found.places, best[:, None])[:, 0], posterior)
@@ -155,10 +154,9 @@ def _sample(model, images, shares, found, penalty, posterior, best):
     thumbnail takes for it to such a place, and the glimpse network learns that the place means that class.
     """
     outside = tf.where(tf.math.is_finite(penalty), 0.0, float("inf"))
-    anywhere = -outside if found.proposal is None else -outside - found.proposal
     draw = partial(tf.random.stateless_categorical, dtype=tf.int32)
     seeds = _seeds(model, 3)
-    index = [draw(tf.math.log(posterior), SAMPLES, seeds[0]), draw(anywhere, 1, seeds[1])]
+    index = [draw(tf.math.log(posterior), SAMPLES, seeds[0]), draw(-outside - found.proposal, 1, seeds[1])]
     if model.contrastive:
         loss = outside[..., None] - tf.nn.log_softmax(found.outputs)
         index.append(model.objective.offending_place(loss, shares, best)[:, None])

@@ -11,7 +11,6 @@ that is finished is not trained again. `report.py` writes the table and draws th
 
 import argparse
 import csv
-import json
 import sys
 import tempfile
 from dataclasses import replace
@@ -20,7 +19,6 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import numpy as np
 import runs
 from arguments import folder_to_write, in_one_line, refuse
 
@@ -92,13 +90,15 @@ def changed(change: str, smoke: bool = False) -> training.Row:
 
 def tested(change: str, run: training.Run, results: Path) -> dict:
     """The figures of a change, trained and tested now if that has not been done."""
-    done = run.folder / "result.json"
-    if done.exists():
-        return json.loads(done.read_text())
+    return runs.once(run.folder / "result.json", results / "images_ablation.csv", COLUMNS, lambda: measured(change, run))
+
+
+def measured(change: str, run: training.Run) -> dict:
+    """The figures of a change."""
     model = run.model()
     logits, locations = measure.looks(model, run.task.test)
-    errors = [round(100 * float(share), 2) for share in np.mean(logits.argmax(-1) != run.task.test.labels[:, None], axis=0)]
-    result = {
+    errors = measure.errors_of(logits, run.task.test.labels)
+    return {
         "change": change,
         "sweeps": sum(run.row.stages.values()),
         "error": errors[-1],
@@ -108,9 +108,6 @@ def tested(change: str, run: training.Run, results: Path) -> dict:
         "versions": runs.versions(),
         "details": {"errors": errors, "by chance": measure.by_chance(run.task.test), "by sweep": by_sweep(run)},
     }
-    runs.append(results / "images_ablation.csv", COLUMNS, result)
-    runs.write_json(done, result)
-    return result
 
 
 def by_sweep(run: training.Run) -> dict[str, list[float]]:

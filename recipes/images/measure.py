@@ -28,7 +28,7 @@ def of_glimpses(model: keras_glimpse.GlimpseClassifier, task: Task) -> dict:
     """Of ours: of all glimpses that the model was trained for, and of the cascade at a threshold of the validation set."""
     logits, locations = looks(model, task.test)
     macs = keras_glimpse.stage_macs(model)
-    errors = [_percent(np.mean(each.argmax(axis=-1) != task.test.labels)) for each in np.moveaxis(logits, 1, 0)]
+    errors = errors_of(logits, task.test.labels)
     details = {"errors": errors, "stage_macs": macs.tolist(), "cascade": cascade(model, task)}
     if task.test.boxes is not None:
         details |= {"pointing": pointing(locations, task.test), "by chance": by_chance(task.test)}
@@ -42,6 +42,11 @@ def looks(model, images: Images) -> tuple[np.ndarray, np.ndarray]:
     """Logits `[n, stages, classes]` and locations `[n, glimpses, 2]`."""
     seen = [model.look(batch) for batch, _ in images.dataset(32)]
     return tuple(np.concatenate([each[name] for each in seen]) for name in ("logits", "locations"))
+
+
+def errors_of(logits: np.ndarray, labels: np.ndarray) -> list[float]:
+    """The error after each stage, of logits `[n, stages, classes]`."""
+    return [_percent(np.mean(each.argmax(axis=-1) != labels)) for each in np.moveaxis(logits, 1, 0)]
 
 
 def cascade(model, task: Task) -> dict:

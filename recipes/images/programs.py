@@ -50,14 +50,14 @@ def write_programs(folder: Path, run: training.Run, seeds: int, data_dir: Path |
     """Writes the programs of a row."""
     folder.mkdir(parents=True)
     row, task, at = run.row, run.task, tf.Variable([0, 0])
-    count = len(task.train(tf.zeros([2], tf.int64)))
-    files, pixels = _files(task)
+    images = task.train(tf.zeros([2], tf.int64))
+    files, pixels = _files(images)
     for seed in reversed(range(seeds)):
         keras.utils.set_random_seed(seed)
         model = run.untrained()
         np.savez_compressed(folder / f"seed{seed}.npz", *[variable.numpy() for variable in model.variables])
     for n, (stage, epochs) in enumerate(row.stages.items()):
-        optimizer = run.adam(count // row.batch_size * epochs)
+        optimizer = run.adam(len(images) // row.batch_size * epochs)
         model.compile(optimizer, **{"stage": stage} if row.name == "ours" else {"loss": training.LOSS})
         model.optimizer.build(model.trainable_variables)
         program = epoch_program(model, task, row.batch_size, at, files, pixels)
@@ -68,9 +68,8 @@ def write_programs(folder: Path, run: training.Run, seeds: int, data_dir: Path |
     runs.write_json(folder / "about.json", about)
 
 
-def _files(task):
+def _files(images):
     """The files of the images to train on, which XLA cannot read, and a variable in place of what they contain."""
-    images = task.train(tf.zeros([2], tf.int64))
     if not _has_files(images.rows[0]):
         return [], None
     files = np.unique(images.rows[0]).tolist()
@@ -87,14 +86,13 @@ def _has_files(row):
 def epoch_program(model: keras.Model, task: dataset.Task, batch_size: int, at: tf.Variable, files: list[str], pixels):
     """A function that trains for the epoch whose seed and number `at` holds, and returns the values of all variables."""
     number_of = {file: number for number, file in enumerate(files)}
-    count = len(task.train(tf.zeros([2], tf.int64)))
-    steps = count // batch_size
 
     def epoch():
         seeds = tf.random.split(at)
         model.seed = tf.cast(seeds[0][0], tf.int64)
         images = task.train(seeds[1])
-        order = tf.argsort(tf.random.stateless_uniform([count], seeds[0]))[: steps * batch_size]
+        steps = len(images) // batch_size
+        order = tf.argsort(tf.random.stateless_uniform([len(images)], seeds[0]))[: steps * batch_size]
 
         def batches(row):
             row = tf.gather([number_of[file] for file in row] if _has_files(row) else row, order)

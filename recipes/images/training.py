@@ -86,17 +86,14 @@ class Run:
 
     def result(self, results: Path) -> dict:
         """The figures of this run, trained and tested now if that has not been done."""
-        done = self.folder / "result.json"
-        if done.exists():
-            return json.loads(done.read_text())
+        return runs.once(self.folder / "result.json", results / "images.csv", COLUMNS, self._measured)
+
+    def _measured(self):
         model = self.model()
         measured = measure.of_glimpses if self.row.name == "ours" else measure.of_network
         result = self._describe() | measured(model, self.task)
         if (trained_on := self.folder / "trained_on.json").exists():  # As `images/programs.py` says.
             result["details"] |= {"trained on": json.loads(trained_on.read_text())["device"]}
-        results.mkdir(parents=True, exist_ok=True)
-        runs.append(results / "images.csv", COLUMNS, result)
-        runs.write_json(done, result)
         return result
 
     def _describe(self):

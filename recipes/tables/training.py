@@ -55,10 +55,11 @@ class Run:
 
     def result(self, table: Table, results: Path) -> dict:
         """The figures of this run, trained and tested now if that has not been done."""
-        done, row = self.folder / f"{table.name}.json", self.row
-        if done.exists():
-            return json.loads(done.read_text())
-        model = self.model()
+        done = self.folder / f"{table.name}.json"
+        return runs.once(done, results / f"{table.name}.csv", COLUMNS, lambda: self._measured(table, results))
+
+    def _measured(self, table, results):
+        model, row = self.model(), self.row
         splits = evaluation_data(digits_of(self.smoke), row)
         if self.smoke:  # Hardly trained, it is sure of nothing.
             row = replace(row, compare={"budget": sys.maxsize})
@@ -66,8 +67,6 @@ class Run:
         result = self._describe(table) | measure(model, getattr(splits, row.tested_on), threshold)
         result |= {"speed_up": round(table.reference_macs / result["macs"], 3)}
         runs.write_json(results / "configs" / f"{result['protocol']}.json", self.row.config)
-        runs.append(results / f"{table.name}.csv", COLUMNS, result)
-        runs.write_json(done, result)
         return result
 
     def _describe(self, table):
