@@ -1,0 +1,269 @@
+"""An image of which parts are read: its size, a thumbnail of it, and patches at places, wherever its pixels lie."""
+
+import abc
+import threading
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from keras_glimpse.sources.counting import bytes_asked_for
+
+STRIP = 2**22  # Numbers that are converted to float32 at a time: 16 MiB.
+
+
+class UnreadableImage(ValueError):
+    """An image, or a part of it, cannot be read. The message begins with the name of the image."""
+
+
+class ImageSource(abc.ABC):
+    """An image of which parts are read, in the units and with the border rule of `MultiScaleCrop`.
+
+    `open_image` makes one of a path, of encoded bytes or of an array. For another kind of file, make a subclass that passes the
+    arguments below to `super().__init__` and defines `read_level`. All methods may be called by several threads at a time.
+
+    An image may have several levels: itself at level 0, then copies of it that are averaged more and more, as slides, maps and
+    JPEG files have. A thumbnail or a patch is computed from the coarsest level that is at least as fine as it is. If the pixels
+    of a level are exact averages, then so is a thumbnail of which they are parts, and so are patches whose edges are theirs;
+    elsewhere they are interpolated.
+
+    Args:
+        name: String, what errors and results call the image: its path, say.
+        levels: Sequence of `(height, width)`, the sizes of the levels in pixels, from the image itself to the coarsest.
+        channels: Positive integer, the number of channels.
+        dtype: The dtype of the pixels: uint8 or uint16, which are scaled to [0, 1], or a float, used unchanged.
+
+    Attributes:
+        shape: Tuple `(height, width, channels)`.
+        pixels_read: Integer, how many pixels of all levels have been read so far.
+        bytes_read: Integer, how many bytes were asked of the operating system for them; of arrays, their bytes. `None` where
+            the operating system does not count them (all but Linux).
+
+    Example:
+    >>> class Stripes(ImageSource):
+    ...     def read_level(self, level, top, left, height, width):
+    ...         stripes = np.arange(left, left + width, dtype="uint8")[:, None] % 2 * 255
+    ...         return np.broadcast_to(stripes, (height, width, 1))
+    >>> stripes = Stripes("stripes", levels=[(10**6, 10**6)], channels=1, dtype="uint8")
+    >>> stripes.patches([[0.0, 0.0]], size=4).shape, stripes.pixels_read
+    ((1, 4, 4, 1), 9)
+    """
+
+    def __init__(self, name: str, levels: Sequence[tuple[int, int]], channels: int, dtype):
+        self.name = str(name)
+        self.levels = tuple((int(height), int(width)) for height, width in levels)
+        self.channels = int(channels)
+        self.dtype = np.dtype(dtype)
+        if min(map(min, self.levels), default=0) < 1 or self.channels < 1:
+            raise UnreadableImage(f"{self.name}: expected levels of at least a pixel; got {self.levels}, {channels} channels.")
+        if self.dtype not in (np.uint8, np.uint16) and self.dtype.kind != "f":
+            raise UnreadableImage(f"{self.name}: expected pixels of floats, uint8 or uint16; got {self.dtype}.")
+        self.pixels_read, self.bytes_read = 0, 0
+        self._lock = threading.Lock()
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return (*self.levels[0], self.channels)
+
+    @abc.abstractmethod
+    def read_level(self, level: int, top: int, left: int, height: int, width: int) -> np.ndarray:
+        """Reads a box of pixels of a level, which lies inside of it.
+
+        Args:
+            level: Integer, the index of the level in `levels`.
+            top, left: Integers, its first row and column, in pixels of the level.
+            height, width: Positive integers, its size.
+
+        Returns:
+            Array `[height, width, channels]` of `dtype`.
+        """
+
+    def read(self, level: int, top: int, left: int, height: int, width: int) -> np.ndarray:
+        """`read_level`, counted, with every failure an `UnreadableImage` that names the image."""
+        with bytes_asked_for() as asked:
+            try:
+                pixels = np.asarray(self.read_level(level, top, left, height, width))
+            except UnreadableImage:
+                raise
+            except Exception as error:  # Whatever the library raises that reads this kind of file.
+                where = f"{height}x{width} pixels at row {top}, column {left} of level {level}"
+                raise UnreadableImage(f"{self.name}: cannot read {where}: {_first_line(error)}") from error
+        if pixels.shape != (height, width, self.channels):
+            raise UnreadableImage(f"{self.name}: expected {(height, width, self.channels)} pixels; got {pixels.shape}.")
+        self.count(height * width, self.bytes_of(pixels, asked.bytes))
+        return pixels
+
+    def bytes_of(self, pixels: np.ndarray, asked: int | None) -> int | None:
+        """How many bytes count as read for `pixels`, if the operating system was asked for so many."""
+        return asked
+
+    def count(self, pixels: int, bytes: int | None) -> None:
+        """Adds to `pixels_read` and `bytes_read`."""
+        with self._lock:
+            self.pixels_read += pixels
+            self.bytes_read = None if bytes is None or self.bytes_read is None else self.bytes_read + bytes
+
+    def thumbnail(self, size: tuple[int, int]) -> np.ndarray:
+        """Averages the image to a size, sharing the pixels on an edge by overlap, as `LowResNet` does.
+
+        Args:
+            size: Tuple `(rows, columns)`.
+
+        Returns:
+            Float32 array `[rows, columns, channels]`; of unsigned integers, scaled to [0, 1].
+
+        Raises:
+            UnreadableImage: If the image is smaller, or cannot be read.
+        """
+        if any(side < target for side, target in zip(self.shape, size)):
+            height, width, _ = self.shape
+            raise UnreadableImage(
+                f"{self.name}: the thumbnail is {size[0]}x{size[1]} pixels; got an image of {height}x{width}."
+            )
+        level = self._level(min(side / target for side, target in zip(self.shape, size)))
+        rows, columns = (Span(0, _overlap(side, target)) for side, target in zip(self.levels[level], size))
+        return self._in_unit_range(self._combined(Window(level, rows, columns)))
+
+    def patches(self, locations, size: int, scales: Sequence[int] = (1,)) -> np.ndarray:
+        """Crops a patch around each location at each scale, as `MultiScaleCrop` does.
+
+        Where windows overlap, what they cover together is read at once.
+
+        Args:
+            locations: Array `[n, 2]`, `(y, x)` in [0, 1].
+            size: Positive integer, the side of a patch in pixels.
+            scales: Sequence of positive integers, how many pixels of the image a pixel of each patch averages along each axis.
+                Defaults to `(1,)`.
+
+        Returns:
+            Float32 array `[n, size, size, channels * len(scales)]`; of unsigned integers, scaled to [0, 1].
+
+        Raises:
+            UnreadableImage: If a window cannot be read.
+        """
+        windows = [[self._window(location, size, scale) for scale in scales] for location in np.asarray(locations, np.float64)]
+        read = iter(self._read_windows([window for each in windows for window in each]))
+        patches = [np.concatenate([next(read) for _ in each], axis=-1) for each in windows]
+        if not patches:
+            return np.zeros((0, size, size, self.channels * len(scales)), np.float32)
+        return self._in_unit_range(np.stack(patches))
+
+    def _level(self, factor):
+        """The coarsest level of which a pixel is at most `factor` pixels of the image wide; OpenSlide's rule."""
+        height, width = self.levels[0]
+        fine = [n for n, (rows, columns) in enumerate(self.levels) if max(height / rows, width / columns) <= factor * 1.001]
+        return max(fine, default=0, key=lambda n: height / self.levels[n][0])
+
+    def _window(self, location, size, scale):
+        level = self._level(scale)
+        return Window(level, *(_span(*each, size, scale) for each in zip(location, self.levels[0], self.levels[level])))
+
+    def _read_windows(self, windows):
+        """What each window shows, of what all windows of a level cover together, if that is less than the windows are."""
+        unions = {
+            level: _union([each for each in windows if each.level == level]) for level in {each.level for each in windows}
+        }
+        boxes = {level: self.read(level, *union) for level, union in unions.items() if union}
+        for window in windows:
+            if unions[window.level] is None:
+                yield self._combined(window)
+            else:
+                top, left, _, _ = unions[window.level]
+                yield window.of(boxes[window.level], top, left)
+
+    def _combined(self, window):
+        """What a window shows, read in strips of rows, so that memory is bounded however wide it is."""
+        (size, height), (columns, width) = window.rows.weights.shape, window.columns.weights.shape
+        total = np.zeros((size, width * self.channels), np.float32)
+        most = max(1, STRIP // max(1, width * self.channels))
+        for first in range(0, height, most) if width else ():
+            count = min(most, height - first)
+            strip = self.read(window.level, window.rows.first + first, window.columns.first, count, width)
+            total += window.rows.weights[:, first : first + count] @ strip.reshape(count, -1).astype(np.float32)
+        return _across(total.reshape(size, width, self.channels), window.columns.weights)
+
+    def _in_unit_range(self, values):
+        if not np.isfinite(values).all():
+            raise UnreadableImage(f"{self.name}: pixels are NaN or infinite.")
+        return values / np.float32(np.iinfo(self.dtype).max) if self.dtype.kind == "u" else values
+
+
+class Span(NamedTuple):
+    """Pixels along one axis of a level, and what they contribute.
+
+    Attributes:
+        first: Integer, the first pixel.
+        weights: Float32 array `[outputs, pixels]`: the share of each pixel from the first on in each output.
+    """
+
+    first: int
+    weights: np.ndarray
+
+    @property
+    def stop(self):
+        return self.first + self.weights.shape[1]
+
+
+class Window(NamedTuple):
+    """What a thumbnail or a patch is computed from: its level, and pixels along both axes."""
+
+    level: int
+    rows: Span
+    columns: Span
+
+    @property
+    def area(self):
+        return self.rows.weights.shape[1] * self.columns.weights.shape[1]
+
+    def of(self, box, top, left):
+        """What it shows, of a box that covers it."""
+        part = box[self.rows.first - top : self.rows.stop - top, self.columns.first - left : self.columns.stop - left]
+        size, (height, width, channels) = len(self.rows.weights), part.shape
+        down = self.rows.weights @ part.reshape(height, width * channels).astype(np.float32)
+        return _across(down.reshape(size, width, channels), self.columns.weights)
+
+
+def _across(rows, weights):
+    """`[rows, columns, channels]` of `[rows, width, channels]`."""
+    return np.matmul(weights, rows)
+
+
+def _span(place, side, level_side, size, scale):
+    """The pixels along an axis that a patch reads: `scale` samples of each of its pixels, or as many as the level has."""
+    factor = side / level_side
+    count = max(1, round(scale / factor))
+    start = place * (side - 1) - (scale * size - 1) / 2
+    samples = start - 0.5 + (np.arange(size * count) + 0.5) * (scale / count)  # In pixels of the image.
+    inside = np.flatnonzero((samples >= 0) & (samples <= side - 1))  # NaN compares false. Elsewhere the image reads 0.
+    at = np.clip((samples[inside] + 0.5) / factor - 0.5, 0, level_side - 1)  # In pixels of the level.
+    low = np.floor(at).astype(int)
+    high = np.minimum(low + 1, level_side - 1)
+    first, stop = (low[0], high[-1] + 1) if len(inside) else (0, 0)
+    weights = np.zeros((size, stop - first), np.float32)
+    for pixel, share in ((low, 1 - (at - low)), (high, at - low)):
+        np.add.at(weights, (inside // count, pixel - first), share / count)
+    return Span(int(first), weights)
+
+
+def _overlap(side, parts):
+    """`[parts, side]`: what share of each of `parts` equal parts of a side each of its pixels makes up."""
+    edges = np.linspace(0, side, parts + 1)
+    low, high = edges[:-1, None], edges[1:, None]
+    pixel = np.arange(side)
+    shared = np.maximum(np.minimum(high, pixel + 1) - np.maximum(low, pixel), 0)
+    return (shared * parts / side).astype(np.float32)
+
+
+def _union(windows):
+    """`(top, left, height, width)` of all windows, `None` if that is more than to read them one by one, or too large."""
+    windows = [window for window in windows if window.area]
+    if not windows:
+        return None
+    top, bottom = min(each.rows.first for each in windows), max(each.rows.stop for each in windows)
+    left, right = min(each.columns.first for each in windows), max(each.columns.stop for each in windows)
+    area = (bottom - top) * (right - left)
+    return (top, left, bottom - top, right - left) if area <= min(sum(each.area for each in windows), STRIP) else None
+
+
+def _first_line(error):
+    return f"{type(error).__name__}: {str(error).strip()}".split("\n")[0][:300]
