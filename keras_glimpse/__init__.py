@@ -7,6 +7,8 @@ from keras_glimpse import _backend  # noqa: F401, I001  First: it says what is m
 from keras_glimpse import data as data
 from keras_glimpse.cascade.predict import CascadePrediction as CascadePrediction
 from keras_glimpse.cascade.predict import cascade_predict as cascade_predict
+from keras_glimpse.cascade.sources import SourcePrediction as SourcePrediction
+from keras_glimpse.cascade.sources import predict_to_csv as predict_to_csv
 from keras_glimpse.training.checkpoints import Checkpoints as Checkpoints
 from keras_glimpse.cascade.curve import CascadeCurve as CascadeCurve
 from keras_glimpse.cascade.curve import cascade_curve as cascade_curve
@@ -31,5 +33,8 @@ from keras_glimpse.pictures import draw_glimpses as draw_glimpses
 from keras_glimpse.pictures import draw_map as draw_map
 from keras_glimpse.pretrained import load_pretrained as load_pretrained
 from keras_glimpse.pretrained import pretrained_folder as pretrained_folder
+from keras_glimpse.sources.image import ImageSource as ImageSource
+from keras_glimpse.sources.image import UnreadableImage as UnreadableImage
+from keras_glimpse.sources.opening import open_image as open_image
 from keras_glimpse.training.schedule import SearchSchedule as SearchSchedule
 from keras_glimpse.version import __version__ as __version__

@@ -1,9 +1,12 @@
 """The networks of the model and their inputs: inference, section 2.1, eqs. 1 to 8."""
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
@@ -13,9 +16,11 @@ from keras_glimpse._validation.images import PixelRange, check_images, check_spe
 from keras_glimpse.attributes import Fixed, Setting
 from keras_glimpse.evidence import AVERAGING, LOCATION_INPUTS, Evidence, class_evidence, combine
 from keras_glimpse.layers import MultiScaleCrop
-from keras_glimpse.ops.geometry import check_image_shape
+from keras_glimpse.ops.geometry import candidate_locations, check_image_shape, search_grid, shape_of
 from keras_glimpse.ops.runtime import ANY, TENSORFLOW, for_runtime, parameters_of
 from keras_glimpse.ops.thumbnail import to_unit_range
+from keras_glimpse.sources import batches
+from keras_glimpse.sources.batches import Sources, are_sources, named, readable
 from keras_glimpse.tracing import Functions
 
 UNROLLED = 16  # Patches of an image that a graph has an operation for, each.
@@ -28,7 +33,7 @@ class GlimpseNetworks(keras.Model):
 
         evidence = networks.first_look(images)             # eqs. 1 and 2
         location = networks.locate(evidence)               # eqs. 3 and 8
-        patches = networks.crop(images, location)
+        patches = networks.patches(images, location)
         evidence = networks.glimpse(evidence, patches, location)  # eqs. 4 and 7
         logits = networks.combine(evidence)                # eqs. 5 and 6
 
@@ -116,7 +121,11 @@ class GlimpseNetworks(keras.Model):
     # ---- One glimpse at a time ----
 
     def prepare(self, images, training=False) -> tf.Tensor:
-        """Checks the images and applies `preprocess`; the other methods take its result."""
+        """Checks the images and applies `preprocess`; the other methods take its result: pixels, or `Sources` of names."""
+        if are_sources(images):
+            if not self.built:
+                raise ValueError("Names of images need a model that is built: build((None, None, None, channels)).")
+            return Sources(images, batches.sides(images, self.channels))
         check_spec(images.shape, images.dtype, self.image_shape, self.least_sides)
         if self.image_shape is not None:  # A graph that the user traces may know less.
             images = tf.ensure_shape(images, (None, *self.image_shape))
@@ -126,6 +135,8 @@ class GlimpseNetworks(keras.Model):
 
     def first_look(self, images, training=False, runtime=ANY) -> Evidence:
         """The low-resolution network on the thumbnail of prepared images (eq. 1): the evidence before any glimpse."""
+        if isinstance(images, Sources):
+            images = batches.thumbnails(images, self.low_res_net.size, self.channels)
         if not getattr(self.low_res_net, "scales_integers", False):
             images = to_unit_range(images, images.dtype)
         hidden, logits = for_runtime(self.low_res_net, runtime)(images, training=training)
@@ -159,7 +170,20 @@ class GlimpseNetworks(keras.Model):
     def look_again(self, images, evidence: Evidence, runtime=ANY) -> Evidence:
         """Adds the next glimpse at prepared images, at the predicted location."""
         location = for_runtime(self.locate, runtime)(evidence)
-        return self.glimpse(evidence, self.crop(images, location, runtime=runtime), location)
+        return self.glimpse(evidence, self.patches(images, location, runtime), location)
+
+    def patches(self, images, location, runtime=ANY) -> tf.Tensor:
+        """Patches of prepared images at locations `[batch, 2]`."""
+        if isinstance(images, Sources):
+            return self.crop_at(images, location[:, None])[:, 0]
+        return self.crop(images, location, runtime=runtime)
+
+    def candidates(self, images, location, search_size: int, stride, runtime=ANY) -> tuple[tf.Tensor, tf.Tensor]:
+        """The places around a location that a search looks at (eq. 12), `[batch, n, 2]`, and the patches there."""
+        places = candidate_locations(location, search_grid(search_size, stride), shape_of(images))
+        if isinstance(images, Sources):
+            return places, self.crop_at(images, places)
+        return places, self.crop.candidates(images, location, search_size, stride, runtime)
 
     def combine(self, evidence: Evidence) -> tf.Tensor:
         """Class logits after the glimpses so far, `[..., num_classes]` (eqs. 5 and 6)."""
@@ -179,6 +203,8 @@ class GlimpseNetworks(keras.Model):
         """
         net = self.glimpse_nets[len(evidence.glimpses)]
         if getattr(net, "shares_pass", False):
+            if isinstance(images, Sources):
+                images = batches.whole(images, self.channels)
             levels, starts = self.crop.levels(images, rows, columns, runtime)
             output = ops.cast(net.everywhere(levels, starts, self.crop.size), "float32")
         else:
@@ -188,11 +214,13 @@ class GlimpseNetworks(keras.Model):
 
     def _outputs_in_row(self, images, evidence, y, columns, runtime):
         places = tf.stack([y * tf.ones_like(columns), columns], axis=-1)
-        places = tf.tile(places[None], [tf.shape(images)[0], 1, 1])
+        places = tf.tile(places[None], [shape_of(images)[0], 1, 1])
         return self.outputs_at(evidence, self.crop_at(images, places, runtime), places)
 
     def crop_at(self, images, places, runtime=ANY) -> tf.Tensor:
         """Patches `[batch, n, size, size, channels]` at several places `[batch, n, 2]` of each image."""
+        if isinstance(images, Sources):
+            return batches.patches(images, places, self.crop.size, self.crop.scales, self.channels)
         crop = lambda place: self.crop(images, place, runtime=runtime)  # noqa: E731
         if places.shape[1] is not None and places.shape[1] <= UNROLLED:
             return ops.stack([crop(place) for place in ops.unstack(places, axis=1)], axis=1)
@@ -219,7 +247,7 @@ class GlimpseNetworks(keras.Model):
         logits, locations, patches = [self.combine(evidence)], [], []
         for _ in range(self.active_glimpses):
             locations.append(locate(evidence))
-            patches.append(self.crop(images, locations[-1], runtime=runtime))
+            patches.append(self.patches(images, locations[-1], runtime))
             evidence = self.glimpse(evidence, patches[-1], locations[-1], training)
             logits.append(self.combine(evidence))
         steps = {"logits": logits, "locations": locations, "patches": patches}
@@ -257,6 +285,10 @@ class GlimpseNetworks(keras.Model):
         >>> seen["logits"].shape, seen["locations"].shape, seen["patches"].shape
         (TensorShape([3, 3, 10]), TensorShape([3, 2, 2]), TensorShape([3, 2, 12, 12, 2]))
         """
+        if are_sources(images) and not tf.is_tensor(images):
+            with self.named(images) as names, readable():
+                look = self.cached("look at sources", lambda: self.graph(self.look_at_all, jit_compile=False))
+                return look(tf.constant(names))
         self.check_images(images)
         if not self.built:
             self.build(images.shape)
@@ -273,6 +305,45 @@ class GlimpseNetworks(keras.Model):
         """Warns, once, if float pixels are outside the range that the model expects; checks the first 32 images."""
         if self._pixels:
             self._pixels.see(images[:32])
+
+    # ---- Images that are read in parts ----
+
+    @property
+    def channels(self) -> int | None:
+        """Of the images; `None` before the model is built."""
+        return self._image_shape and self._image_shape[2]
+
+    def check_reads_parts(self) -> None:
+        """Raises unless the model can look at images of which only parts are read."""
+        if self.preprocess is not None:
+            raise ValueError("Images that are read in parts cannot be preprocessed as a whole: the model has `preprocess`.")
+        if not getattr(self.low_res_net, "scales_integers", False) or self.low_res_net.downsample != "area":
+            raise ValueError(
+                "Images that are read in parts need a low_res_net that sees an averaged thumbnail: LowResNet or ConvLowResNet "
+                f'with downsample="area"; got {type(self.low_res_net).__name__}.'
+            )
+
+    @contextmanager
+    def named(self, images) -> Iterator[np.ndarray]:
+        """The names by which graphs read images in parts, while this lasts; raises unless all can be opened and fit."""
+        images = [images] if isinstance(images, str | bytes | os.PathLike | batches.ImageSource) else [*images]
+        if not images:
+            raise ValueError("Expected at least one image; got none.")
+        self.check_reads_parts()
+        with named(images, self.channels) as names:
+            shapes = batches.shapes(names, self.channels)
+            if not self.built:
+                self._build_for(shapes)
+            for shape in shapes:
+                check_spec((None, *shape), "uint8", self.image_shape, self.least_sides)
+            yield names
+
+    def _build_for(self, shapes):
+        """Builds the model for images of these sizes."""
+        heights, widths, channels = ({*values} for values in zip(*shapes))
+        if len(channels) > 1:
+            raise ValueError(f"Expected images of one number of channels; got {sorted(channels)}.")
+        self.build((None, *(sides.pop() if len(sides) == 1 else None for sides in (heights, widths)), channels.pop()))
 
     # ---- Building and tracing ----
 
@@ -306,10 +377,11 @@ class GlimpseNetworks(keras.Model):
         """What `make()` returns; made again only when something has changed that graphs hold (see `tracing`)."""
         return self._functions.get(name, make)
 
-    def graph(self, function: Callable) -> tf.function:
-        """A function with an argument `runtime` as a graph for TensorFlow, compiled by XLA if the model is."""
+    def graph(self, function: Callable, jit_compile: bool | None = None) -> tf.function:
+        """A function with an argument `runtime` as a graph for TensorFlow, by default compiled by XLA if the model is."""
         function = partial(function, runtime=TENSORFLOW)
-        return tf.function(function, jit_compile=self.jit_compile, reduce_retracing=True, autograph=False)
+        jit_compile = self.jit_compile if jit_compile is None else jit_compile
+        return tf.function(function, jit_compile=jit_compile, reduce_retracing=True, autograph=False)
 
 
 def _takes_location(net):

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_glimpse._validation.images import check_images, check_spec, dtype_of, too_small
 from keras_glimpse._validation.labels import check_label_spec, check_label_values, label_assertions
+from keras_glimpse.sources.batches import are_sources
 
 
 def checked_input(
@@ -55,7 +56,8 @@ def checked_input(
         spec = _image_spec(check(0, first)[0])
         return (check(i, batch) for i, batch in enumerate(itertools.chain([first], x))), y, spec
     if in_memory or isinstance(x, list | tuple | dict | None) or hasattr(x, "shape"):
-        check_images(x, where=f" in {name}")
+        if not are_sources(x):
+            check_images(x, where=f" in {name}")
         if y is None:
             raise ValueError(f"Expected labels y beside the array of images x in {name}; got None.")
         y = y if hasattr(y, "shape") else np.asarray(y)
@@ -131,7 +133,7 @@ class _BatchCheck:
         images, labels = batch[:2]
         message = ["Batch", index, f"of {self.name}"]
         checks = label_assertions(message, labels, self.num_classes)
-        if None in images.shape[1:3]:
+        if images.dtype != tf.string and None in images.shape[1:3]:
             sides = tf.shape(images)[1:3]
             large = tf.reduce_all(sides >= self.least_sides)
             checks.append(
@@ -147,7 +149,8 @@ class _BatchCheck:
                 with tf.control_dependencies(checks):
                     checks.append(self._see_in_graph(images))
         with tf.control_dependencies(checks):
-            images = tf.ensure_shape(images, (None, *(self.image_shape or images.shape[1:])))
+            if images.dtype != tf.string:
+                images = tf.ensure_shape(images, (None, *(self.image_shape or images.shape[1:])))
             return (tf.identity(images), *batch[1:])
 
     def _see_in_graph(self, images):

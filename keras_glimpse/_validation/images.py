@@ -29,6 +29,10 @@ def check_spec(shape, dtype, image_shape=None, least_sides=(1, 1)) -> None:
     """
     if isinstance(shape, tf.TensorShape) and shape.rank is None:
         raise ValueError("The rank of the images is not known: give the dataset an output_signature.")
+    if dtype == tf.string:
+        if len(shape) != 1:
+            raise ValueError(f"Expected names of images [batch]; got shape {tuple(shape)}.")
+        return
     if len(shape) != 4:
         raise ValueError(f"Expected batches of images [batch, height, width, channels]; got shape {tuple(shape)}.")
     known = zip(shape[1:], image_shape or shape[1:])

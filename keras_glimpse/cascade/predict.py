@@ -1,15 +1,15 @@
 """The cascade: inference with early exit (section 4.1, last row of table 1)."""
 
-from functools import partial
 from typing import NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_glimpse._validation.arguments import check_built_classifier, check_integers, check_threshold
+from keras_glimpse._validation.arguments import check_built_classifier, check_integers, check_one_of, check_threshold
 from keras_glimpse.cascade.macs import known_stage_macs
-from keras_glimpse.ops.runtime import for_runtime
+from keras_glimpse.cascade.sources import SourcePrediction, predict_sources
+from keras_glimpse.cascade.stages import cascade_looks, until_sure
+from keras_glimpse.sources.batches import are_sources
 
 
 class CascadePrediction(NamedTuple):
@@ -26,7 +26,9 @@ class CascadePrediction(NamedTuple):
     macs: np.ndarray | None
 
 
-def cascade_predict(model, images, threshold: float = 0.95, batch_size: int = 2000) -> CascadePrediction:
+def cascade_predict(
+    model, images, threshold: float = 0.95, batch_size: int | None = None, on_error: str = "raise", verbose: int = 0
+) -> CascadePrediction | SourcePrediction:
     """Predicts with early exit: glimpses are added only until the model is confident.
 
     An image stops at the first stage whose largest class probability is at least `threshold`, at the latest at the last stage.
@@ -35,16 +37,22 @@ def cascade_predict(model, images, threshold: float = 0.95, batch_size: int = 20
     Args:
         model: A built `GlimpseClassifier`.
         images: Array `[n, height, width, channels]` of floats or unsigned integers, or a `tf.data.Dataset` of batches of
-            images, with or without labels.
+            images, with or without labels. Or images of which only what is looked at is read, of any sizes: a list of what
+            `open_image` takes, or a dataset of batches of paths.
         threshold: Float in (0, 1], the confidence at which to stop. Defaults to `0.95`.
-        batch_size: Positive integer, images per batch, for an array. Defaults to `2000`.
+        batch_size: Optional positive integer, images per batch. Defaults to `None`: 2000 of an array, 32 of images that are
+            read in parts.
+        on_error: `"raise"`, or `"skip"`, which reports images that cannot be read and goes on, for images that are read in
+            parts. Defaults to `"raise"`.
+        verbose: `0` or `1`, whether to show a progress bar, for images that are read in parts. Defaults to `0`.
 
     Returns:
-        A `CascadePrediction` of `probabilities`, `exit_stage` and `macs`.
+        A `CascadePrediction` of `probabilities`, `exit_stage` and `macs`; a `SourcePrediction`, which also tells locations and
+        how much was read, for images that are read in parts.
 
     Raises:
         ValueError: If `threshold` or `batch_size` is out of range, a dataset is empty, images have the wrong shape, or the
-            model is not built.
+            model is not built; an `UnreadableImage` if a file cannot be read.
         TypeError: If `images` is not one array of floats, uint8 or uint16, or `model` is not a `GlimpseClassifier`.
 
     Example:
@@ -58,56 +66,33 @@ def cascade_predict(model, images, threshold: float = 0.95, batch_size: int = 20
     Reference: Ranzato, "On Learning Where To Look", 2014, section 4.1.
     """
     check_threshold(threshold)
-    check_integers(1, batch_size=batch_size)
     check_built_classifier("cascade_predict", model)
+    check_one_of(("raise", "skip"), on_error=on_error)
+    in_parts = are_sources(images) or isinstance(images, tf.data.Dataset) and _has_names(images)
+    batch_size = (32 if in_parts else 2000) if batch_size is None else batch_size
+    check_integers(1, batch_size=batch_size)
+    if in_parts:
+        return predict_sources(model, images, threshold, batch_size, on_error, verbose)
     if not isinstance(images, tf.data.Dataset):
         model.check_images(images)
         images = [images[start : start + batch_size] for start in range(0, len(images), batch_size)] or [images]
     macs = model.cached("macs", lambda: known_stage_macs(model))
-    looks = model.cached("cascade", lambda: [model.graph(partial(_look_once, model)) for _ in range(model.active_glimpses + 1)])
-    results = [_until_sure(model, looks, _only_images(batch), threshold) for batch in images]
+    looks = model.cached("cascade", lambda: cascade_looks(model))
+    results = [_of_pixels(model, looks, _only_images(batch), threshold) for batch in images]
     if not results:
         raise ValueError("Expected at least one batch of images; got an empty dataset.")
     probabilities, exit_stage = (np.concatenate(parts) for parts in zip(*results))
     return CascadePrediction(probabilities, exit_stage, None if macs is None else macs[exit_stage])
 
 
-def _until_sure(model, looks, images, threshold):
-    """Probabilities and exit stages of one batch: each stage looks only at the rows that none before it was sure of."""
+def _of_pixels(model, looks, images, threshold):
     model.see_pixels(images)
-    images = model.prepare(tf.convert_to_tensor(images))
-    evidence, probabilities = looks[0](images, (), (), ())
-    probabilities = probabilities.numpy()
-    stages = np.zeros(len(probabilities), np.int64)
-    rows, latest = np.arange(len(probabilities)), probabilities
-    for stage, look in enumerate(looks[1:], start=1):
-        unsure = np.flatnonzero(~(latest.max(axis=-1) >= np.float32(threshold)))  # NaN compares false: such rows stay unsure.
-        if not len(unsure):
-            break
-        rows = rows[unsure]
-        evidence, latest = look(images, evidence, _padded(rows), _padded(unsure))
-        latest = latest.numpy()[: len(rows)]
-        probabilities[rows], stages[rows] = latest, stage
-    return probabilities, stages
-
-
-def _padded(rows):
-    """Row numbers, the last one repeated until there are 1, 2, 3, 4, 6, 8, 12, ...: few sizes, so that few are compiled."""
-    power = 1 << (len(rows) - 1).bit_length()
-    size = 3 * power // 4 if len(rows) <= 3 * power // 4 else power
-    return tf.constant(np.pad(rows, (0, size - len(rows)), mode="edge"), tf.int32)
-
-
-def _look_once(model, images, evidence, rows, evidence_rows, runtime):
-    """The thumbnails of all images, prepared; or, where there is evidence, one more glimpse at some rows of them."""
-    if not evidence:
-        evidence = for_runtime(model.first_look, runtime)(images)
-    else:
-        images = tf.gather(images, rows)
-        evidence = keras.tree.map_structure(lambda values: tf.gather(values, evidence_rows), evidence)
-        evidence = for_runtime(model.look_again, runtime)(images, evidence)
-    return evidence, tf.nn.softmax(model.combine(evidence))
+    return until_sure(model, looks, model.prepare(tf.convert_to_tensor(images)), threshold)
 
 
 def _only_images(batch):
     return batch[0] if isinstance(batch, tuple | list) else batch
+
+
+def _has_names(dataset):
+    return tf.nest.flatten(dataset.element_spec)[0].dtype == tf.string

@@ -5,7 +5,8 @@ A *location* is `(y, x)` in [0, 1]. The centre it names lies at pixel `location 
 of the networks: half a pixel in 2048 is below what float16 can tell apart.
 
 Images are given by their shape, `[batch, height, width, channels]`, as `keras.ops.shape` returns it: a side is an integer if it
-is known when a graph is traced, and all that follows from it a constant of the graph; else it is a scalar tensor.
+is known when a graph is traced, and all that follows from it a constant of the graph; else it is a scalar tensor, or, where
+the images of a batch differ in size, a tensor `[batch]` (see `sources`).
 """
 
 import numpy as np
@@ -13,6 +14,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_glimpse.ops.runtime import ANY, is_portable
+from keras_glimpse.sources.batches import Sources
 
 
 def is_known(*values) -> bool:
@@ -36,26 +38,40 @@ def namespace(*values):
     return np if is_known(*values) else tf
 
 
+def shape_of(images) -> tuple:
+    """The shape of a batch of images, which functions here take; of `Sources`, one height and width for each."""
+    return images.shape if isinstance(images, Sources) else ops.shape(images)
+
+
 def extent(image_shape) -> np.ndarray | tf.Tensor:
-    """Pixels between location 0 and location 1, as `(y, x)`."""
-    return array([image_shape[1] - 1, image_shape[2] - 1])
+    """Pixels between location 0 and location 1, as `(y, x)`: `[2]`, or `[batch, 2]`."""
+    sides = array([image_shape[1] - 1, image_shape[2] - 1])
+    return tf.transpose(sides) if len(sides.shape) == 2 else sides
 
 
 def search_grid(search_size: int, stride) -> np.ndarray | tf.Tensor:
-    """Offsets in pixels, `[search_size ** 2, 2]`, of the grid of eq. 12: row by row, the prediction itself in the middle."""
+    """Offsets in pixels of the grid of eq. 12: row by row, the prediction itself in the middle.
+
+    They are `[search_size ** 2, 2]`, or for strides `[batch]`, `[batch, search_size ** 2, 2]`.
+    """
     steps = np.arange(search_size, dtype=np.float32) - (search_size - 1) / 2
-    return places_of(steps, steps) * array(stride)
+    return places_of(steps, steps) * array(stride)[..., None, None]
 
 
 def candidate_locations(location: tf.Tensor, offsets, image_shape) -> tf.Tensor:
     """N(l) of eq. 12, `[batch, candidates, 2]`: the locations `offsets` pixels away from `location`, not clipped."""
-    return location[:, None, :] + tf.convert_to_tensor(offsets / extent(image_shape))
+    return location[:, None, :] + tf.convert_to_tensor(offsets / _beside_places(extent(image_shape)))
 
 
 def relative_sides(image_shape) -> np.ndarray | tf.Tensor:
-    """The sides `(y, x)`, in units of the longer one."""
-    sides = extent(image_shape)
-    return sides / namespace(sides).maximum(sides[0], sides[1])
+    """The sides `(y, x)`, in units of the longer one: `[2]`, or `[batch, 1, 2]` for places `[batch, n, 2]`."""
+    sides = _beside_places(extent(image_shape))
+    return sides / namespace(sides).maximum(sides[..., :1], sides[..., 1:])
+
+
+def _beside_places(sides):
+    """Sides `[2]` or `[batch, 2]` in a shape that broadcasts with places `[batch, n, 2]`."""
+    return sides if len(sides.shape) == 1 else sides[:, None]
 
 
 def stride_in_pixels(stride: int | float, image_shape) -> int | tf.Tensor:

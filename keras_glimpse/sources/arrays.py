@@ -10,7 +10,7 @@ from keras_glimpse.sources.image import ImageSource, UnreadableImage
 class ArrayImage(ImageSource):
     """An image in an array, or in anything that is sliced like one: NumPy, memory maps, zarr, HDF5, TensorStore.
 
-    Only what is looked at is read. A thumbnail needs all pixels, unless there are copies of the image that are averaged already.
+    Only what is looked at is read. A thumbnail needs all pixels, unless there are averaged copies of the image (`pyramid`).
 
     Args:
         array: Array `[height, width, channels]` or `[height, width]` of uint8, uint16 or floats, with a `shape` and a `dtype`,

@@ -148,6 +148,10 @@ class ImageSource(abc.ABC):
             return np.zeros((0, size, size, self.channels * len(scales)), np.float32)
         return self._in_unit_range(np.stack(patches))
 
+    def pixels(self) -> np.ndarray:
+        """All pixels, float32 `[height, width, channels]`; of unsigned integers, scaled to [0, 1]."""
+        return self._in_unit_range(self.read(0, 0, 0, *self.levels[0]).astype(np.float32))
+
     def _level(self, factor):
         """The coarsest level of which a pixel is at most `factor` pixels of the image wide; OpenSlide's rule."""
         height, width = self.levels[0]
@@ -173,7 +177,7 @@ class ImageSource(abc.ABC):
 
     def _combined(self, window):
         """What a window shows, read in strips of rows, so that memory is bounded however wide it is."""
-        (size, height), (columns, width) = window.rows.weights.shape, window.columns.weights.shape
+        (size, height), width = window.rows.weights.shape, window.columns.weights.shape[1]
         total = np.zeros((size, width * self.channels), np.float32)
         most = max(1, STRIP // max(1, width * self.channels))
         for first in range(0, height, most) if width else ():

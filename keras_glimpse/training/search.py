@@ -5,20 +5,19 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from keras import ops
 
 from keras_glimpse.ops.geometry import (
     array,
-    candidate_locations,
     grid,
     interpolate,
     is_inside,
     places_of,
     relative_sides,
-    search_grid,
+    shape_of,
     stride_in_pixels,
 )
 from keras_glimpse.ops.runtime import TENSORFLOW
+from keras_glimpse.sources.batches import Sources
 from keras_glimpse.training.objective import SAMPLES
 
 EVERYWHERE = "image"  # The `search_size` of a search over the whole image.
@@ -90,7 +89,7 @@ def place_penalty(model, images, evidence, locations, places) -> tf.Tensor:
     *previous, predicted = locations
     log_map = model.log_map(evidence)
     prior = None if log_map is None else interpolate(log_map, places)
-    return model.objective.place_penalty(predicted, places, previous, relative_sides(ops.shape(images)), prior)
+    return model.objective.place_penalty(predicted, places, previous, relative_sides(shape_of(images)), prior)
 
 
 def _candidates(model, images, evidence, predicted, samples=None) -> Candidates:
@@ -101,7 +100,7 @@ def _candidates(model, images, evidence, predicted, samples=None) -> Candidates:
     if model.search_size == EVERYWHERE:
         cells = _cells(model, images, evidence)
         rows, columns = grid(cells)
-        patches = model.crop(images, predicted, runtime=TENSORFLOW)
+        patches = model.patches(images, predicted, TENSORFLOW)
         here = model.outputs_at(evidence, patches[:, None], predicted[:, None])[:, 0]
         places = tf.convert_to_tensor(places_of(rows, columns))[None]
         if samples:
@@ -110,11 +109,8 @@ def _candidates(model, images, evidence, predicted, samples=None) -> Candidates:
             return Candidates(places, outputs, None, here, 1 / array(cells), proposal)
         outputs = model.outputs_everywhere(images, evidence, rows, columns, TENSORFLOW)
         return Candidates(places, outputs, None, here, 1 / array(cells))
-    shape = ops.shape(images)
-    stride = stride_in_pixels(model.search_stride, shape)
-    offsets = search_grid(model.search_size, stride)
-    patches = model.crop.candidates(images, predicted, model.search_size, stride, TENSORFLOW)
-    places = candidate_locations(predicted, offsets, shape)
+    stride = stride_in_pixels(model.search_stride, shape_of(images))
+    places, patches = model.candidates(images, predicted, model.search_size, stride, TENSORFLOW)
     outputs = model.outputs_at(evidence, patches, places)
     return Candidates(places, outputs, patches, outputs[:, model.search_size**2 // 2], None)
 
@@ -183,9 +179,10 @@ def _cells(model, images, evidence):
     """Rows and columns of a grid over the image: the cells of the features, if they have places."""
     if len(evidence.hidden.shape) == 4:
         return evidence.hidden.shape[1:3]
-    shape = ops.shape(images)
+    shape = shape_of(images)
     stride = stride_in_pixels(model.search_stride, shape)
-    return [-(-side // stride) for side in shape[1:3]]
+    cells = [-(-side // stride) for side in shape[1:3]]
+    return [tf.reduce_max(each) for each in cells] if isinstance(images, Sources) else cells
 
 
 def _neighbours(found):

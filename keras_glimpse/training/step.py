@@ -4,9 +4,8 @@ from functools import partial
 
 import keras
 import tensorflow as tf
-from keras import ops
 
-from keras_glimpse.ops.geometry import border_distance, extent
+from keras_glimpse.ops.geometry import border_distance, extent, shape_of
 from keras_glimpse.ops.labels import label_shares
 from keras_glimpse.ops.runtime import TENSORFLOW, for_runtime
 from keras_glimpse.training.objective import cross_entropy
@@ -43,8 +42,8 @@ def training_step(model, data) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
 
     terms["loss"] += regularization
     correct.append(_is_correct(predicted_logits, shares))
-    moved = tf.norm((best - locations[-1]) * extent(ops.shape(images)), axis=-1)
-    distances = {"moved_px": moved, "border_px": border_distance(locations[-1], ops.shape(images))}
+    moved = tf.norm((best - locations[-1]) * extent(shape_of(images)), axis=-1)
+    distances = {"moved_px": moved, "border_px": border_distance(locations[-1], shape_of(images))}
     return terms | _accuracies(correct) | distances, predicted_logits
 
 
@@ -58,7 +57,7 @@ def evaluation_step(model, data) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
     if weights is not None:
         loss *= weights
     accuracies = _accuracies([_is_correct(each, shares) for each in logits])
-    border = border_distance(seen["locations"][:, -1], ops.shape(images))
+    border = border_distance(seen["locations"][:, -1], shape_of(images))
     return {"loss": loss} | accuracies | {"border_px": border}, logits[-1]
 
 
@@ -97,7 +96,7 @@ def look_until_stage(model, stage, images, shares, training=True):
     correct = [_is_correct(model.combine(evidence), shares)]
     locations = [locate(evidence)]
     for _ in range(stage.glimpse):
-        evidence = model.glimpse(evidence, model.crop(images, locations[-1], runtime=TENSORFLOW), locations[-1])
+        evidence = model.glimpse(evidence, model.patches(images, locations[-1], TENSORFLOW), locations[-1])
         # With weights shared by all glimpses, the earlier ones are held fixed all the same (section 2.2.1).
         evidence, locations = keras.tree.map_structure(tf.stop_gradient, (evidence, locations))
         correct.append(_is_correct(model.combine(evidence), shares))
@@ -122,7 +121,7 @@ def _search_and_learn(model, images, shares, evidence, locations, tape):
 
 
 def _learn_as_predicted(model, images, shares, evidence, locations):
-    patches = model.crop(images, locations[-1], runtime=TENSORFLOW)[:, None]
+    patches = model.patches(images, locations[-1], TENSORFLOW)[:, None]
     logits = model.combined(evidence, model.outputs_at(evidence, patches, locations[-1][:, None], training=True))
     return model.objective.loss_terms(logits, shares), logits[:, 0], locations[-1]
 

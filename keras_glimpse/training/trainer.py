@@ -4,6 +4,7 @@ import numbers
 import os
 import random
 import warnings
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -27,6 +28,7 @@ from keras_glimpse._validation.images import PixelRange
 from keras_glimpse.attributes import Setting
 from keras_glimpse.networks import GlimpseNetworks
 from keras_glimpse.ops.runtime import TENSORFLOW, for_runtime
+from keras_glimpse.sources.batches import are_sources, readable
 from keras_glimpse.training import execution, replicas
 from keras_glimpse.training.checkpoints import Checkpoints, after_epochs, check_resumable
 from keras_glimpse.training.measures import Measures
@@ -93,6 +95,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         self._choices = {}  # Arguments of `compile`
         self._xla = "auto"
         self._plans = {}  # Of the phases "train" and "test": see `execution.plan`
+        self._parts = {}  # Phases whose images are read in parts
         self.seed = 0  # Of the samples of a soft assignment
 
     # ---- What is trained ----
@@ -337,23 +340,26 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
             super(Trainer, self).make_predict_function(force=True)
             return self.predict_function
 
-        ours = lambda: execution.predict_function(self.predict_step, self.jit_compile)  # noqa: E731
+        in_parts = self._parts.get("predict", False)
+        ours = lambda: execution.predict_function(self.predict_step, self.jit_compile and not in_parts)  # noqa: E731
         make = ours if self._runs_on_one_device_in_graphs() else by_keras
-        self.predict_function = self.cached("predict", make)
+        self.predict_function = self.cached(f"predict {in_parts=}", make)
 
     def _runs_on_one_device_in_graphs(self):
         return self.distribute_strategy.num_replicas_in_sync == 1 and not (self.compiled and self.run_eagerly)
 
     def _made(self, phase, step, by_keras):
+        in_parts = self._parts.get(phase, False)
+
         def make():
             if getattr(type(self), f"{phase}_step") is not getattr(Trainer, f"{phase}_step"):
                 by_keras(force=True)  # A subclass has a step of its own.
                 return getattr(self, f"{phase}_function")
-            compiled = {"jit_compile": self.jit_compile, "eager": self.run_eagerly}
+            compiled = {"jit_compile": self.jit_compile and not in_parts, "eager": self.run_eagerly}
             results = lambda: self._results(self._names(phase))  # noqa: E731
             return execution.step_function(self.distribute_strategy, step, results, **compiled)
 
-        function = self.cached(phase, make)
+        function = self.cached(f"{phase} {in_parts=}", make)
         if isinstance(function, execution.StepFunction):
             function.begin(**self._plans.get(phase, {}))
         return function
@@ -407,6 +413,16 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         """
         given = _arguments(super().fit, args, kwargs)
         self._check_compiled("fit")
+        with self._reading("train", given["x"]) as given["x"], ExitStack() as stack:
+            self._parts["test"] = self._parts["train"]  # Of a validation split
+            if isinstance(given["validation_data"], tuple | list) and len(given["validation_data"]) > 1:
+                images, *rest = given["validation_data"]
+                given["validation_data"] = (stack.enter_context(self._reading("test", images)), *rest)
+            elif given["validation_data"] is not None:
+                stack.enter_context(self._reading("test", given["validation_data"]))
+            return self._fit(given, checkpoint)
+
+    def _fit(self, given, checkpoint):
         x, y, image = self._checked_and_built(given["x"], given["y"], "the training data", given["sample_weight"])
         if y is not None and given["shuffle"]:
             replicas.check_same_seed(self.distribute_strategy)
@@ -427,6 +443,24 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
             history.history, history.epoch = saved.history, list(range(saved.epochs))
         return history
 
+    @contextmanager
+    def _reading(self, phase, images):
+        """What graphs of a phase are given for images: names of those that are read in parts, while this lasts."""
+        named = isinstance(images, tf.data.Dataset) and tf.nest.flatten(images.element_spec)[0].dtype == tf.string
+        self._parts[phase] = named or are_sources(images)
+        if not self._parts[phase]:
+            yield images
+            return
+        if self._xla is True:
+            raise ValueError("jit_compile=True cannot be for images that are read in parts: XLA does not read files.")
+        with readable():
+            if named:
+                self.check_reads_parts()
+                yield images
+                return
+            with self.named(images) as names:
+                yield names
+
     def _checked_validation(self, data):
         if isinstance(data, tuple | list) and len(data) > 1:
             images, labels, _ = self._checked(*data[:2], "the validation data", *data[2:])
@@ -440,7 +474,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         self._check_optimizer(self.optimizer)
         self._active = self.stage.glimpse + 1
         self._trained = tuple(sorted({*self._trained, self._active}))
-        if image is None or not image.dtype.is_unsigned:
+        if image is None or not (image.dtype.is_unsigned or image.dtype == tf.string):
             return
         if self.preprocess is None:
             self._pixels.largest = 1.0
@@ -488,8 +522,13 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         given = _arguments(super().evaluate, args, kwargs)
         given |= given.pop("kwargs", {})
         self._check_compiled("evaluate")
-        if not of_fit:
-            given["x"], given["y"], _ = self._checked_and_built(given["x"], given["y"], "the test data", given["sample_weight"])
+        if of_fit:
+            return self._evaluate(given, of_fit)
+        with self._reading("test", given["x"]) as x:
+            given["x"], given["y"], _ = self._checked_and_built(x, given["y"], "the test data", given["sample_weight"])
+            return self._evaluate(given, of_fit)
+
+    def _evaluate(self, given, of_fit):
         with named_batches():
             self._plan("test", given["callbacks"], given["steps"])
             return super().evaluate(**given, **of_fit)
@@ -518,13 +557,18 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         >>> model.predict(np.zeros((3, 48, 48, 1), "float32"), verbose=0).shape
         (3, 10)
         """
-        if hasattr(x, "shape") or isinstance(x, list | tuple | dict | str | numbers.Number | None):
+        with self._reading("predict", x) as x:
+            return self._predict(x, batch_size, verbose, steps, callbacks)
+
+    def _predict(self, x, batch_size, verbose, steps, callbacks):
+        in_parts = self._parts["predict"]
+        if not in_parts and (hasattr(x, "shape") or isinstance(x, list | tuple | dict | str | numbers.Number | None)):
             self.check_images(x, at_least=1)
             self.see_pixels(x)
         own = self.steps_per_execution
         several = self._choices.get("steps_per_execution", "auto") == "auto" and self._runs_on_one_device_in_graphs()
         counted = steps or keras.config.max_steps_per_epoch() or execution.watches_steps(callbacks, "predict")
-        if several and not counted and execution.is_small(self.image_shape):
+        if several and not counted and not in_parts and execution.is_small(self.image_shape):
             self.steps_per_execution = execution.STEPS_PER_CALL
             if not isinstance(callbacks, keras.callbacks.CallbackList):
                 callbacks = [execution.PredictProgress(), *keras.tree.flatten(callbacks or [])]
@@ -559,9 +603,10 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         True
         """
         self._check_compiled("train_on_batch")
-        x, y, image = self._checked_and_built(x, y, "the batch", sample_weight, in_memory=True)
-        self._begin_training(image)
-        return super().train_on_batch(x, y, sample_weight, class_weight, return_dict)
+        with self._reading("train", x) as x:
+            x, y, image = self._checked_and_built(x, y, "the batch", sample_weight, in_memory=True)
+            self._begin_training(image)
+            return super().train_on_batch(x, y, sample_weight, class_weight, return_dict)
 
     def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
         """Evaluates the model on one batch, as `keras.Model.test_on_batch` does.
@@ -588,8 +633,9 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         ['accuracy_0', 'accuracy_1', 'accuracy_2', 'border_px', 'loss']
         """
         self._check_compiled("test_on_batch")
-        x, y, _ = self._checked_and_built(x, y, "the batch", sample_weight, in_memory=True)
-        return super().test_on_batch(x, y, sample_weight, return_dict)
+        with self._reading("test", x) as x:
+            x, y, _ = self._checked_and_built(x, y, "the batch", sample_weight, in_memory=True)
+            return super().test_on_batch(x, y, sample_weight, return_dict)
 
     def predict_on_batch(self, x):
         """Computes the class logits (eq. 6) of one batch, as `keras.Model.predict_on_batch` does.
@@ -610,9 +656,11 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         >>> model.predict_on_batch(np.zeros((3, 48, 48, 1), "float32")).shape
         (3, 10)
         """
-        self.check_images(x, at_least=1)
-        self.see_pixels(x)
-        return super().predict_on_batch(x)
+        with self._reading("predict", x) as x:
+            if not self._parts["predict"]:
+                self.check_images(x, at_least=1)
+                self.see_pixels(x)
+            return super().predict_on_batch(x)
 
     def best_places(self, images, labels, glimpse: int = 1) -> np.ndarray:
         """Computes where training would look, given the labels: z* of eq. 12, or the most probable place of a soft assignment.
@@ -640,10 +688,11 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         (16, 2)
         """
         stage = Stage.parse(glimpse, self.num_glimpses)
-        images, labels, _ = self._checked_and_built(images, labels, "the batch", None, in_memory=True)
-        find = partial(places_for_labels, self, stage)
-        best = self.cached(f"best_places {glimpse}", lambda: tf.function(find, reduce_retracing=True, autograph=False))
-        return best(ops.convert_to_tensor(images), ops.convert_to_tensor(labels)).numpy()
+        with self._reading("test", images) as images:
+            images, labels, _ = self._checked_and_built(images, labels, "the batch", None, in_memory=True)
+            find = partial(places_for_labels, self, stage)
+            best = self.cached(f"best_places {glimpse}", lambda: tf.function(find, reduce_retracing=True, autograph=False))
+            return best(tf.convert_to_tensor(images), ops.convert_to_tensor(labels)).numpy()
 
     def _plan(self, phase, callbacks, steps):
         is_auto = self._choices["steps_per_execution"] == "auto"
@@ -652,6 +701,10 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
     def _check_compiled(self, method):
         if not self.compiled:
             raise ValueError(f"{method} needs a compiled model: call compile(optimizer, stage=...) before.")
+
+    def _build_for(self, shape):
+        with replicas.scope_of(self):
+            super()._build_for(shape)
 
     def _checked_and_built(self, *data, **kwargs):
         """`_checked`, and the model is built for such images if it was not."""

@@ -1,0 +1,5 @@
+from keras_glimpse.sources.image import ImageSource
+
+
+class EncodedImage(ImageSource):
+    pass

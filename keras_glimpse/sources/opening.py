@@ -1,0 +1,81 @@
+"""What kind of image something is, by its content: `open_image`."""
+
+import os
+from collections.abc import Callable
+
+import numpy as np
+
+from keras_glimpse.sources.arrays import ArrayImage
+from keras_glimpse.sources.encoded import EncodedImage
+from keras_glimpse.sources.image import ImageSource, UnreadableImage
+from keras_glimpse.sources.maps import MapImage
+from keras_glimpse.sources.slides import SlideImage, vendor
+
+MAX_PIXELS = 2**27  # Of an image that must be decoded whole: 384 MiB of colour.
+
+
+def open_image(image, channels: int | None = None, max_pixels: int = MAX_PIXELS) -> ImageSource:
+    """Opens an image of which only what is looked at is read.
+
+    Files are recognised by their content, not by their suffix: JPEG, PNG, slides that OpenSlide knows, TIFF with and without
+    overviews, GeoTIFF, and arrays in `.npy` files. No file is run, and no pickle is read.
+
+    Args:
+        image: String or path of a file; bytes of a JPEG or PNG file; an array `[height, width, channels]` or `[height, width]`,
+            or anything that is sliced like one (memory maps, zarr, HDF5, TensorStore); or an `ImageSource`, returned as it is.
+        channels: Optional integer, `1` or `3`, the channels to convert JPEG, PNG and slides to. Defaults to `None`, those that
+            they have.
+        max_pixels: Positive integer, the most pixels of a file that has to be decoded as a whole (PNG, progressive JPEG): a
+            guard against decompression bombs. Defaults to `2**27`.
+
+    Returns:
+        An `ImageSource`.
+
+    Raises:
+        UnreadableImage: If the file does not exist, is damaged, is of another kind, or has too many pixels.
+        TypeError: If `image` is none of the above.
+        ImportError: If the library is not installed that reads such files: `pip install keras-glimpse[files]` (JPEG, PNG),
+            `keras-glimpse[slides]` or `keras-glimpse[maps]`.
+
+    Example:
+    >>> image = open_image(np.zeros((4000, 6000, 3), "uint8"))
+    >>> image.shape, image.patches([[0.5, 0.5]], size=48).shape
+    ((4000, 6000, 3), (1, 48, 48, 3))
+    """
+    if isinstance(image, ImageSource):
+        return image
+    if isinstance(image, bytes):
+        return EncodedImage(image, channels, max_pixels=max_pixels)
+    if isinstance(image, str | os.PathLike):
+        path = os.fspath(image)
+        return _reader(path)(path, channels, max_pixels)
+    if hasattr(image, "shape") and hasattr(image, "dtype"):
+        return ArrayImage(image)
+    raise TypeError(
+        f"Expected a path, the bytes of a JPEG or PNG file, an array or an ImageSource; got {type(image).__name__}."
+    )
+
+
+def _reader(path) -> Callable[[str, int | None, int], ImageSource]:
+    try:
+        with open(path, "rb") as file:
+            begins = file.read(8)
+    except OSError as error:
+        raise UnreadableImage(f"{path}: {error.strerror}.") from error
+    if begins.startswith((b"\xff\xd8", b"\x89PNG")):
+        return lambda path, channels, most: EncodedImage(path, channels, max_pixels=most)
+    if begins.startswith(b"\x93NUMPY"):
+        return lambda path, channels, most: _array(path)
+    is_tiff = begins.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"))
+    if vendor(path) not in (None, "generic-tiff"):
+        return lambda path, channels, most: SlideImage(path, channels or 3)
+    if is_tiff:
+        return lambda path, channels, most: MapImage(path)
+    raise UnreadableImage(f"{path}: expected a JPEG, PNG, TIFF, slide or .npy file; it begins with {begins!r}.")
+
+
+def _array(path):
+    try:
+        return ArrayImage(np.load(path, mmap_mode="r", allow_pickle=False), name=path)
+    except (ValueError, OSError, EOFError) as error:
+        raise UnreadableImage(f"{path}: cannot be mapped as an array: {str(error).splitlines()[0]}") from error

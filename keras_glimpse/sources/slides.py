@@ -1,0 +1,10 @@
+class SlideImage:
+    pass
+
+
+def vendor(path):
+    return None
+
+
+def vendor(path):
+    return None
