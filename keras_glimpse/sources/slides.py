@@ -4,7 +4,3 @@ class SlideImage:
 
 def vendor(path):
     return None
-
-
-def vendor(path):
-    return None
