@@ -1,6 +1,5 @@
 """The networks of the model and their inputs: inference, section 2.1, eqs. 1 to 8."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -265,7 +264,8 @@ class GlimpseNetworks(keras.Model):
         """Returns the logits after each glimpse, the locations and the patches, for a batch of images.
 
         Args:
-            images: Array or tensor `[batch, height, width, channels]` of floats or unsigned integers, processed as one batch.
+            images: Array or tensor `[batch, height, width, channels]` of floats or unsigned integers, processed as one batch. Or
+                a list of images of which only what is looked at is read (see `open_image`).
 
         Returns:
             Dict of float32 tensors:
@@ -285,7 +285,7 @@ class GlimpseNetworks(keras.Model):
         >>> seen["logits"].shape, seen["locations"].shape, seen["patches"].shape
         (TensorShape([3, 3, 10]), TensorShape([3, 2, 2]), TensorShape([3, 2, 12, 12, 2]))
         """
-        if are_sources(images) and not tf.is_tensor(images):
+        if are_sources(images) and tf.executing_eagerly():
             with self.named(images) as names, readable():
                 look = self.cached("look at sources", lambda: self.graph(self.look_at_all, jit_compile=False))
                 return look(tf.constant(names))
@@ -326,7 +326,7 @@ class GlimpseNetworks(keras.Model):
     @contextmanager
     def named(self, images) -> Iterator[np.ndarray]:
         """The names by which graphs read images in parts, while this lasts; raises unless all can be opened and fit."""
-        images = [images] if isinstance(images, str | bytes | os.PathLike | batches.ImageSource) else [*images]
+        images = batches.listed(images)
         if not images:
             raise ValueError("Expected at least one image; got none.")
         self.check_reads_parts()

@@ -10,10 +10,14 @@ from keras_glimpse.layers import LowResNet
 from keras_glimpse.layers.conv_low_res_net import ConvLowResNet
 from keras_glimpse.ops.geometry import extent
 from keras_glimpse.ops.thumbnail import downsample, to_unit_range
+from keras_glimpse.sources.batches import are_sources, listed
+from keras_glimpse.sources.image import ImageSource
+from keras_glimpse.sources.opening import open_image
 
 COLOURS = ("tab:red", "tab:cyan", "tab:orange", "tab:green", "tab:purple", "tab:pink")
 BOX_COLOUR = "lime"
 WIDTH, HEIGHT, TITLE = 1.6, 1.85, 0.25  # Inches of a panel, its title included, and of the title.
+DRAWN = 1000  # Pixels of the longer side of an image that is read in parts
 ENLARGED = 1 / 8  # Rows are enlarged if the finest patch is narrower than this share of an image's longer side.
 
 
@@ -29,7 +33,8 @@ def draw_glimpses(model, images, labels=None, path: str | os.PathLike | None = N
     Args:
         model: A `GlimpseClassifier`.
         images: Array `[n, height, width, channels]` with 1 or 3 channels, of floats in [0, 1] or unsigned integers; a dozen fit
-            on a page. Or a list of arrays `[height, width, channels]`, which are looked at one by one.
+            on a page. Or a list of arrays `[height, width, channels]`, which are looked at one by one, or of paths or
+            `ImageSource`s, which are drawn at no more than 1000 pixels a side.
         labels: Optional integer array `[n]` of class indices. Defaults to `None`.
         path: Optional string or path of the picture to write, in the format of its suffix. Defaults to `None`.
         class_names: Optional sequence of strings, the names of the classes. Defaults to `None`, their indices.
@@ -54,11 +59,11 @@ def draw_glimpses(model, images, labels=None, path: str | os.PathLike | None = N
     """
     from matplotlib.figure import Figure
 
-    images, boxes = _one_by_one(images, boxes)
+    images, boxes = _one_by_one(model, images, boxes)
     labels = None if labels is None else np.asarray(labels)
     if labels is not None and (labels.shape != (len(images),) or labels.dtype.kind not in "iu"):
         raise ValueError(f"Expected an integer for each of {len(images)} images as labels; got {labels.shape}, {labels.dtype}.")
-    enlarged = model.crop.size * min(model.crop.scales) < ENLARGED * max(max(image.shape[1:3]) for image in images)
+    enlarged = model.crop.size * min(model.crop.scales) < ENLARGED * max(max(_shape(image)[:2]) for image in images)
     figure = Figure(layout="constrained")
     rows = (_enlarged_rows if enlarged else _rows)(figure, images, model)
     for row, (image, panels) in enumerate(zip(images, rows)):
@@ -99,14 +104,15 @@ def draw_map(model, images, path: str | os.PathLike | None = None, boxes=None):
     """
     from matplotlib.figure import Figure
 
-    images, boxes = _one_by_one(images, boxes)
+    images, boxes = _one_by_one(model, images, boxes)
     size = (2 * WIDTH * model.active_glimpses * _widest(images), (2 * WIDTH + TITLE) * len(images))
     figure = Figure(figsize=size, layout="constrained")
     rows = figure.subplots(len(images), model.active_glimpses, squeeze=False)
     for image, its_boxes, row in zip(images, boxes, rows):
-        bottom, right = extent(image.shape)  # Cells are parts of what lies between location 0 and location 1.
+        bottom, right = extent((1, *_shape(image)))  # Cells are parts of what lies between location 0 and location 1.
         for n, (axes, (p, (y, x))) in enumerate(zip(row, _maps(model, image))):
-            _show(axes, _pixels(image), f"glimpse {n + 1}: p(z) up to {p.max():.1%} (uniform {1 / p.size:.1%})")
+            title = f"glimpse {n + 1}: p(z) up to {p.max():.1%} (uniform {1 / p.size:.1%})"
+            _show(axes, _pixels(image), title, edges=_edges(image))
             axes.imshow(p, "inferno", alpha=0.6, vmin=0, extent=(0, right, bottom, 0), interpolation="bilinear")
             axes.plot(x * right, y * bottom, "o", color="white", markersize=14, fillstyle="none", path_effects=_outline())
             axes.set(xlim=(0, right), ylim=(bottom, 0))
@@ -116,17 +122,21 @@ def draw_map(model, images, path: str | os.PathLike | None = None, boxes=None):
     return figure
 
 
-def _one_by_one(images, boxes):
-    """The images as batches of one, since they may differ in size, and the boxes of each, `[n, 4]`."""
-    if not isinstance(images, list | tuple):
-        check_images(images)
-    images = [np.asarray(image)[None] for image in images]
+def _one_by_one(model, images, boxes):
+    """The images as batches of one, since they may differ in size, or as sources, and the boxes of each, `[n, 4]`."""
+    if are_sources(images):
+        images = [open_image(image, model.channels) for image in listed(images)]
+    else:
+        if not isinstance(images, list | tuple):
+            check_images(images)
+        images = [np.asarray(image)[None] for image in images]
+        for image in images:
+            check_images(image)
     if not images:
         raise ValueError("Expected at least one image; got none.")
-    for image in images:
-        check_images(image)
-        if image.shape[-1] not in (1, 3):
-            raise ValueError(f"Only images of 1 or 3 channels can be drawn; got {image.shape[-1]}.")
+    for *_, channels in map(_shape, images):
+        if channels not in (1, 3):
+            raise ValueError(f"Only images of 1 or 3 channels can be drawn; got {channels}.")
     boxes = [np.asarray(each) for each in ([[]] * len(images) if boxes is None else boxes)]
     if len(boxes) != len(images) or any(each.size and each.shape[-1] != 4 for each in boxes):
         shapes = ", ".join(str(each.shape) for each in boxes)
@@ -137,7 +147,8 @@ def _one_by_one(images, boxes):
 def _maps(model, image):
     """p(z) `[rows, columns]` before each glimpse, and the location of the glimpse."""
     looked = model.look(image)
-    evidence = model.first_look(model.prepare(image))
+    in_parts = isinstance(image, ImageSource)
+    evidence = model.first_look(image.thumbnail(model.low_res_net.size)[None] if in_parts else model.prepare(image))
     for n, head in enumerate(model.location_heads[: model.active_glimpses]):
         log_map = model.log_map(evidence)
         if log_map is None:
@@ -149,7 +160,7 @@ def _maps(model, image):
 
 def _widest(images):
     """The largest ratio of width to height."""
-    return max(image.shape[2] / image.shape[1] for image in images)
+    return max(width / height for height, width, _ in map(_shape, images))
 
 
 def _rows(figure, images, model):
@@ -179,13 +190,15 @@ def _enlarged_rows(figure, images, model):
 def _draw_row(whole, thumbnail, glimpses, model, image, label, class_names, boxes, enlarged):
     looked = {name: np.asarray(values)[0] for name, values in model.look(image).items()}
     probabilities = np.exp(looked["logits"] - np.logaddexp.reduce(looked["logits"], axis=-1, keepdims=True))
-    _show(whole, _pixels(image), "" if label is None else f"label {_name(label, class_names)}")
+    _show(whole, _pixels(image), "" if label is None else f"label {_name(label, class_names)}", edges=_edges(image))
     _show(thumbnail, _thumbnail(model.low_res_net, image), *_title("thumbnail", probabilities[0], label, class_names))
     _draw_boxes(whole, boxes)
-    crop, channels = model.crop, image.shape[-1]
+    crop, channels = model.crop, _shape(image)[-1]
     for n, (panels, location, patches) in enumerate(zip(glimpses, looked["locations"], looked["patches"])):
         colour = COLOURS[n % len(COLOURS)]
-        y, x = np.nan_to_num(location) * extent(image.shape)  # Axes have no limits that are NaN, as of a model that diverged.
+        y, x = np.nan_to_num(location) * extent(
+            (1, *_shape(image))
+        )  # Axes have no limits that are NaN, as of a model that diverged.
         predicted = _title(f"glimpse {n + 1}", probabilities[n + 1], label, class_names)
         _draw_frames(whole, y, x, crop, colour)
         if enlarged:
@@ -202,12 +215,29 @@ def _draw_row(whole, thumbnail, glimpses, model, image, label, class_names, boxe
                 spine.set(color=colour, linewidth=2)
 
 
+def _shape(image):
+    """Height, width and channels."""
+    return image.shape[-3:]
+
+
 def _pixels(image):
+    if isinstance(image, ImageSource):
+        height, width, _ = image.shape
+        most = min(1, DRAWN / max(height, width))
+        return image.thumbnail((max(1, round(most * height)), max(1, round(most * width))))
     return np.asarray(to_unit_range(image, image.dtype))[0]
+
+
+def _edges(image):
+    """Left, right, bottom and top of an image, in its pixels."""
+    height, width, _ = _shape(image)
+    return -0.5, width - 0.5, height - 0.5, -0.5
 
 
 def _thumbnail(net, image):
     """What the low-resolution network sees; of a network of the user's own that is not known, so the whole image."""
+    if isinstance(image, ImageSource):
+        return image.thumbnail(net.size)
     ours = isinstance(net, LowResNet | ConvLowResNet)
     return np.asarray(downsample(image, *((net.size, net.downsample) if ours else (image.shape[1:3], "area"))))[0]
 

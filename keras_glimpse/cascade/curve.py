@@ -10,6 +10,7 @@ from keras_glimpse._validation.arguments import check_built_classifier, check_in
 from keras_glimpse._validation.labels import check_labels
 from keras_glimpse.cascade.macs import known_stage_macs
 from keras_glimpse.ops.labels import label_shares
+from keras_glimpse.sources.batches import are_sources, listed
 
 THRESHOLDS = 1 - np.logspace(-0.05, -6, 120)  # 0.1 to 1 - 1e-6, denser where more depends on it.
 
@@ -82,17 +83,19 @@ class CascadeCurve(NamedTuple):
         return float(self.thresholds[cheap[self.errors[cheap].argmin()]])
 
 
-def cascade_curve(model, images, labels=None, thresholds=THRESHOLDS, batch_size: int = 1000) -> CascadeCurve:
+def cascade_curve(model, images, labels=None, thresholds=THRESHOLDS, batch_size: int | None = None) -> CascadeCurve:
     """Computes error and mean MACs of the cascade at many thresholds, with one forward pass for each image.
 
     Args:
         model: A built `GlimpseClassifier`.
         images: Array `[n, height, width, channels]` of floats or unsigned integers, or a `tf.data.Dataset` of batches
-            `(images, labels)`.
+            `(images, labels)`. Or images of which only what is looked at is read: a list of what `open_image` takes, or a
+            dataset of batches `(paths, labels)`.
         labels: Array of class indices `[n]` or `[n, 1]`, or of one-hot or soft labels `[n, num_classes]`, of which the largest
             counts; `None` for a dataset. Defaults to `None`.
         thresholds: Sequence of floats in (0, 1]. Defaults to 120 values from 0.1 to 1 - 1e-6, denser towards 1.
-        batch_size: Positive integer, images per batch, for an array. Defaults to `1000`.
+        batch_size: Optional positive integer, images per batch, for an array or a list. Defaults to `None`: 1000 of an array,
+            32 of images that are read in parts.
 
     Returns:
         A `CascadeCurve` of `thresholds`, `errors`, `macs` and `full_error`.
@@ -109,15 +112,20 @@ def cascade_curve(model, images, labels=None, thresholds=THRESHOLDS, batch_size:
     >>> curve = cascade_curve(model, np.zeros((3, 48, 48, 1), "float32"), np.array([1, 2, 3]))
     >>> model_threshold = curve.cheapest()
     """
+    in_parts = are_sources(images)
+    batch_size = (32 if in_parts else 1000) if batch_size is None else batch_size
     check_integers(1, batch_size=batch_size)
     check_built_classifier("cascade_curve", model)
     for threshold in thresholds:
         check_threshold(threshold)
     if not isinstance(images, tf.data.Dataset):
-        model.check_images(images, at_least=1)
-        if np.shape(labels)[:1] != images.shape[:1]:
+        images = listed(images) if in_parts else images
+        if not in_parts:
+            model.check_images(images, at_least=1)
+        if np.shape(labels)[:1] != (len(images),):
             raise ValueError(f"Expected images and as many labels; got {len(images)} and {np.shape(labels)}.")
-        images = tf.data.Dataset.from_tensor_slices((images, labels)).batch(batch_size)
+        starts, labels = range(0, len(images), batch_size), np.asarray(labels)
+        images = [(images[start : start + batch_size], labels[start : start + batch_size]) for start in starts]
     looks = [_look_at_all(model, *keras.utils.unpack_x_y_sample_weight(batch)) for batch in images]
     if not looks:
         raise ValueError("Expected at least one batch of images; got an empty dataset.")

@@ -18,7 +18,7 @@ from keras_glimpse._validation.arguments import check_built_classifier, check_in
 from keras_glimpse._validation.images import check_spec
 from keras_glimpse.cascade.macs import known_stage_macs
 from keras_glimpse.cascade.stages import cascade_looks, until_sure
-from keras_glimpse.sources.batches import readable
+from keras_glimpse.sources.batches import listed, readable
 from keras_glimpse.sources.image import ImageSource, UnreadableImage
 from keras_glimpse.sources.opening import open_image
 
@@ -114,14 +114,9 @@ def known_macs(model):
 
 def _one_by_one(images):
     """The images of a list, or of a dataset of batches of paths, with or without labels."""
-    if isinstance(images, tf.data.Dataset):
-        for batch in images:
-            names = batch[0] if isinstance(batch, tuple | list) else batch
-            yield from (name.decode() for name in names.numpy())
-    elif isinstance(images, str | bytes | os.PathLike | ImageSource):
-        yield images
-    else:
-        yield from images
+    if not isinstance(images, tf.data.Dataset):
+        return listed(images)
+    return chain.from_iterable(listed(batch[0] if isinstance(batch, tuple | list) else batch) for batch in images)
 
 
 def _in_lists(items, size):

@@ -52,6 +52,13 @@ def are_sources(images) -> bool:
     return getattr(images, "dtype", None) == tf.string
 
 
+def listed(images) -> list:
+    """Images that are read in parts in a list: one, several, or a tensor of paths."""
+    if tf.is_tensor(images):
+        return [name.decode() for name in images.numpy()]
+    return [images] if isinstance(images, str | bytes | os.PathLike | ImageSource) else [*images]
+
+
 # ---- Names ----
 
 _given: dict[str, ImageSource] = {}
