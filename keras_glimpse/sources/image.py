@@ -32,6 +32,10 @@ class ImageSource(abc.ABC):
         levels: Sequence of `(height, width)`, the sizes of the levels in pixels, from the image itself to the coarsest.
         channels: Positive integer, the number of channels.
         dtype: The dtype of the pixels: uint8 or uint16, which are scaled to [0, 1], or a float, used unchanged.
+        factors: Optional sequence with, for each level, how many pixels of the image one of its pixels is wide. Defaults to
+            `None`, the ratio of the sizes, for each axis.
+        origins: Optional sequence with, for each level, the `(y, x)` in pixels of the image at which its first pixel begins.
+            Defaults to `None`, `(0, 0)`.
 
     Attributes:
         shape: Tuple `(height, width, channels)`.
@@ -49,7 +53,15 @@ class ImageSource(abc.ABC):
     ((1, 4, 4, 1), 9)
     """
 
-    def __init__(self, name: str, levels: Sequence[tuple[int, int]], channels: int, dtype):
+    def __init__(
+        self,
+        name: str,
+        levels: Sequence[tuple[int, int]],
+        channels: int,
+        dtype,
+        factors: Sequence[float] | None = None,
+        origins: Sequence[tuple[float, float]] | None = None,
+    ):
         self.name = str(name)
         self.levels = tuple((int(height), int(width)) for height, width in levels)
         self.channels = int(channels)
@@ -58,6 +70,14 @@ class ImageSource(abc.ABC):
             raise UnreadableImage(f"{self.name}: expected levels of at least a pixel; got {self.levels}, {channels} channels.")
         if self.dtype not in (np.uint8, np.uint16) and self.dtype.kind != "f":
             raise UnreadableImage(f"{self.name}: expected pixels of floats, uint8 or uint16; got {self.dtype}.")
+        (height, width), count = self.levels[0], len(self.levels)
+        pairs = (
+            [(height / rows, width / columns) for rows, columns in self.levels] if factors is None else zip(factors, factors)
+        )
+        origins = [(0, 0)] * count if origins is None else origins
+        self._axes = [
+            tuple(map(Axis, self.levels[0], sides, each, begins)) for sides, each, begins in zip(self.levels, pairs, origins)
+        ]
         self.pixels_read, self.bytes_read = 0, 0
         self._lock = threading.Lock()
 
@@ -121,7 +141,7 @@ class ImageSource(abc.ABC):
                 f"{self.name}: the thumbnail is {size[0]}x{size[1]} pixels; got an image of {height}x{width}."
             )
         level = self._level(min(side / target for side, target in zip(self.shape, size)))
-        rows, columns = (Span(0, _overlap(side, target)) for side, target in zip(self.levels[level], size))
+        rows, columns = (axis.overlap(target) for axis, target in zip(self._axes[level], size))
         return self._in_unit_range(self._combined(Window(level, rows, columns)))
 
     def patches(self, locations, size: int, scales: Sequence[int] = (1,)) -> np.ndarray:
@@ -154,13 +174,13 @@ class ImageSource(abc.ABC):
 
     def _level(self, factor):
         """The coarsest level of which a pixel is at most `factor` pixels of the image wide; OpenSlide's rule."""
-        height, width = self.levels[0]
-        fine = [n for n, (rows, columns) in enumerate(self.levels) if max(height / rows, width / columns) <= factor * 1.001]
-        return max(fine, default=0, key=lambda n: height / self.levels[n][0])
+        coarseness = [max(axis.factor for axis in axes) for axes in self._axes]
+        fine = [n for n, each in enumerate(coarseness) if each <= factor * 1.001]
+        return max(fine, default=0, key=coarseness.__getitem__)
 
     def _window(self, location, size, scale):
         level = self._level(scale)
-        return Window(level, *(_span(*each, size, scale) for each in zip(location, self.levels[0], self.levels[level])))
+        return Window(level, *(axis.span(place, size, scale) for axis, place in zip(self._axes[level], location)))
 
     def _read_windows(self, windows):
         """What each window shows, of what all windows of a level cover together, if that is less than the windows are."""
@@ -208,6 +228,54 @@ class Span(NamedTuple):
         return self.first + self.weights.shape[1]
 
 
+class Axis(NamedTuple):
+    """Rows or columns of a level.
+
+    Attributes:
+        image: Integer, how many the image has.
+        side: Integer, how many the level has.
+        factor: Float, how many of the image each of them is wide.
+        origin: Float, where the first one begins, in pixels of the image.
+    """
+
+    image: int
+    side: int
+    factor: float
+    origin: float
+
+    def span(self, place: float, size: int, scale: int) -> Span:
+        """The pixels that a patch reads: `scale` samples of each of its pixels, or as many as the level has."""
+        count = max(1, round(scale / self.factor))
+        start = place * (self.image - 1) - (scale * size - 1) / 2
+        samples = start - 0.5 + (np.arange(size * count) + 0.5) * (scale / count)  # In pixels of the image
+        inside = self._inside(start, size * count, scale, count)
+        used = np.flatnonzero(inside)
+        at = np.clip((samples[used] + 0.5 - self.origin) / self.factor - 0.5, 0, self.side - 1)  # In pixels of the level
+        low = np.floor(at).astype(int)
+        high = np.minimum(low + 1, self.side - 1)
+        first, stop = (low[0], high[-1] + 1) if len(used) else (0, 0)
+        weights = np.zeros((size, stop - first), np.float32)
+        for pixel, share in ((low, 1 - (at - low)), (high, at - low)):
+            np.add.at(weights, (used // count, pixel - first), share * inside[used] / count)
+        return Span(int(first), weights)
+
+    def _inside(self, start, samples, scale, count):
+        """What share of each sample, `scale / count` pixels of the image, lies inside: elsewhere the image reads 0."""
+        pixels = np.arange(samples * scale // count)
+        inside = (start + pixels >= 0) & (start + pixels <= self.image - 1)  # NaN compares false.
+        sample = pixels * count // scale
+        return np.bincount(sample, inside, samples) / np.bincount(sample, minlength=samples)
+
+    def overlap(self, parts: int) -> Span:
+        """All pixels, with the share of each in `parts` equal parts of the image; the outermost ones reach its borders."""
+        edges = np.linspace(0, self.image, parts + 1)
+        pixels = np.clip(self.origin + self.factor * np.arange(self.side + 1), 0, self.image)
+        pixels[0], pixels[-1] = 0, self.image
+        low, high = edges[:-1, None], edges[1:, None]
+        shared = np.maximum(np.minimum(high, pixels[1:]) - np.maximum(low, pixels[:-1]), 0)
+        return Span(0, (shared * parts / self.image).astype(np.float32))
+
+
 class Window(NamedTuple):
     """What a thumbnail or a patch is computed from: its level, and pixels along both axes."""
 
@@ -230,32 +298,6 @@ class Window(NamedTuple):
 def _across(rows, weights):
     """`[rows, columns, channels]` of `[rows, width, channels]`."""
     return np.matmul(weights, rows)
-
-
-def _span(place, side, level_side, size, scale):
-    """The pixels along an axis that a patch reads: `scale` samples of each of its pixels, or as many as the level has."""
-    factor = side / level_side
-    count = max(1, round(scale / factor))
-    start = place * (side - 1) - (scale * size - 1) / 2
-    samples = start - 0.5 + (np.arange(size * count) + 0.5) * (scale / count)  # In pixels of the image.
-    inside = np.flatnonzero((samples >= 0) & (samples <= side - 1))  # NaN compares false. Elsewhere the image reads 0.
-    at = np.clip((samples[inside] + 0.5) / factor - 0.5, 0, level_side - 1)  # In pixels of the level.
-    low = np.floor(at).astype(int)
-    high = np.minimum(low + 1, level_side - 1)
-    first, stop = (low[0], high[-1] + 1) if len(inside) else (0, 0)
-    weights = np.zeros((size, stop - first), np.float32)
-    for pixel, share in ((low, 1 - (at - low)), (high, at - low)):
-        np.add.at(weights, (inside // count, pixel - first), share / count)
-    return Span(int(first), weights)
-
-
-def _overlap(side, parts):
-    """`[parts, side]`: what share of each of `parts` equal parts of a side each of its pixels makes up."""
-    edges = np.linspace(0, side, parts + 1)
-    low, high = edges[:-1, None], edges[1:, None]
-    pixel = np.arange(side)
-    shared = np.maximum(np.minimum(high, pixel + 1) - np.maximum(low, pixel), 0)
-    return (shared * parts / side).astype(np.float32)
 
 
 def _union(windows):
