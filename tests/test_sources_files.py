@@ -349,6 +349,22 @@ def test_a_level_whose_tiles_are_lost(tmp_path, image, make):
             source.patches([(0.5, 0.5)], SIZE)
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"TileWidth": 65520, "TileLength": 65520}, "a tile of level 3 has 65520x65520 pixels"),  # Would end the program.
+        ({"ImageWidth": 60000}, r"level 3 of \(64, 60000\) pixels is not of an image of \(512, 768\)"),
+    ],
+)
+def test_slides_that_claim_absurd_sizes(tmp_path, image, changed, message):
+    tifffile, source = pytest.importorskip("tifffile"), aperio(tmp_path, image)
+    with tifffile.TiffFile(source.name, mode="r+b") as file:
+        for tag, value in changed.items():
+            file.pages[3].tags[tag].overwrite(value, dtype="I")
+    with pytest.raises(UnreadableImage, match=message):
+        SlideImage(source.name)
+
+
 @pytest.mark.parametrize("make", [slide, scene])
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (100000, 3), (3, 100000)])
 def test_extreme_sides(tmp_path, make, height, width):

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from keras_glimpse.sources.image import ImageSource, UnreadableImage
-from keras_glimpse.sources.slides import check_unchanged, stamp
+from keras_glimpse.sources.slides import check_levels, check_unchanged, stamp
 
 DRIVERS = ("GTiff", "PNG", "JP2OpenJPEG")  # Not VRT and the like, which may name other files, or hold programs.
 
@@ -59,6 +59,7 @@ class MapImage(ImageSource):
             raise UnreadableImage(f"{path}: expected bands of integers or floats; got {', '.join(sorted(dtypes))}.")
         dtype = dtypes.pop() if dtypes in ({"uint8"}, {"uint16"}) else "float32"
         super().__init__(path, [dataset.shape for dataset in (image, *overviews)], len(self._bands), dtype)
+        check_levels(path, self.levels)
 
     def read_level(self, level, top, left, height, width):
         check_unchanged(self.name, self._path, self._stamp)

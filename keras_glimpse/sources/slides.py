@@ -1,6 +1,7 @@
 """Whole-slide images, as scanners of microscopy write them, through OpenSlide."""
 
 import os
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -58,6 +59,7 @@ class SlideImage(ImageSource):
         except openslide.OpenSlideError as error:
             raise UnreadableImage(f"{path}: OpenSlide cannot open it: {error}") from error
         super().__init__(path, [(height, width) for width, height in sizes], channels, np.uint8)
+        check_levels(path, self.levels)
 
     def read_level(self, level, top, left, height, width):
         from PIL import Image  # OpenSlide brings it.
@@ -86,6 +88,14 @@ def check_unchanged(name: str, path: str | os.PathLike, opened: tuple[int, int] 
     """UnreadableImage if the file's stamp is not what it was when the file was opened."""
     if stamp(path) != opened:
         raise UnreadableImage(f"{name}: the file was changed or removed after it had been opened.")
+
+
+def check_levels(name: str | os.PathLike, levels: Sequence[tuple[int, int]]) -> None:
+    """UnreadableImage if a level does not have about the shape of the image: a damaged file may claim any size."""
+    for level, sides in enumerate(levels):
+        factor = max(full / side for full, side in zip(levels[0], sides))
+        if factor < 1 or any(side > 2 * full / factor + 1 for full, side in zip(levels[0], sides)):
+            raise UnreadableImage(f"{name}: level {level} of {sides} pixels is not of an image of {levels[0]}.")
 
 
 def _check_tiles(path, properties, levels):
