@@ -19,7 +19,7 @@ from keras_glimpse.ops.geometry import candidate_locations, check_image_shape, s
 from keras_glimpse.ops.runtime import ANY, TENSORFLOW, for_runtime, parameters_of
 from keras_glimpse.ops.thumbnail import to_unit_range
 from keras_glimpse.sources import batches
-from keras_glimpse.sources.batches import Sources, are_sources, named, readable
+from keras_glimpse.sources.batches import Sources, are_sources, is_read_in_parts, named, readable
 from keras_glimpse.tracing import Functions
 
 UNROLLED = 16  # Patches of an image that a graph has an operation for, each.
@@ -121,10 +121,12 @@ class GlimpseNetworks(keras.Model):
 
     def prepare(self, images, training=False) -> tf.Tensor:
         """Checks the images and applies `preprocess`; the other methods take its result: pixels, or `Sources` of names."""
+        if is_read_in_parts(images):
+            return images
         if are_sources(images):
             if not self.built:
                 raise ValueError("Names of images need a model that is built: build((None, None, None, channels)).")
-            return Sources(images, batches.sides(images, self.channels))
+            return Sources.of(images, self.channels)
         check_spec(images.shape, images.dtype, self.image_shape, self.least_sides)
         if self.image_shape is not None:  # A graph that the user traces may know less.
             images = tf.ensure_shape(images, (None, *self.image_shape))
@@ -134,8 +136,8 @@ class GlimpseNetworks(keras.Model):
 
     def first_look(self, images, training=False, runtime=ANY) -> Evidence:
         """The low-resolution network on the thumbnail of prepared images (eq. 1): the evidence before any glimpse."""
-        if isinstance(images, Sources):
-            images = batches.thumbnails(images, self.low_res_net.size, self.channels)
+        if is_read_in_parts(images):
+            images = images.thumbnails(self.low_res_net.size, self.channels)
         if not getattr(self.low_res_net, "scales_integers", False):
             images = to_unit_range(images, images.dtype)
         hidden, logits = for_runtime(self.low_res_net, runtime)(images, training=training)
@@ -173,14 +175,14 @@ class GlimpseNetworks(keras.Model):
 
     def patches(self, images, location, runtime=ANY) -> tf.Tensor:
         """Patches of prepared images at locations `[batch, 2]`."""
-        if isinstance(images, Sources):
+        if is_read_in_parts(images):
             return self.crop_at(images, location[:, None])[:, 0]
         return self.crop(images, location, runtime=runtime)
 
     def candidates(self, images, location, search_size: int, stride, runtime=ANY) -> tuple[tf.Tensor, tf.Tensor]:
         """The places around a location that a search looks at (eq. 12), `[batch, n, 2]`, and the patches there."""
         places = candidate_locations(location, search_grid(search_size, stride), shape_of(images))
-        if isinstance(images, Sources):
+        if is_read_in_parts(images):
             return places, self.crop_at(images, places)
         return places, self.crop.candidates(images, location, search_size, stride, runtime)
 
@@ -202,8 +204,8 @@ class GlimpseNetworks(keras.Model):
         """
         net = self.glimpse_nets[len(evidence.glimpses)]
         if getattr(net, "shares_pass", False):
-            if isinstance(images, Sources):
-                images = batches.whole(images, self.channels)
+            if is_read_in_parts(images):
+                images = images.whole(self.channels)
             levels, starts = self.crop.levels(images, rows, columns, runtime)
             output = ops.cast(net.everywhere(levels, starts, self.crop.size), "float32")
         else:
@@ -218,8 +220,8 @@ class GlimpseNetworks(keras.Model):
 
     def crop_at(self, images, places, runtime=ANY) -> tf.Tensor:
         """Patches `[batch, n, size, size, channels]` at several places `[batch, n, 2]` of each image."""
-        if isinstance(images, Sources):
-            return batches.patches(images, places, self.crop.size, self.crop.scales, self.channels)
+        if is_read_in_parts(images):
+            return images.patches(places, self.crop.size, self.crop.scales, self.channels)
         crop = lambda place: self.crop(images, place, runtime=runtime)  # noqa: E731
         if places.shape[1] is not None and places.shape[1] <= UNROLLED:
             return ops.stack([crop(place) for place in ops.unstack(places, axis=1)], axis=1)
@@ -264,8 +266,8 @@ class GlimpseNetworks(keras.Model):
         """Returns the logits after each glimpse, the locations and the patches, for a batch of images.
 
         Args:
-            images: Array or tensor `[batch, height, width, channels]` of floats or unsigned integers, processed as one batch. Or
-                a list of images of which only what is looked at is read (see `open_image`).
+            images: Array or tensor `[batch, height, width, channels]` of floats or unsigned integers, processed as one batch;
+                or a list of images of which only what is looked at is read (see `open_image`).
 
         Returns:
             Dict of float32 tensors:
@@ -313,14 +315,20 @@ class GlimpseNetworks(keras.Model):
         """Of the images; `None` before the model is built."""
         return self._image_shape and self._image_shape[2]
 
+    @property
+    def reads_parts(self) -> bool:
+        """Whether the model can look at images of which only parts are read."""
+        averages = getattr(self.low_res_net, "scales_integers", False) and self.low_res_net.downsample == "area"
+        return self.preprocess is None and averages
+
     def check_reads_parts(self) -> None:
-        """Raises unless the model can look at images of which only parts are read."""
-        if self.preprocess is not None:
-            raise ValueError("Images that are read in parts cannot be preprocessed as a whole: the model has `preprocess`.")
-        if not getattr(self.low_res_net, "scales_integers", False) or self.low_res_net.downsample != "area":
+        """Raises ValueError unless `reads_parts`."""
+        if not self.reads_parts:
+            preprocess = "" if self.preprocess is None else f", preprocess={type(self.preprocess).__name__}"
             raise ValueError(
-                "Images that are read in parts need a low_res_net that sees an averaged thumbnail: LowResNet or ConvLowResNet "
-                f'with downsample="area"; got {type(self.low_res_net).__name__}.'
+                "Images that are read in parts need a model without `preprocess`, which sees whole images, and with a "
+                'low_res_net that averages them: LowResNet or ConvLowResNet with downsample="area"; got '
+                f"{type(self.low_res_net).__name__}{preprocess}."
             )
 
     @contextmanager

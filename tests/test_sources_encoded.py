@@ -115,13 +115,6 @@ def test_levels_that_do_not_divide_the_sides(rng, side):
     assert_patches(image, pixels, (8,), 25 / 255, np.array([[0.5, 0.05], [0.5, 0.5], [0.5, 0.95]], np.float32))
 
 
-@pytest.mark.parametrize(
-    ("size", "count"), [((9, 9), 1), ((375, 500), 3), ((3000, 4000), 4), ((3024, 4032), 4), ((3, 4000), 1)]
-)
-def test_levels_that_would_misplace_much_are_left_out(size, count):
-    assert len(EncodedImage(encoded(np.zeros(size, np.uint8))).levels) == count
-
-
 PNGS = {
     "1": (lambda pixels: Image.fromarray(pixels).convert("1"), 1),
     "L": (lambda pixels: Image.fromarray(pixels).convert("L"), 1),
@@ -305,7 +298,7 @@ def test_a_file_that_changes(rng, kind, tmp_path):
     path.write_bytes(encoded(smooth(rng, 64, 64), kind))
     image = EncodedImage(path)
     os.utime(path, ns=(0, 0))
-    with pytest.raises(UnreadableImage, match="image: the file has changed since it was opened"):
+    with pytest.raises(UnreadableImage, match="image: the file was changed or removed after it had been opened"):
         image.thumbnail((8, 8))
     image = EncodedImage(path)
     path.unlink()

@@ -6,15 +6,18 @@ from functools import partial
 import tensorflow as tf
 
 from keras_glimpse._compat import weights_of
-from keras_glimpse._validation.arguments import check_exportable
+from keras_glimpse._validation.arguments import check_exportable, check_integers
+from keras_glimpse.export.encoded import EncodedInGraph
 from keras_glimpse.export.files import complete_folder
 from keras_glimpse.export.graphs import cascade_of_batch, cascade_of_one, explain
 from keras_glimpse.ops.runtime import ANY, TENSORFLOW
 from keras_glimpse.quantization import float_products
 from keras_glimpse.version import __version__
 
+MAX_PIXELS = 2**26
 
-def export_saved_model(model, path: str | os.PathLike, threshold: float | None = None) -> None:
+
+def export_saved_model(model, path: str | os.PathLike, threshold: float | None = None, max_pixels: int = MAX_PIXELS) -> None:
     """Exports the model to a SavedModel, which runs without Keras and this package.
 
     All signatures but `portable` with a threshold take batches of any size. Their input is `images`
@@ -27,6 +30,11 @@ def export_saved_model(model, path: str | os.PathLike, threshold: float | None =
     - `explain`: float32 images. Returns `stage_probabilities` `[batch, active_glimpses + 1, num_classes]`, `locations`
       `[batch, active_glimpses, 2]`, `exit_stage` `[batch]`, int32, and `macs` `[batch]`, int64. All glimpses are computed for
       all images; `exit_stage` and `macs` are those of the cascade. `macs` is absent if `stage_macs` cannot count the networks.
+    - `encoded`: the contents of JPEG and PNG files, a string tensor `encoded` `[batch]`; in TensorFlow Serving's REST API,
+      `{"b64": ...}`. Images may differ in size. Returns `probabilities` `[batch, num_classes]` and `exit_stage` `[batch]`,
+      int32. A JPEG is decoded only as far as it is looked at: at an eighth of its size for the thumbnail, say, and then the
+      windows of its glimpses; a PNG as a whole. Orientation in EXIF is respected. Absent for models that cannot read images in
+      parts: with `preprocess`, or without an averaged thumbnail.
     - `portable`: as `serving_default`, but with operations that converters support:
       `TFLiteConverter.from_saved_model(path, signature_keys=["portable"])` or `--signature_def portable` of tf2onnx. The other
       signatures crop with an operation that only TensorFlow has, which is faster there. With a threshold, it takes one image,
@@ -37,10 +45,12 @@ def export_saved_model(model, path: str | os.PathLike, threshold: float | None =
         path: String or path of the folder to write; for TensorFlow Serving, a version number in the model's folder, such as
             `digits/1`. A folder that contains only what this function wrote is replaced.
         threshold: Optional float in (0, 1], the confidence at which to stop. Defaults to `None`, which uses all glimpses.
+        max_pixels: Positive integer, the most pixels of an encoded image: the request fails before larger ones are decoded.
+            Defaults to `2**26`.
 
     Raises:
         TypeError: If `model` is not a `GlimpseClassifier`.
-        ValueError: If the model is not built, or `threshold` is out of range.
+        ValueError: If the model is not built, or `threshold` or `max_pixels` is out of range.
         FileNotFoundError: If the parent folder does not exist.
         FileExistsError: If `path` contains files that this function did not write.
 
@@ -56,22 +66,40 @@ def export_saved_model(model, path: str | os.PathLike, threshold: float | None =
     TensorShape([3, 10])
     """
     check_exportable("export_saved_model", model, threshold)
+    check_integers(1, max_pixels=max_pixels)
     about = {"keras_glimpse": __version__, "image_shape": model.image_shape, "num_classes": model.num_classes}
     with complete_folder(path, about | {"threshold": threshold and float(threshold)}) as folder:
-        tf.saved_model.save(weights_of(model), str(folder), _signatures(model, threshold))
+        tf.saved_model.save(weights_of(model), str(folder), _signatures(model, threshold, max_pixels))
 
 
-def _signatures(model, threshold):
+def _signatures(model, threshold, max_pixels):
     portable = cascade_of_batch if threshold is None else cascade_of_one
-    signatures = {
+    images = {
         "serving_default": (cascade_of_batch, TENSORFLOW, None, tf.float32),
         "uint8": (cascade_of_batch, TENSORFLOW, None, tf.uint8),
         "explain": (explain, TENSORFLOW, None, tf.float32),
         "portable": (float_products(model)(portable), ANY, threshold and 1, tf.float32),
     }
-    return {
+    signatures = {
         name: tf.function(partial(compute, model, threshold=threshold, runtime=runtime), autograph=False).get_concrete_function(
             tf.TensorSpec((batch, *model.image_shape), dtype, name="images")
         )
-        for name, (compute, runtime, batch, dtype) in signatures.items()
+        for name, (compute, runtime, batch, dtype) in images.items()
     }
+    if model.reads_parts:
+        encoded = tf.function(partial(_cascade_of_encoded, model, threshold, max_pixels), autograph=False)
+        signatures["encoded"] = encoded.get_concrete_function(tf.TensorSpec((None,), tf.string, name="encoded"))
+    return signatures
+
+
+def _cascade_of_encoded(model, threshold, max_pixels, encoded):
+    def of_one(contents):
+        image = EncodedInGraph.of(contents, model.channels, max_pixels)
+        fits = [size is None or got == size for size, got in zip(model.image_shape, image.shape[1:3])]
+        expected = f"Expected images of {model.image_shape[:2]} pixels; got"
+        with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(fits), [expected, image.stored])]):
+            answer = cascade_of_one(model, image._replace(stored=tf.identity(image.stored)), threshold, TENSORFLOW)
+        return {name: values[0] for name, values in answer.items()}
+
+    answer = {"probabilities": tf.TensorSpec((model.num_classes,), tf.float32), "exit_stage": tf.TensorSpec((), tf.int32)}
+    return tf.map_fn(of_one, encoded, fn_output_signature=answer)

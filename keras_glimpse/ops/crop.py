@@ -46,7 +46,7 @@ def crop_window(image: tf.Tensor, location: tf.Tensor, size: int, runtime: str =
         image, start = _surroundings(image, start, size)
         small = True
     if portable and small:
-        return _crop_by_matrices(image, start, size)
+        return crop_from(image, start, size)
     start = tf.where(tf.abs(start) < FAR, start, FAR)  # NaN compares false: nothing is read there.
     return (_crop_by_op if by_op else _crop_by_gather)(image, start, size)
 
@@ -78,7 +78,8 @@ def _surroundings(image, start, size):
     return tf.slice(image, begin, [1, rows, columns, channels]), start - corner
 
 
-def _crop_by_matrices(image, start, size):
+def crop_from(image, start, size):
+    """`crop_window` from given pixels `[batch, 2]` on, by matrices."""
     _, height, width, _ = ops.shape(image)
     rows, columns = (_moved_away(each, size, side) for each, side in zip(tf.split(start, 2, axis=1), (height, width)))
     # Written so that no transposition of a matrix is left: the converter would take it into the product, and the kernel of

@@ -14,7 +14,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_glimpse.ops.runtime import ANY, is_portable
-from keras_glimpse.sources.batches import Sources
+from keras_glimpse.sources.batches import is_read_in_parts
 
 
 def is_known(*values) -> bool:
@@ -39,8 +39,8 @@ def namespace(*values):
 
 
 def shape_of(images) -> tuple:
-    """The shape of a batch of images, which functions here take; of `Sources`, one height and width for each."""
-    return images.shape if isinstance(images, Sources) else ops.shape(images)
+    """The shape of a batch of images, which functions here take; of those read in parts, a height and a width for each."""
+    return images.shape if is_read_in_parts(images) else ops.shape(images)
 
 
 def extent(image_shape) -> np.ndarray | tf.Tensor:

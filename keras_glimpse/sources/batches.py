@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from keras_glimpse.sources.files import stamp
 from keras_glimpse.sources.image import ImageSource, UnreadableImage
 from keras_glimpse.sources.opening import open_image
 
@@ -35,10 +36,43 @@ class Sources(NamedTuple):
     names: tf.Tensor
     sides: tf.Tensor
 
+    @classmethod
+    def of(cls, names, channels: int) -> "Sources":
+        read = lambda image: np.array(image.shape[:2], np.int32)  # noqa: E731
+        return cls(names, _for_each(read, names, channels, tf.int32, (2,)))
+
     @property
     def shape(self):
         """As of a tensor of images; heights and widths are `[batch]`, and channels not known."""
         return tf.shape(self.names)[0], self.sides[:, 0], self.sides[:, 1], None
+
+    def thumbnails(self, size: tuple[int, int], channels: int) -> tf.Tensor:
+        """`ImageSource.thumbnail` of each, `[batch, rows, columns, channels]`."""
+        return _for_each(lambda image: image.thumbnail(size), self.names, channels, tf.float32, (*size, channels))
+
+    def patches(self, places, size: int, scales: Sequence[int], channels: int) -> tf.Tensor:
+        """`ImageSource.patches` at places `[batch, n, 2]` of each, `[batch, n, size, size, channels * len(scales)]`."""
+        read = lambda image, at: image.patches(at, size, scales)  # noqa: E731
+        shape = (places.shape[1], size, size, channels * len(scales))
+        return _for_each(read, self.names, channels, tf.float32, shape, tf.stop_gradient(places))
+
+    def whole(self, channels: int) -> tf.Tensor:
+        """All pixels of images of one size, `[batch, height, width, channels]`, for a search over the whole image."""
+
+        def read(image):
+            if np.prod(image.shape) > WHOLE:
+                raise UnreadableImage(
+                    f"{image.name}: {image.shape[0]}x{image.shape[1]} pixels are too many to search everywhere: set "
+                    "search_samples, with which a step reads so many patches."
+                )
+            return image.pixels()
+
+        return _for_each(read, self.names, channels, tf.float32, (None, None, channels))
+
+
+def is_read_in_parts(images) -> bool:
+    """Whether prepared images are `Sources`, or another object with the same methods, and not a tensor of pixels."""
+    return hasattr(images, "thumbnails")
 
 
 def are_sources(images) -> bool:
@@ -87,7 +121,7 @@ def named(images: Sequence, channels: int | None) -> Iterator[np.ndarray]:
 def source(name: bytes | str, channels: int | None) -> ImageSource:
     """The image of a name."""
     name = name.decode() if isinstance(name, bytes) else name
-    found = _given.get(name) or _opened(name, channels, _state(name))
+    found = _given.get(name) or _opened(name, channels, stamp(name))
     if channels is not None and found.channels != channels:
         raise UnreadableImage(f"{found.name}: expected {channels} channels; got {found.channels}.")
     return found
@@ -98,53 +132,12 @@ def shapes(names, channels: int | None) -> list[tuple[int, int, int]]:
     return [*_threads().map(lambda name: source(name, channels).shape, names)]
 
 
-def _state(path):
-    """What differs if a file has been replaced."""
-    try:
-        found = os.stat(path)
-    except OSError as error:
-        raise UnreadableImage(f"{path}: {error.strerror}.") from error
-    return found.st_size, found.st_mtime_ns
-
-
 @lru_cache(OPEN_FILES)
-def _opened(path, channels, state):
+def _opened(path, channels, stamp):
     return open_image(path, channels)
 
 
 # ---- What graphs read ----
-
-
-def sides(names, channels: int | None) -> tf.Tensor:
-    """Heights and widths, int32 `[batch, 2]`."""
-    read = lambda image: np.array(image.shape[:2], np.int32)  # noqa: E731
-    return _for_each(read, names, channels, tf.int32, (2,))
-
-
-def thumbnails(images: Sources, size: tuple[int, int], channels: int) -> tf.Tensor:
-    """`ImageSource.thumbnail` of each, `[batch, rows, columns, channels]`."""
-    return _for_each(lambda image: image.thumbnail(size), images.names, channels, tf.float32, (*size, channels))
-
-
-def patches(images: Sources, places, size: int, scales: Sequence[int], channels: int) -> tf.Tensor:
-    """`ImageSource.patches` at places `[batch, n, 2]` of each, `[batch, n, size, size, channels * len(scales)]`."""
-    read = lambda image, at: image.patches(at, size, scales)  # noqa: E731
-    shape = (places.shape[1], size, size, channels * len(scales))
-    return _for_each(read, images.names, channels, tf.float32, shape, tf.stop_gradient(places))
-
-
-def whole(images: Sources, channels: int) -> tf.Tensor:
-    """All pixels of images of one size, float32 `[batch, height, width, channels]`, for a search over the whole image."""
-
-    def read(image):
-        if np.prod(image.shape) > WHOLE:
-            raise UnreadableImage(
-                f"{image.name}: {image.shape[0]}x{image.shape[1]} pixels are too many to search everywhere: set "
-                "search_samples, with which a step reads so many patches."
-            )
-        return image.pixels()
-
-    return _for_each(read, images.names, channels, tf.float32, (None, None, channels))
 
 
 def _for_each(read: Callable, names, channels, dtype, shape, *arguments) -> tf.Tensor:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from keras_glimpse.sources.files import check_unchanged, stamp
 from keras_glimpse.sources.image import ImageSource, UnreadableImage
 
 MAGIC = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG"}
@@ -61,7 +62,7 @@ class EncodedImage(ImageSource):
         name = str(name or self._path or "bytes")
         try:
             with io.BytesIO(contents) if self._path is None else open(self._path, "rb") as file:
-                self._opened = _state(file) if self._path is not None else None
+                self._opened = stamp(file.fileno()) if self._path is not None else None
                 header = _read_header(file, name)
         except OSError as error:
             raise UnreadableImage(f"{name}: cannot open the file: {error.strerror or error}.") from error
@@ -123,8 +124,7 @@ class EncodedImage(ImageSource):
             self.count(0, len(self._bytes))
             return self._bytes
         with open(self._path, "rb") as file:
-            if _state(file) != self._opened:
-                raise UnreadableImage(f"{self.name}: the file has changed since it was opened.")
+            check_unchanged(self.name, file.fileno(), self._opened)
             return file.read()
 
 
@@ -205,9 +205,3 @@ def _is_baseline(image, file):
     length = 6 + 2 * image.layers
     file.seek(-length - 2, os.SEEK_CUR)
     return file.read(4) == b"\xff\xda" + length.to_bytes(2, "big") and not image.info.get("progressive")
-
-
-def _state(file):
-    """What changes with the contents of a file."""
-    status = os.fstat(file.fileno())
-    return status.st_size, status.st_mtime_ns

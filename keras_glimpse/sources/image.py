@@ -42,6 +42,8 @@ class ImageSource(abc.ABC):
         pixels_read: Integer, how many pixels of all levels have been read so far.
         bytes_read: Integer, how many bytes were asked of the operating system for them; of arrays, their bytes. `None` where
             the operating system does not count them (all but Linux).
+        max_pixels: Integer, the most pixels of a level that a thumbnail is computed from; `None` for any number, the default.
+            May be set.
 
     Example:
     >>> class Stripes(ImageSource):
@@ -70,16 +72,21 @@ class ImageSource(abc.ABC):
             raise UnreadableImage(f"{self.name}: expected levels of at least a pixel; got {self.levels}, {channels} channels.")
         if self.dtype not in (np.uint8, np.uint16) and self.dtype.kind != "f":
             raise UnreadableImage(f"{self.name}: expected pixels of floats, uint8 or uint16; got {self.dtype}.")
-        (height, width), count = self.levels[0], len(self.levels)
-        pairs = (
-            [(height / rows, width / columns) for rows, columns in self.levels] if factors is None else zip(factors, factors)
-        )
-        origins = [(0, 0)] * count if origins is None else origins
-        self._axes = [
-            tuple(map(Axis, self.levels[0], sides, each, begins)) for sides, each, begins in zip(self.levels, pairs, origins)
-        ]
+        self._check_levels()
+        ratios = [tuple(np.divide(self.levels[0], sides)) for sides in self.levels]
+        pairs = ratios if factors is None else [(factor, factor) for factor in factors]
+        origins = [(0, 0)] * len(self.levels) if origins is None else origins
+        self._axes = [[*map(Axis, self.levels[0], *each)] for each in zip(self.levels, pairs, origins)]
         self.pixels_read, self.bytes_read = 0, 0
+        self.max_pixels = None
         self._lock = threading.Lock()
+
+    def _check_levels(self):
+        """Each must have about the shape of the image: a damaged file may claim any size."""
+        for level, sides in enumerate(self.levels):
+            factor = max(full / side for full, side in zip(self.levels[0], sides))
+            if factor < 1 or any(side > 2 * full / factor + 1 for full, side in zip(self.levels[0], sides)):
+                raise UnreadableImage(f"{self.name}: level {level} of {sides} pixels is not of an image of {self.levels[0]}.")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -141,7 +148,12 @@ class ImageSource(abc.ABC):
                 f"{self.name}: the thumbnail is {size[0]}x{size[1]} pixels; got an image of {height}x{width}."
             )
         level = self._level(min(side / target for side, target in zip(self.shape, size)))
-        rows, columns = (axis.overlap(target) for axis, target in zip(self._axes[level], size))
+        if self.max_pixels is not None and np.prod(self.levels[level]) > self.max_pixels:
+            raise UnreadableImage(
+                f"{self.name}: a thumbnail needs all {height}x{width} pixels, for there is no smaller level; max_pixels is "
+                f"{self.max_pixels}."
+            )
+        rows, columns = (axis.parts(target) for axis, target in zip(self._axes[level], size))
         return self._in_unit_range(self._combined(Window(level, rows, columns)))
 
     def patches(self, locations, size: int, scales: Sequence[int] = (1,)) -> np.ndarray:
@@ -180,7 +192,7 @@ class ImageSource(abc.ABC):
 
     def _window(self, location, size, scale):
         level = self._level(scale)
-        return Window(level, *(axis.span(place, size, scale) for axis, place in zip(self._axes[level], location)))
+        return Window(level, *(axis.taps(place, size, scale) for axis, place in zip(self._axes[level], location)))
 
     def _read_windows(self, windows):
         """What each window shows, of what all windows of a level cover together, if that is less than the windows are."""
@@ -197,14 +209,13 @@ class ImageSource(abc.ABC):
 
     def _combined(self, window):
         """What a window shows, read in strips of rows, so that memory is bounded however wide it is."""
-        (size, height), width = window.rows.weights.shape, window.columns.weights.shape[1]
-        total = np.zeros((size, width * self.channels), np.float32)
-        most = max(1, STRIP // max(1, width * self.channels))
-        for first in range(0, height, most) if width else ():
-            count = min(most, height - first)
-            strip = self.read(window.level, window.rows.first + first, window.columns.first, count, width)
-            total += window.rows.weights[:, first : first + count] @ strip.reshape(count, -1).astype(np.float32)
-        return _across(total.reshape(size, width, self.channels), window.columns.weights)
+        rows, columns = window.rows, window.columns
+        total = np.zeros((rows.size, columns.length, self.channels), np.float32)
+        most = max(1, STRIP // max(1, columns.length * self.channels))
+        for first in range(rows.first, rows.stop, most) if columns.length else ():
+            count = min(most, rows.stop - first)
+            total += rows.of(self.read(window.level, first, columns.first, count, columns.length), first)
+        return window.across(total)
 
     def _in_unit_range(self, values):
         if not np.isfinite(values).all():
@@ -212,20 +223,42 @@ class ImageSource(abc.ABC):
         return values / np.float32(np.iinfo(self.dtype).max) if self.dtype.kind == "u" else values
 
 
-class Span(NamedTuple):
-    """Pixels along one axis of a level, and what they contribute.
+class Taps(NamedTuple):
+    """Which pixels along an axis of a level make up which outputs: a matrix of few numbers, all others being 0.
 
     Attributes:
-        first: Integer, the first pixel.
-        weights: Float32 array `[outputs, pixels]`: the share of each pixel from the first on in each output.
+        size: Integer, how many outputs there are.
+        output: Integer array `[taps]`, ascending: the output that a tap is part of.
+        pixel: Integer array `[taps]`, ascending: the pixel that it reads.
+        weight: Float32 array `[taps]`, the share of the pixel in the output.
     """
 
-    first: int
-    weights: np.ndarray
+    size: int
+    output: np.ndarray
+    pixel: np.ndarray
+    weight: np.ndarray
+
+    @property
+    def first(self):
+        return int(self.pixel[0]) if len(self.pixel) else 0
 
     @property
     def stop(self):
-        return self.first + self.weights.shape[1]
+        return int(self.pixel[-1]) + 1 if len(self.pixel) else 0
+
+    @property
+    def length(self):
+        return self.stop - self.first
+
+    def of(self, pixels: np.ndarray, first: int) -> np.ndarray:
+        """The outputs `[size, ...]`, or their parts, of `pixels` `[n, ...]`, those from `first` on."""
+        part = slice(*np.searchsorted(self.pixel, (first, first + len(pixels))))
+        output, total = self.output[part], np.zeros((self.size, *pixels.shape[1:]), np.float32)
+        if len(output):
+            begins = np.flatnonzero(np.diff(output, prepend=-1))
+            weight = self.weight[part].reshape(-1, *[1] * (pixels.ndim - 1))
+            total[output[begins]] = np.add.reduceat(weight * pixels[self.pixel[part] - first], begins, axis=0)
+        return total
 
 
 class Axis(NamedTuple):
@@ -243,8 +276,8 @@ class Axis(NamedTuple):
     factor: float
     origin: float
 
-    def span(self, place: float, size: int, scale: int) -> Span:
-        """The pixels that a patch reads: `scale` samples of each of its pixels, or as many as the level has."""
+    def taps(self, place: float, size: int, scale: int) -> Taps:
+        """Those of a patch: `scale` samples of each of its pixels, or as many as the level has, each between two pixels."""
         count = max(1, round(scale / self.factor))
         start = place * (self.image - 1) - (scale * size - 1) / 2
         samples = start - 0.5 + (np.arange(size * count) + 0.5) * (scale / count)  # In pixels of the image
@@ -252,12 +285,9 @@ class Axis(NamedTuple):
         used = np.flatnonzero(inside)
         at = np.clip((samples[used] + 0.5 - self.origin) / self.factor - 0.5, 0, self.side - 1)  # In pixels of the level
         low = np.floor(at).astype(int)
-        high = np.minimum(low + 1, self.side - 1)
-        first, stop = (low[0], high[-1] + 1) if len(used) else (0, 0)
-        weights = np.zeros((size, stop - first), np.float32)
-        for pixel, share in ((low, 1 - (at - low)), (high, at - low)):
-            np.add.at(weights, (used // count, pixel - first), share * inside[used] / count)
-        return Span(int(first), weights)
+        weights = np.stack([1 - (at - low), at - low], axis=-1) * inside[used, None] / count
+        pixels = np.stack([low, np.minimum(low + 1, self.side - 1)], axis=-1)
+        return _taps(size, np.repeat(used // count, 2), pixels.ravel(), weights.ravel())
 
     def _inside(self, start, samples, scale, count):
         """What share of each sample, `scale / count` pixels of the image, lies inside: elsewhere the image reads 0."""
@@ -266,38 +296,45 @@ class Axis(NamedTuple):
         sample = pixels * count // scale
         return np.bincount(sample, inside, samples) / np.bincount(sample, minlength=samples)
 
-    def overlap(self, parts: int) -> Span:
-        """All pixels, with the share of each in `parts` equal parts of the image; the outermost ones reach its borders."""
-        edges = np.linspace(0, self.image, parts + 1)
-        pixels = np.clip(self.origin + self.factor * np.arange(self.side + 1), 0, self.image)
-        pixels[0], pixels[-1] = 0, self.image
-        low, high = edges[:-1, None], edges[1:, None]
-        shared = np.maximum(np.minimum(high, pixels[1:]) - np.maximum(low, pixels[:-1]), 0)
-        return Span(0, (shared * parts / self.image).astype(np.float32))
+    def parts(self, count: int) -> Taps:
+        """Those of `count` equal parts of the image: pixels that lie in two are shared by overlap."""
+        edges = np.clip(self.origin + self.factor * np.arange(self.side + 1), 0, self.image)
+        edges[[0, -1]] = 0, self.image  # The outermost pixels reach the border.
+        cuts = np.unique(np.concatenate([edges, np.linspace(0, self.image, count + 1)]))
+        middles, lengths = (cuts[1:] + cuts[:-1]) / 2, np.diff(cuts)
+        output = np.minimum((middles * count / self.image).astype(int), count - 1)
+        pixel = np.searchsorted(edges, middles, "right") - 1
+        return _taps(count, output, pixel, lengths * count / self.image)
+
+
+def _taps(size, output, pixel, weight):
+    """Sorted, with one tap for each pixel of an output."""
+    order = np.lexsort((pixel, output))
+    output, pixel, weight = output[order], pixel[order], weight[order]
+    first = np.flatnonzero(np.diff(output, prepend=-1) | np.diff(pixel, prepend=-1))
+    weight = np.add.reduceat(weight, first) if len(first) else weight
+    return Taps(size, output[first], pixel[first], weight.astype(np.float32))
 
 
 class Window(NamedTuple):
     """What a thumbnail or a patch is computed from: its level, and pixels along both axes."""
 
     level: int
-    rows: Span
-    columns: Span
+    rows: Taps
+    columns: Taps
 
     @property
     def area(self):
-        return self.rows.weights.shape[1] * self.columns.weights.shape[1]
+        return self.rows.length * self.columns.length
 
     def of(self, box, top, left):
         """What it shows, of a box that covers it."""
-        part = box[self.rows.first - top : self.rows.stop - top, self.columns.first - left : self.columns.stop - left]
-        size, (height, width, channels) = len(self.rows.weights), part.shape
-        down = self.rows.weights @ part.reshape(height, width * channels).astype(np.float32)
-        return _across(down.reshape(size, width, channels), self.columns.weights)
+        rows = self.rows.of(box[self.rows.first - top : self.rows.stop - top], self.rows.first)
+        return self.across(rows[:, self.columns.first - left : self.columns.stop - left])
 
-
-def _across(rows, weights):
-    """`[rows, columns, channels]` of `[rows, width, channels]`."""
-    return np.matmul(weights, rows)
+    def across(self, rows):
+        """`[rows, columns, channels]` of `[rows, width, channels]`, all pixels of the columns."""
+        return self.columns.of(rows.swapaxes(0, 1), self.columns.first).swapaxes(0, 1)
 
 
 def _union(windows):

@@ -1,7 +1,7 @@
 """What kind of image something is, by its content: `open_image`."""
 
 import os
-from collections.abc import Callable
+from importlib.util import find_spec
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from keras_glimpse.sources.image import ImageSource, UnreadableImage
 from keras_glimpse.sources.maps import MapImage
 from keras_glimpse.sources.slides import SlideImage, vendor
 
-MAX_PIXELS = 2**27  # Of an image that must be decoded whole: 384 MiB of colour.
+MAX_PIXELS = 2**28  # Of an image that must be decoded whole: 768 MiB of colour.
 
 
 def open_image(image, channels: int | None = None, max_pixels: int = MAX_PIXELS) -> ImageSource:
@@ -25,8 +25,8 @@ def open_image(image, channels: int | None = None, max_pixels: int = MAX_PIXELS)
             or anything that is sliced like one (memory maps, zarr, HDF5, TensorStore); or an `ImageSource`, returned as it is.
         channels: Optional integer, `1` or `3`, the channels to convert JPEG, PNG and slides to. Defaults to `None`, those that
             they have.
-        max_pixels: Positive integer, the most pixels of a file that has to be decoded as a whole (PNG, progressive JPEG): a
-            guard against decompression bombs. Defaults to `2**27`.
+        max_pixels: Positive integer, the most pixels of a file that has to be decoded as a whole (PNG, progressive JPEG), or of
+            the level that a thumbnail is computed from: a guard against decompression bombs. Defaults to `2**28`.
 
     Returns:
         An `ImageSource`.
@@ -47,30 +47,31 @@ def open_image(image, channels: int | None = None, max_pixels: int = MAX_PIXELS)
     if isinstance(image, bytes):
         return EncodedImage(image, channels, max_pixels=max_pixels)
     if isinstance(image, str | os.PathLike):
-        path = os.fspath(image)
-        return _reader(path)(path, channels, max_pixels)
+        opened = _open_file(os.fspath(image), channels, max_pixels)
+        opened.max_pixels = max_pixels
+        return opened
     if hasattr(image, "shape") and hasattr(image, "dtype"):
         return ArrayImage(image)
-    raise TypeError(
-        f"Expected a path, the bytes of a JPEG or PNG file, an array or an ImageSource; got {type(image).__name__}."
-    )
+    kind = type(image).__name__
+    raise TypeError(f"Expected a path, the bytes of a JPEG or PNG file, an array or an ImageSource; got a {kind}.")
 
 
-def _reader(path) -> Callable[[str, int | None, int], ImageSource]:
+def _open_file(path, channels, max_pixels):
     try:
         with open(path, "rb") as file:
             begins = file.read(8)
-    except OSError as error:
-        raise UnreadableImage(f"{path}: {error.strerror}.") from error
+    except (OSError, ValueError) as error:  # ValueError: no file has such a name.
+        raise UnreadableImage(f"{path}: {getattr(error, 'strerror', error)}.") from error
     if begins.startswith((b"\xff\xd8", b"\x89PNG")):
-        return lambda path, channels, most: EncodedImage(path, channels, max_pixels=most)
+        return EncodedImage(path, channels, max_pixels=max_pixels)
     if begins.startswith(b"\x93NUMPY"):
-        return lambda path, channels, most: _array(path)
-    is_tiff = begins.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"))
-    if vendor(path) not in (None, "generic-tiff"):
-        return lambda path, channels, most: SlideImage(path, channels or 3)
-    if is_tiff:
-        return lambda path, channels, most: MapImage(path)
+        return _array(path)
+    kind = vendor(path)
+    if kind == "generic-tiff" or begins.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")) and kind is None:
+        # GDAL reads any dtype and number of bands, OpenSlide 8-bit colour.
+        return SlideImage(path, channels or 3) if kind and not find_spec("rasterio") else MapImage(path)
+    if kind is not None:
+        return SlideImage(path, channels or 3)
     raise UnreadableImage(f"{path}: expected a JPEG, PNG, TIFF, slide or .npy file; it begins with {begins!r}.")
 
 

@@ -17,7 +17,7 @@ from keras_glimpse.ops.geometry import (
     stride_in_pixels,
 )
 from keras_glimpse.ops.runtime import TENSORFLOW
-from keras_glimpse.sources.batches import Sources
+from keras_glimpse.sources.batches import is_read_in_parts
 from keras_glimpse.training.objective import SAMPLES
 
 EVERYWHERE = "image"  # The `search_size` of a search over the whole image.
@@ -182,7 +182,7 @@ def _cells(model, images, evidence):
     shape = shape_of(images)
     stride = stride_in_pixels(model.search_stride, shape)
     cells = [-(-side // stride) for side in shape[1:3]]
-    return [tf.reduce_max(each) for each in cells] if isinstance(images, Sources) else cells
+    return [tf.reduce_max(each) for each in cells] if is_read_in_parts(images) else cells
 
 
 def _neighbours(found):
