@@ -1,9 +1,12 @@
 """The program `keras-glimpse`: what it prints, writes and returns, and that it goes on where it was interrupted."""
 
 import csv
+import gc
 import inspect
+import json
 import subprocess
 import sys
+import zipfile
 
 import keras
 import numpy as np
@@ -21,7 +24,7 @@ needs_sources = pytest.mark.skipif(
     not all("are_sources" in inspect.getsource(module) for module in (curve, pictures)), reason="no pictures of paths yet"
 )
 needs_files = pytest.mark.skipif("read_level" not in vars(EncodedImage), reason="EncodedImage is a stub")
-SIZES = {"low-res-size": 16, "patch-size": 12, "batch-size": 8, "search-samples": 4, "epochs": 2, "fine-tune-epochs": 1}
+SIZES = {"low-res-size": 16, "patch-size": 12, "batch-size": 8, "search-samples": 4, "epochs": 12, "fine-tune-epochs": 1}
 SMALL = [f"--{name}={value}" for name, value in SIZES.items()]
 
 
@@ -76,8 +79,9 @@ def test_look(model, images, capsys):
         assert line.startswith(f"{file}: {name} ({found.probabilities[n].max():.4f}); ")
         assert f"{stage} glimpse" in line if stage else "thumbnail alone" in line
         assert line.endswith(f"{found.macs[n]:,} MACs; {found.bytes_read[n]:,} bytes read")
-    assert summary.startswith(f"13 images; {found.exit_stage.mean():.2f} glimpses on average; {found.macs.mean():,.0f} MACs (")
-    assert summary.endswith(" of 2 glimpses); 0 unreadable")
+    mean, most = found.macs.mean(), keras_glimpse.stage_macs(loaded)[-1]
+    cost = f"{mean:,.0f} MACs, {mean / most:.1%} of the cost of 2 glimpses"
+    assert summary == f"13 images; 0 unreadable; on average {found.exit_stage.mean():.2f} glimpses and {cost}"
 
 
 def test_files_that_cannot_be_read_are_reported_and_skipped(model, images, tmp_path, capsys):
@@ -87,7 +91,7 @@ def test_files_that_cannot_be_read_are_reported_and_skipped(model, images, tmp_p
     for more in ([], ["--csv", str(tmp_path / "results.csv")]):
         assert main(arguments + more) == 1
         written = capsys.readouterr()
-        assert len(written.out.splitlines()) == 12 and written.out.endswith("2 unreadable\n")
+        assert len(written.out.splitlines()) == 12 and "\n11 images; 2 unreadable; on average" in written.out
         one, other = written.err.splitlines()
         assert one.startswith(f"keras-glimpse: {broken}: ") and "none.png: No such file" in other
     assert main(["look", model, str(broken)]) == 1
@@ -251,17 +255,19 @@ def weights(folder):
 
 @needs_sources
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # Keras closes the file of a CSVLogger at the end of training only.
 def test_train_resumes_to_the_same_weights(images, tmp_path, capsys, monkeypatch):
     broken = break_file(images / "dark" / "11.npy")
     train = ["train", str(images), "--validation-split", "0.25", *SMALL, "--export-size", "40", "40"]
     assert main([*train, "--output", str(tmp_path / "whole")]) == 1
     written = capsys.readouterr()
-    assert f"keras-glimpse: left out: {broken}: " in written.err and "| thumbnail alone | 0.00% |" in written.out
+    assert f"keras-glimpse: left out: {broken}: " in written.err and "| 1 glimpse | 0.00% |" in written.out
 
     stopped = tmp_path / "images-model"
     with monkeypatch.context() as patch:
         patch.setattr(keras.callbacks.CSVLogger, "on_epoch_begin", interrupt_at(1))
         assert main(train) == 130
+    gc.collect()
     assert "the same command resumes" in capsys.readouterr().err and not (stopped / "model.keras").exists()
     assert main(train) == 1
     for one, other in zip(weights(tmp_path / "whole"), weights(stopped), strict=True):
@@ -272,7 +278,7 @@ def test_train_resumes_to_the_same_weights(images, tmp_path, capsys, monkeypatch
         *("confusion.png", "curve.png", "glimpses.png", "report.md")
     ]
     assert "| dark | 0 | 3 |" in (stopped / "report" / "report.md").read_text()
-    assert [row["epoch"] for row in results(stopped / "log-1.csv")] == ["0", "1"]
+    assert [row["epoch"] for row in results(stopped / "log-1.csv")] == [str(n) for n in range(12)]
     served = tf.saved_model.load(str(stopped / "saved_model" / "1")).signatures["serving_default"]
     assert served(images=tf.zeros((1, 33, 44, 1)))["probabilities"].shape == (1, 2)
     keras_glimpse.check_file(stopped / "model.tflite")
@@ -280,7 +286,21 @@ def test_train_resumes_to_the_same_weights(images, tmp_path, capsys, monkeypatch
     capsys.readouterr()
     assert main(["look", str(stopped / "model.keras"), str(images / "bright")]) == 0
     assert capsys.readouterr().out.count(": bright (") == 12
-    assert "with other seed: remove it" in failure_of_all(capsys, *train, "--seed", "1")
+    assert "with other seed, training, validation: remove it" in failure_of_all(capsys, *train, "--seed", "1")
+
+
+@needs_sources
+@pytest.mark.slow
+def test_images_of_one_size_are_searched_everywhere(images, tmp_path, rng):
+    for path in images.rglob("*.npy"):
+        np.save(path, rng.integers(0, 256, (40, 48), "uint8"))
+    sizes = {**SIZES, "epochs": 1, "fine-tune-epochs": 0, "glimpses": 2}
+    options = [f"--{name}={value}" for name, value in sizes.items() if name != "search-samples"]
+    assert main(["train", str(images), *options, "--output", str(tmp_path / "trained")]) == 0
+    model = keras.models.load_model(tmp_path / "trained" / "model.keras")
+    assert model.search_samples is None and model.trained_glimpses == (1, 2)
+    with zipfile.ZipFile(tmp_path / "trained" / "model.tflite") as about:
+        assert json.loads(about.read("keras_glimpse.json"))["image_shape"] == [40, 48, 1]
 
 
 def interrupt_at(epoch):
@@ -317,7 +337,7 @@ def test_export_quantized_and_onnx(model, images, tmp_path, capsys):
 
 def test_errors_of_export(model, images, tmp_path, capsys):
     litert = ["export", model, "--litert", tmp_path / "model.tflite"]
-    assert "image_shape" in failure(capsys, *litert)
+    assert "--size says" in failure(capsys, *litert)
     assert "--images is needed" in failure(capsys, *litert, "--quantize", "int8")
     assert "--size says" in failure(capsys, *litert, "--quantize", "int8", "--images", images)
     assert "are for --litert" in failure(capsys, "export", model, "--onnx", tmp_path / "a.onnx", "--quantize", "float16")

@@ -42,6 +42,8 @@ def export(args) -> int:
         raise ValueError("--size is for --litert and --onnx.")
     model, _ = load(args.model)
     size = args.size and tuple(args.size)
+    if size is None and None in model.image_shape and not args.saved_model:
+        raise ValueError("--size says which images the file is for, since the model takes any.")
     if args.saved_model:
         export_saved_model(model, args.saved_model, args.threshold)
     elif args.onnx:
@@ -57,7 +59,5 @@ def _calibration(model, folder, size):
     """Some images of a folder, as an array."""
     files = files_of([folder])
     few = [files[n] for n in np.linspace(0, len(files) - 1, min(CALIBRATED_BY, len(files)), dtype=int)]
-    height, width, channels = model.image_shape
-    if (height is None or width is None) and size is None:
-        raise ValueError("--size says which images the file is for, since the model takes any.")
-    return np.stack([open_image(path, channels).thumbnail(size or (height, width)) for path in few])
+    *sides, channels = model.image_shape
+    return np.stack([open_image(path, channels).thumbnail(size or tuple(sides)) for path in few])

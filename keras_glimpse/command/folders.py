@@ -30,7 +30,7 @@ class Images(NamedTuple):
         """Those for which `chosen`, a boolean array, is true."""
         return Images(self.classes, [self.paths[n] for n in np.flatnonzero(chosen)], self.labels[chosen])
 
-    def check_classes(self, least: int, of: str = "files") -> None:
+    def check_classes(self, least: int, of: str = "file") -> None:
         """Raises unless there are at least so many images of each class."""
         counts = np.bincount(self.labels, minlength=len(self.classes))
         if counts.min() < least:
@@ -106,7 +106,7 @@ def _those_that_can(function: Callable, images: Images) -> tuple[Images, list, l
 
 def split(images: Images, held_out: float, seed: int) -> tuple[Images, Images]:
     """Images to train on, and that share of each class, at least one image, held out."""
-    images.check_classes(2, "images that can be read")
+    images.check_classes(2, "readable images")
     rng, is_held_out = np.random.default_rng(seed), np.zeros(len(images.paths), bool)
     for label in range(len(images.classes)):
         index = rng.permutation(np.flatnonzero(images.labels == label))

@@ -72,14 +72,14 @@ def _line(row):
 
 
 def _summary(model, rows, unreadable):
-    parts = [f"{len(rows)} image{'s' * (len(rows) != 1)}"]
+    parts = [f"{len(rows)} image{'s' * (len(rows) != 1)}", f"{unreadable} unreadable"]
     if rows:
-        parts.append(f"{_mean(rows, 'glimpses'):.2f} glimpses on average")
-        macs = known_macs(model)
+        mean, macs = f"on average {_mean(rows, 'glimpses'):.2f} glimpses", known_macs(model)
         if macs is not None:
-            mean, most = _mean(rows, "macs"), int(macs[-1])
-            parts.append(f"{mean:,.0f} MACs ({mean / most:.1%} of the {most:,} of {_glimpses(model.active_glimpses)})")
-    return "; ".join([*parts, f"{unreadable} unreadable"])
+            cost = _mean(rows, "macs")
+            mean += f" and {cost:,.0f} MACs, {cost / macs[-1]:.1%} of the cost of {_glimpses(model.active_glimpses)}"
+        parts.append(mean)
+    return "; ".join(parts)
 
 
 def _mean(rows, column):

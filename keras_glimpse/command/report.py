@@ -17,8 +17,6 @@ REPORT = """\
 
 On {count} images of {classes} classes, which were held out.
 
-| | error | MACs an image | stop here |
-| --- | --- | --- | --- |
 {stages}
 
 The cascade stops as soon as a class has a probability of {threshold:.4f}: the lowest threshold whose error is at most 0.1
@@ -86,21 +84,23 @@ def _cheapest(curve: CascadeCurve) -> float:
 
 
 def _stages(model, errors, cascade_error, threshold, cascade):
-    """The rows of the table of errors and costs."""
+    """The table of errors and costs."""
     stopped = np.bincount(cascade.exit_stage, minlength=len(errors)) / len(cascade.exit_stage)
     rows = [
         (f"{n} glimpse{'s' * (n > 1)}" if n else "thumbnail alone", f"{error:.2%}", f"{macs:,}", f"{share:.1%}")
         for n, (error, macs, share) in enumerate(zip(errors, stage_macs(model), stopped))
     ]
     rows.append((f"cascade at {threshold:.4f}", f"{cascade_error:.2%}", f"{cascade.macs.mean():,.0f} (mean)", ""))
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return _table(["", "error", "MACs an image", "stop here"], rows)
 
 
 def _confusions(classes, counts):
     """A table: a row for each true class, a column for each prediction."""
-    lines = [["true, predicted:", *classes], ["---"] * (1 + len(classes))]
-    lines += [[name, *map(str, row)] for name, row in zip(classes, counts)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return _table(["true, predicted:", *classes], [(name, *map(str, row)) for name, row in zip(classes, counts)])
+
+
+def _table(columns, rows):
+    return "\n".join(f"| {' | '.join(row)} |" for row in [columns, ["---"] * len(columns), *rows])
 
 
 def _draw_curve(curve, threshold, path):
@@ -112,7 +112,7 @@ def _draw_curve(curve, threshold, path):
     axes.axhline(100 * curve.full_error, color="gray", linestyle="dotted", label="all glimpses")
     chosen = np.abs(curve.thresholds - threshold).argmin()
     axes.plot(curve.macs[chosen], 100 * curve.errors[chosen], "o", color="tab:red", label=f"threshold {threshold:.4f}")
-    axes.set(xlabel="MACs an image", ylabel="error, %")
+    axes.set(xlabel="MACs an image", ylabel="error, %", ylim=(0, 1 + 100 * curve.errors.max()))
     axes.legend()
     figure.savefig(path, dpi=120)
 
@@ -123,11 +123,13 @@ def _draw_confusions(classes, counts, path):
     side = 2 + 0.4 * min(len(classes), 4 * LABELLED)
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(counts / np.maximum(1, counts.sum(axis=1, keepdims=True)), "Blues", vmin=0, vmax=1)
+    shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    axes.imshow(shares, "Blues", vmin=0, vmax=1)
     axes.set(xlabel="predicted", ylabel="true")
     if len(classes) <= LABELLED:
         axes.set_xticks(range(len(classes)), classes, rotation=90)
         axes.set_yticks(range(len(classes)), classes)
         for (row, column), count in np.ndenumerate(counts):
-            axes.text(column, row, str(count), ha="center", va="center")
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, str(count), ha="center", va="center", color=colour)
     figure.savefig(path, dpi=120)

@@ -120,6 +120,7 @@ def _fit(model, args, output, training: Images, validation: Images):
         epochs=epochs,
         stages=list(epochs),
         optimizer=_adam,
+        compile_args={"steps_per_execution": 1},  # Ctrl-C waits for the end of an execution.
         batch_size=args.batch_size,
         callbacks=lambda stage: [keras.callbacks.CSVLogger(output / f"log-{stage}.csv", append=True)],
         validation_data=(validation.paths, validation.labels),
