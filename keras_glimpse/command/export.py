@@ -1,0 +1,63 @@
+"""`keras-glimpse export`: a model as a file for servers, phones and browsers."""
+
+from pathlib import Path
+
+import numpy as np
+
+from keras_glimpse.command.options import SIZE, add_command, files_of, load, threshold
+from keras_glimpse.export import export_litert, export_onnx, export_saved_model
+from keras_glimpse.sources.opening import open_image
+
+CALIBRATED_BY = 300  # Images, at most.
+EXAMPLES = """\
+  keras-glimpse export model.keras --saved-model served/1 --threshold 0.9
+  keras-glimpse export model.keras --litert model.tflite --threshold 0.9 --size 480 640
+  keras-glimpse export model.keras --litert small.tflite --size 480 640 --quantize int8 --images boards/
+  keras-glimpse export jittered-mnist --onnx digits.onnx
+"""
+
+
+def add_to(commands) -> None:
+    about = "Export a model, with the early exit inside the file if there is a threshold."
+    parser = add_command(commands, "export", export, about, EXAMPLES, "nothing was written")
+    parser.add_argument("model", metavar="MODEL", help="a .keras file, or the name of a model of the package")
+    kind = parser.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--saved-model", metavar="DIR", type=Path, help="for TensorFlow Serving; takes images of any size")
+    kind.add_argument("--litert", metavar="FILE", type=Path, help="for phones and browsers")
+    kind.add_argument("--onnx", metavar="FILE", type=Path, help="for ONNX Runtime")
+    parser.add_argument("--threshold", type=threshold, help="confidence at which to stop; default all glimpses")
+    parser.add_argument("--size", **SIZE, help="size of the images that a LiteRT or ONNX file is for, if the model takes any")
+    parser.add_argument("--quantize", choices=("float16", "dynamic", "int8"), help="a smaller LiteRT file")
+    parser.add_argument(
+        "--images", metavar="FOLDER", help="images to calibrate int8 with, averaged to the size of the file if larger"
+    )
+
+
+def export(args) -> int:
+    if (args.quantize or args.images) and not args.litert:
+        raise ValueError("--quantize and --images are for --litert.")
+    if bool(args.images) != (args.quantize == "int8"):
+        raise ValueError("--images is needed with --quantize int8, and only then.")
+    if args.size and args.saved_model:
+        raise ValueError("--size is for --litert and --onnx.")
+    model, _ = load(args.model)
+    size = args.size and tuple(args.size)
+    if size is None and None in model.image_shape and not args.saved_model:
+        raise ValueError("--size says which images the file is for, since the model takes any.")
+    if args.saved_model:
+        export_saved_model(model, args.saved_model, args.threshold)
+    elif args.onnx:
+        export_onnx(model, args.onnx, args.threshold, image_shape=size)
+    else:
+        images = args.images and _calibration(model, args.images, size)
+        export_litert(model, args.litert, args.threshold, args.quantize, calibration=images, image_shape=size)
+    print(f"Wrote {args.saved_model or args.litert or args.onnx}")
+    return 0
+
+
+def _calibration(model, folder, size):
+    """Some images of a folder, as an array."""
+    files = files_of([folder])
+    few = [files[n] for n in np.linspace(0, len(files) - 1, min(CALIBRATED_BY, len(files)), dtype=int)]
+    *sides, channels = model.image_shape
+    return np.stack([open_image(path, channels).thumbnail(size or tuple(sides)) for path in few])

@@ -1,0 +1,103 @@
+"""`keras-glimpse look`: the class of each image, and what it has cost to see."""
+
+import csv
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from keras_glimpse.cascade.sources import COLUMNS, known_macs, predict_to_csv, predictions, row_of
+from keras_glimpse.command.options import add_command, at_least, complain, files_of, load, threshold
+from keras_glimpse.export.files import complete_file
+from keras_glimpse.pictures import draw_glimpses
+from keras_glimpse.sources.image import UnreadableImage
+
+EXAMPLES = """\
+  keras-glimpse look boards-model/model.keras new-boards/
+  keras-glimpse look boards-model/model.keras new-boards/ --threshold 0.8 --csv results.csv --draw pictures/
+  keras-glimpse look jittered-mnist digit.png
+"""
+
+
+def add_to(commands) -> None:
+    about = "Classify images, of which only what is looked at is read."
+    interrupted = "with --csv, the same command goes on where this one stopped"
+    parser = add_command(commands, "look", look, about, EXAMPLES, interrupted)
+    parser.add_argument("model", metavar="MODEL", help="a .keras file, or the name of a model of the package")
+    parser.add_argument("files", metavar="FILE", nargs="+", help="an image, or a folder: all files in it are looked at")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the results there as they come; go on if it exists")
+    parser.add_argument("--draw", type=Path, metavar="FOLDER", help="draw there where the model looked in each image")
+    parser.add_argument("--threshold", type=threshold, default=0.95, help="confidence at which to stop; default %(default)s")
+    parser.add_argument("--batch-size", type=at_least(1), default=32, help="images at a time; default %(default)s")
+
+
+def look(args) -> int:
+    model, class_names = load(args.model)
+    files = files_of(args.files)
+    base = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files])
+    seen, problems = [], 0
+    for row in _rows(args, model, class_names, files):
+        try:
+            if row["error"]:
+                raise UnreadableImage(row["error"])
+            print(_line(row), flush=True)
+            seen.append(row)
+            if args.draw:
+                _draw(model, row["image"], _picture(args.draw, row["image"], base), class_names, keep=args.csv is not None)
+        except UnreadableImage as error:
+            complain(error)
+            problems += 1
+    print(_summary(model, seen, problems))
+    return 1 if problems else 0
+
+
+def _rows(args, model, class_names, files) -> Iterator[dict[str, str]]:
+    """The `COLUMNS` of each image, as they come; with a file, when it is complete."""
+    if args.csv is None:
+        for found in predictions(model, files, args.threshold, args.batch_size, "skip"):
+            values = row_of(model, found, class_names)
+            yield {name: "" if value is None else str(value) for name, value in zip(COLUMNS, values)}
+        return
+    predict_to_csv(model, files, args.csv, args.threshold, args.batch_size, class_names, verbose=int(sys.stdout.isatty()))
+    wanted = set(files)
+    with args.csv.open(newline="", encoding="utf-8") as file:
+        yield from (row for row in csv.DictReader(file) if row["image"] in wanted)
+
+
+def _line(row):
+    places = row["places"].split("; ") if row["places"] else []
+    looked = f"{_glimpses(len(places))} at {', '.join(places)}" if places else "thumbnail alone"
+    costs = [f"{int(row[column]):,} {what}" for column, what in (("macs", "MACs"), ("bytes_read", "bytes read")) if row[column]]
+    return "; ".join([f"{row['image']}: {row['class']} ({row['confidence']})", looked, *costs])
+
+
+def _summary(model, rows, unreadable):
+    parts = [f"{len(rows)} image{'s' * (len(rows) != 1)}", f"{unreadable} unreadable"]
+    if rows:
+        mean, macs = f"on average {_mean(rows, 'glimpses'):.2f} glimpses", known_macs(model)
+        if macs is not None:
+            cost = _mean(rows, "macs")
+            mean += f" and {cost:,.0f} MACs, {cost / macs[-1]:.1%} of the cost of {_glimpses(model.active_glimpses)}"
+        parts.append(mean)
+    return "; ".join(parts)
+
+
+def _mean(rows, column):
+    return sum(int(row[column]) for row in rows) / len(rows)
+
+
+def _glimpses(count):
+    return f"{count} glimpse{'s' * (count != 1)}"
+
+
+def _picture(folder, image, base):
+    """The picture of an image, which lies in `folder` as the image does in `base`: so no two have the same."""
+    return folder / (os.path.relpath(os.path.abspath(image), base) + ".png")
+
+
+def _draw(model, image, path, class_names, keep):
+    if keep and path.exists():  # From before an interruption.
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with complete_file(path) as scratch:
+        draw_glimpses(model, [image], path=scratch, class_names=class_names)
