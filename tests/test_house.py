@@ -16,11 +16,12 @@ PUBLIC = {
     *("fit_greedy", "paper_sgd", "SearchSchedule", "Checkpoints"),
     *("cascade_predict", "CascadePrediction", "cascade_curve", "CascadeCurve", "count_macs", "stage_macs"),
     *("export_saved_model", "export_litert", "export_onnx", "check_file"),
+    *("open_image", "ImageSource", "UnreadableImage", "SourcePrediction", "predict_to_csv"),
     *("draw_glimpses", "draw_map", "load_pretrained", "pretrained_folder", "data"),
 }
 OF_DATA = {"Digits", "Epoch", "Splits", "embedded_digits", "jittered", "jittered_mnist", "mnist", "mnist_digits", "plain"}
 MODULES = {"cascade", "evidence", "export", "layers", "model", "networks", "ops", "attributes", "tracing", "training"}
-MODULES |= {"pictures", "pretrained", "quantization", "version"}
+MODULES |= {"command", "sources", "pictures", "pretrained", "quantization", "version"}
 
 
 def imports(source: str):

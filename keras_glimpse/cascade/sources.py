@@ -206,46 +206,54 @@ def predict_to_csv(
     >>> predict_to_csv(model, images, tempfile.mkdtemp() + "/results.csv")
     0
     """
-    path, unreadable = Path(path), 0
-    done = _rows_of(path)
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
+    rows = rows_to_csv(model, images, path, threshold, batch_size, class_names, verbose)
+    return sum(bool(row["error"]) for row in rows)
+
+
+def rows_to_csv(model, images, path, threshold, batch_size, class_names=None, verbose=0) -> Iterator[dict[str, str]]:
+    """`predict_to_csv`, which yields each row that it has written."""
+    done = {row["image"] for row in rows_of(path)}
+    with Path(path).open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
         if not file.tell():
-            writer.writerow(COLUMNS)
+            writer.writeheader()
         for found in predictions(model, _new(images, done), threshold, batch_size, "skip", verbose):
-            writer.writerow(row_of(model, found, class_names))
+            row = row_of(model, found, class_names)
+            writer.writerow(row)
             file.flush()
-            unreadable += found.error is not None
-    return unreadable
+            yield row
 
 
 COLUMNS = ("image", "class", "confidence", "glimpses", "places", "macs", "pixels_read", "bytes_read", "error")
 
 
-def row_of(model, found: ImagePrediction, class_names=None) -> list:
-    """A row of `COLUMNS`."""
+def row_of(model, found: ImagePrediction, class_names=None) -> dict[str, str]:
+    """What `COLUMNS` say of an image."""
     if found.error is not None:
-        return [found.name, *[""] * 7, " ".join(found.error.split())]
+        return dict.fromkeys(COLUMNS, "") | {"image": found.name, "error": " ".join(found.error.split())}
     macs = known_macs(model)
     index = int(found.probabilities.argmax())
     places = "; ".join(f"{y:.4f} {x:.4f}" for y, x in found.locations[: found.exit_stage])
     label, confidence = class_names[index] if class_names is not None else index, f"{found.probabilities[index]:.4f}"
     cost = "" if macs is None else macs[found.exit_stage]
-    return [found.name, label, confidence, found.exit_stage, places, cost, found.pixels_read, found.bytes_read, ""]
+    read = found.pixels_read, "" if found.bytes_read is None else found.bytes_read
+    values = [found.name, label, confidence, found.exit_stage, places, cost, *read, ""]
+    return dict(zip(COLUMNS, map(str, values)))
 
 
-def _rows_of(path):
-    """The images that have a row; a last row that was cut off by an interruption is removed."""
+def rows_of(path: str | os.PathLike) -> list[dict[str, str]]:
+    """The rows of a file that `rows_to_csv` wrote, if there is one; a last row that an interruption cut off is removed."""
+    path = Path(path)
     if not path.exists():
-        return set()
+        return []
     content = path.read_bytes()
     complete = content[: content.rfind(b"\n") + 1]
-    rows = [*csv.reader(complete.decode().splitlines())]
-    if rows and tuple(rows[0]) != COLUMNS:
-        raise ValueError(f"{path}: expected a file with the columns {', '.join(COLUMNS)}; got {', '.join(rows[0])}.")
+    rows = csv.DictReader(complete.decode().splitlines())
+    if complete and tuple(rows.fieldnames) != COLUMNS:
+        raise ValueError(f"{path}: expected a file with the columns {', '.join(COLUMNS)}; got {', '.join(rows.fieldnames)}.")
     if len(complete) < len(content):
         path.write_bytes(complete)
-    return {row[0] for row in rows[1:]}
+    return [*rows]
 
 
 def _new(images, done):

@@ -1,12 +1,10 @@
 """`keras-glimpse look`: the class of each image, and what it has cost to see."""
 
-import csv
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from keras_glimpse.cascade.sources import COLUMNS, known_macs, predict_to_csv, predictions, row_of
+from keras_glimpse.cascade.sources import known_macs, predictions, row_of, rows_of, rows_to_csv
 from keras_glimpse.command.options import add_command, at_least, complain, files_of, load, threshold
 from keras_glimpse.export.files import complete_file
 from keras_glimpse.pictures import draw_glimpses
@@ -52,16 +50,15 @@ def look(args) -> int:
 
 
 def _rows(args, model, class_names, files) -> Iterator[dict[str, str]]:
-    """The `COLUMNS` of each image, as they come; with a file, when it is complete."""
+    """The `COLUMNS` of each image, as they come; with a file, first those that it had."""
+    options = args.threshold, args.batch_size
     if args.csv is None:
-        for found in predictions(model, files, args.threshold, args.batch_size, "skip"):
-            values = row_of(model, found, class_names)
-            yield {name: "" if value is None else str(value) for name, value in zip(COLUMNS, values)}
+        for found in predictions(model, files, *options, "skip"):
+            yield row_of(model, found, class_names)
         return
-    predict_to_csv(model, files, args.csv, args.threshold, args.batch_size, class_names, verbose=int(sys.stdout.isatty()))
     wanted = set(files)
-    with args.csv.open(newline="", encoding="utf-8") as file:
-        yield from (row for row in csv.DictReader(file) if row["image"] in wanted)
+    yield from (row for row in rows_of(args.csv) if row["image"] in wanted)
+    yield from rows_to_csv(model, files, args.csv, *options, class_names)
 
 
 def _line(row):

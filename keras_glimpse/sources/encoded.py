@@ -58,11 +58,11 @@ class EncodedImage(ImageSource):
         if channels not in (None, 1, 3):
             raise ValueError(f"channels must be 1, 3 or None; got {channels!r}.")
         self._bytes = contents if isinstance(contents, bytes) else None
-        self._path = os.fspath(contents) if self._bytes is None else None
-        name = str(name or self._path or "bytes")
+        self._file = os.fspath(contents) if self._bytes is None else None
+        name = str(name or self._file or "bytes")
         try:
-            with io.BytesIO(contents) if self._path is None else open(self._path, "rb") as file:
-                self._opened = stamp(file.fileno()) if self._path is not None else None
+            with io.BytesIO(contents) if self._file is None else open(self._file, "rb") as file:
+                self._opened = stamp(file.fileno()) if self._file is not None else None
                 header = _read_header(file, name)
         except OSError as error:
             raise UnreadableImage(f"{name}: cannot open the file: {error.strerror or error}.") from error
@@ -123,7 +123,7 @@ class EncodedImage(ImageSource):
         if self._bytes is not None:
             self.count(0, len(self._bytes))
             return self._bytes
-        with open(self._path, "rb") as file:
+        with open(self._file, "rb") as file:
             check_unchanged(self.name, file.fileno(), self._opened)
             return file.read()
 

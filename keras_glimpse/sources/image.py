@@ -79,7 +79,7 @@ class ImageSource(abc.ABC):
         self._axes = [[*map(Axis, self.levels[0], *each)] for each in zip(self.levels, pairs, origins)]
         self.pixels_read, self.bytes_read = 0, 0
         self.max_pixels = None
-        self._lock = threading.Lock()
+        self._counting = threading.Lock()
 
     def _check_levels(self):
         """Each must have about the shape of the image: a damaged file may claim any size."""
@@ -126,7 +126,7 @@ class ImageSource(abc.ABC):
 
     def count(self, pixels: int, bytes: int | None) -> None:
         """Adds to `pixels_read` and `bytes_read`."""
-        with self._lock:
+        with self._counting:
             self.pixels_read += pixels
             self.bytes_read = None if bytes is None or self.bytes_read is None else self.bytes_read + bytes
 

@@ -46,7 +46,7 @@ class MapImage(ImageSource):
     """
 
     def __init__(self, path: str | os.PathLike, bands: Sequence[int] | None = None):
-        self._path, self._stamp = path, stamp(path)
+        self._file, self._stamp = path, stamp(path)
         with _gdal(path):
             image = _open(path)
             overviews = [_open(path, overview_level=number) for number in range(len(image.overviews(1)))]
@@ -61,7 +61,7 @@ class MapImage(ImageSource):
         super().__init__(path, [dataset.shape for dataset in (image, *overviews)], len(self._bands), dtype)
 
     def read_level(self, level, top, left, height, width):
-        check_unchanged(self.name, self._path, self._stamp)
+        check_unchanged(self.name, self._file, self._stamp)
         dataset, lock = self._levels[level]
         with lock, _gdal(self.name):
             window = (top, top + height), (left, left + width)

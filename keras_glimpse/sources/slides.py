@@ -44,7 +44,7 @@ class SlideImage(ImageSource):
         openslide = _openslide()
         if channels not in MODES:
             raise ValueError(f"channels must be 1 or 3; got {channels}.")
-        self._path, self._stamp = path, stamp(path)
+        self._file, self._stamp = path, stamp(path)
         if self._stamp is None:
             raise UnreadableImage(f"{path}: no such file.")
         try:
@@ -63,7 +63,7 @@ class SlideImage(ImageSource):
     def read_level(self, level, top, left, height, width):
         from PIL import Image  # OpenSlide brings it.
 
-        check_unchanged(self.name, self._path, self._stamp)
+        check_unchanged(self.name, self._file, self._stamp)
         rows, columns = self.levels[level]
         start = [
             _location(*each, self._downsamples[level]) for each in ((left, left + width, columns), (top, top + height, rows))
