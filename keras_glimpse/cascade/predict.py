@@ -1,14 +1,16 @@
 """The cascade: inference with early exit (section 4.1, last row of table 1)."""
 
+from functools import partial
 from typing import NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_glimpse._validation.arguments import check_built_classifier, check_integers, check_one_of, check_threshold
 from keras_glimpse.cascade.macs import known_stage_macs
 from keras_glimpse.cascade.sources import SourcePrediction, predict_sources
-from keras_glimpse.cascade.stages import cascade_looks, until_sure
+from keras_glimpse.ops.runtime import for_runtime
 from keras_glimpse.sources.batches import are_sources
 
 
@@ -77,17 +79,49 @@ def cascade_predict(
         model.check_images(images)
         images = [images[start : start + batch_size] for start in range(0, len(images), batch_size)] or [images]
     macs = model.cached("macs", lambda: known_stage_macs(model))
-    looks = model.cached("cascade", lambda: cascade_looks(model))
-    results = [_of_pixels(model, looks, _only_images(batch), threshold) for batch in images]
+    looks = model.cached("cascade", lambda: [model.graph(partial(_look_once, model)) for _ in range(model.active_glimpses + 1)])
+    results = [_until_sure(model, looks, _only_images(batch), threshold) for batch in images]
     if not results:
         raise ValueError("Expected at least one batch of images; got an empty dataset.")
     probabilities, exit_stage = (np.concatenate(parts) for parts in zip(*results))
     return CascadePrediction(probabilities, exit_stage, None if macs is None else macs[exit_stage])
 
 
-def _of_pixels(model, looks, images, threshold):
+def _until_sure(model, looks, images, threshold):
+    """Probabilities and exit stages of one batch: each stage looks only at the rows that none before it was sure of."""
     model.see_pixels(images)
-    return until_sure(model, looks, model.prepare(tf.convert_to_tensor(images)), threshold)
+    images = model.prepare(tf.convert_to_tensor(images))
+    evidence, probabilities = looks[0](images, (), (), ())
+    probabilities = probabilities.numpy()
+    stages = np.zeros(len(probabilities), np.int64)
+    rows, latest = np.arange(len(probabilities)), probabilities
+    for stage, look in enumerate(looks[1:], start=1):
+        unsure = np.flatnonzero(~(latest.max(axis=-1) >= np.float32(threshold)))  # NaN compares false: such rows stay unsure.
+        if not len(unsure):
+            break
+        rows = rows[unsure]
+        evidence, latest = look(images, evidence, _padded(rows), _padded(unsure))
+        latest = latest.numpy()[: len(rows)]
+        probabilities[rows], stages[rows] = latest, stage
+    return probabilities, stages
+
+
+def _padded(rows):
+    """Row numbers, the last one repeated until there are 1, 2, 3, 4, 6, 8, 12, ...: few sizes, so that few are compiled."""
+    power = 1 << (len(rows) - 1).bit_length()
+    size = 3 * power // 4 if len(rows) <= 3 * power // 4 else power
+    return tf.constant(np.pad(rows, (0, size - len(rows)), mode="edge"), tf.int32)
+
+
+def _look_once(model, images, evidence, rows, evidence_rows, runtime):
+    """The thumbnails of all images, prepared; or, where there is evidence, one more glimpse at some rows of them."""
+    if not evidence:
+        evidence = for_runtime(model.first_look, runtime)(images)
+    else:
+        images = tf.gather(images, rows)
+        evidence = keras.tree.map_structure(lambda values: tf.gather(values, evidence_rows), evidence)
+        evidence = for_runtime(model.look_again, runtime)(images, evidence)
+    return evidence, tf.nn.softmax(model.combine(evidence))
 
 
 def _only_images(batch):

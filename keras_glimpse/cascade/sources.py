@@ -3,11 +3,13 @@
 import csv
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
+from threading import Lock
 from typing import NamedTuple
 
 import keras
@@ -17,8 +19,8 @@ import tensorflow as tf
 from keras_glimpse._validation.arguments import check_built_classifier, check_integers, check_one_of, check_threshold
 from keras_glimpse._validation.images import check_spec
 from keras_glimpse.cascade.macs import known_stage_macs
-from keras_glimpse.cascade.stages import cascade_looks, until_sure
-from keras_glimpse.sources.batches import listed, readable
+from keras_glimpse.ops.runtime import for_runtime
+from keras_glimpse.sources.batches import in_threads, listed, name_of
 from keras_glimpse.sources.image import ImageSource, UnreadableImage
 from keras_glimpse.sources.opening import open_image
 
@@ -93,8 +95,8 @@ def predictions(model, images, threshold, batch_size, on_error="raise", verbose=
     check_one_of(("raise", "skip"), on_error=on_error)
     check_built_classifier("cascade_predict", model)
     model.check_reads_parts()
-    looks = model.cached("cascade of sources", lambda: cascade_looks(model, jit_compile=False))
-    look = partial(_look, model, looks, threshold, on_error == "skip")
+    stages = model.cached("cascade of sources", lambda: Stages.of(model))
+    look = partial(_look, model, stages, threshold, on_error == "skip")
     total = len(images) if hasattr(images, "__len__") and not isinstance(images, tf.data.Dataset) else None
     progress = keras.utils.Progbar(total, unit_name="image") if verbose else None
     waiting = _in_lists(_one_by_one(images), batch_size)
@@ -125,43 +127,122 @@ def _in_lists(items, size):
         yield batch
 
 
-def _look(model, looks, threshold, skips, images) -> list[ImagePrediction]:
-    """Predicts a batch; if an image cannot be read and they are skipped, then each image by itself."""
+# ---- One batch ----
+
+
+class Stages(NamedTuple):
+    """The networks as graphs, for one thread at a time: Python cannot trace two at once.
+
+    Attributes:
+        first: Function of thumbnails; returns evidence, probabilities and the locations of the first glimpse.
+        again: List with, for each glimpse, a function of evidence, of the rows of it that are looked at, and of their patches
+            and locations; returns the same.
+        computing: Lock, held while they run.
+    """
+
+    first: Callable
+    again: list[Callable]
+    computing: Lock
+
+    @classmethod
+    def of(cls, model) -> "Stages":
+        graph = partial(model.graph, jit_compile=False)
+        return cls(graph(partial(_first, model)), [graph(partial(_again, model)) for _ in range(model.active_glimpses)], Lock())
+
+
+def _first(model, thumbnails, runtime):
+    return _answer(model, for_runtime(model.first_look, runtime)(thumbnails), runtime)
+
+
+def _again(model, evidence, rows, patches, locations, runtime):
+    evidence = keras.tree.map_structure(lambda values: tf.gather(values, rows), evidence)
+    return _answer(model, model.glimpse(evidence, patches, locations), runtime)
+
+
+def _answer(model, evidence, runtime):
+    is_last = len(evidence.glimpses) == model.active_glimpses
+    following = tf.zeros([0, 2]) if is_last else for_runtime(model.locate, runtime)(evidence)
+    return evidence, tf.nn.softmax(model.combine(evidence)), following
+
+
+@dataclass
+class _Looked:
+    """An image, and what is known of it."""
+
+    image: object
+    source: ImageSource | None = None
+    read_before: tuple = (0, 0)
+    error: str | None = None
+    probabilities: np.ndarray | None = None
+    exit_stage: int = -1
+    places: list = field(default_factory=list)
+
+    def prediction(self, model) -> ImagePrediction:
+        places = np.full((model.active_glimpses, 2), np.nan, np.float32)
+        if self.error is not None:
+            nothing = np.full(model.num_classes, np.nan, np.float32)
+            return ImagePrediction(nothing, -1, places, 0, 0, name_of(self.image), self.error)
+        places[: self.exit_stage] = np.reshape(self.places, (-1, 2))
+        pixels, count = self.read_before
+        read = None if self.source.bytes_read is None else self.source.bytes_read - count
+        return ImagePrediction(
+            self.probabilities, self.exit_stage, places, self.source.pixels_read - pixels, read, self.source.name
+        )
+
+
+def _look(model, stages, threshold, skips, images) -> list[ImagePrediction]:
+    """Predicts a batch: each stage reads and looks only at the images that none before it was sure of."""
+    everyone = [_Looked(image) for image in images]
+    attempt = partial(_attempt, skips)
+    rest, _, _ = attempt(partial(_open, model), everyone)
+    rest, pixels, _ = attempt(lambda each: each.source.thumbnail(model.low_res_net.size), rest)
+    rows = locations = evidence = None
+    for stage in range(model.active_glimpses + 1):
+        if not rest:
+            break
+        with stages.computing:
+            seen = (evidence, tf.constant(rows, tf.int32), np.stack(pixels), locations) if stage else (np.stack(pixels),)
+            evidence, answers, following = (stages.again[stage - 1] if stage else stages.first)(*seen)
+        answers = answers.numpy()
+        for each, answer in zip(rest, answers):
+            each.probabilities, each.exit_stage = answer, stage
+        if stage < model.active_glimpses:
+            unsure = np.flatnonzero(~(answers.max(axis=-1) >= np.float32(threshold)))  # NaN compares false: it stays unsure.
+            rest, pixels, kept = attempt(partial(_patch, model), [rest[n] for n in unsure], following.numpy()[unsure])
+            rows, locations = unsure[kept], following.numpy()[unsure][kept]
+    return [each.prediction(model) for each in everyone]
+
+
+def _open(model, each):
+    source = each.source = open_image(each.image, model.channels)
+    each.read_before = source.pixels_read, source.bytes_read
     try:
-        return _look_at_all(model, looks, threshold, images)
-    except (UnreadableImage, ValueError, TypeError) as error:
-        if not skips:
-            raise
-        if len(images) > 1:
-            return [*chain.from_iterable(_look(model, looks, threshold, skips, [image]) for image in images)]
-        return [_unreadable(model, images[0], error)]
+        check_spec((None, *source.shape), source.dtype, model.image_shape, model.least_sides)
+    except ValueError as error:
+        raise UnreadableImage(f"{source.name}: {error}") from error
+    if source.channels != model.channels:
+        raise UnreadableImage(f"{source.name}: expected {model.channels} channels; got {source.channels}.")
 
 
-def _look_at_all(model, looks, threshold, images):
-    sources = [open_image(image, model.channels) for image in images]
-    for source in sources:
+def _patch(model, each, location):
+    each.places.append(location)
+    return each.source.patches(location[None], model.crop.size, model.crop.scales)[0]
+
+
+def _attempt(skips, read, looked, *arguments):
+    """Calls `read` of each image in threads: the images that could be read, the results, and their rows."""
+
+    def one(each, *arguments):
         try:
-            check_spec((None, *source.shape), source.dtype, model.image_shape, model.least_sides)
-        except ValueError as error:
-            raise UnreadableImage(f"{source.name}: {error}") from error
-    before = [(source.pixels_read, source.bytes_read) for source in sources]
-    places = np.full((len(images), model.active_glimpses, 2), np.nan, np.float32)
-    with model.named(sources) as names, readable():
-        probabilities, stages = until_sure(model, looks, model.prepare(tf.constant(names)), threshold, places)
-    return [
-        ImagePrediction(answer, int(stage), place, source.pixels_read - pixels, _more(source.bytes_read, count), source.name)
-        for answer, stage, place, source, (pixels, count) in zip(probabilities, stages, places, sources, before)
-    ]
+            return read(each, *arguments)
+        except (UnreadableImage, TypeError) as error:
+            if not skips:
+                raise
+            each.error = str(error)
 
-
-def _more(after, before):
-    return None if after is None or before is None else after - before
-
-
-def _unreadable(model, image, error):
-    name = os.fspath(image) if isinstance(image, str | os.PathLike) else getattr(image, "name", type(image).__name__)
-    nothing = np.full(model.num_classes, np.nan, np.float32), -1, np.full((model.active_glimpses, 2), np.nan, np.float32)
-    return ImagePrediction(*nothing, 0, 0, name, str(error))
+    results = in_threads(one, looked, *arguments)
+    kept = [n for n, each in enumerate(looked) if each.error is None]
+    return [looked[n] for n in kept], [results[n] for n in kept], kept
 
 
 # ---- Results in a file, as they come ----
@@ -260,7 +341,7 @@ def _new(images, done):
     """Images whose name is not in `done`; an error if two have the same."""
     seen = set()
     for image in _one_by_one(images):
-        name = image.name if isinstance(image, ImageSource) else os.fspath(image)
+        name = name_of(image)
         if name in seen:
             raise ValueError(f"Two images are called {name!r}: results could not be told apart.")
         seen.add(name)

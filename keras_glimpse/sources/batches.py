@@ -93,6 +93,11 @@ def listed(images) -> list:
     return [images] if isinstance(images, str | bytes | os.PathLike | ImageSource) else [*images]
 
 
+def name_of(image) -> str:
+    """What errors and results call an image, opened or not."""
+    return os.fspath(image) if isinstance(image, str | os.PathLike) else getattr(image, "name", type(image).__name__)
+
+
 # ---- Names ----
 
 _given: dict[str, ImageSource] = {}
@@ -129,7 +134,7 @@ def source(name: bytes | str, channels: int | None) -> ImageSource:
 
 def shapes(names, channels: int | None) -> list[tuple[int, int, int]]:
     """Of all images, opened by threads."""
-    return [*_threads().map(lambda name: source(name, channels).shape, names)]
+    return in_threads(lambda name: source(name, channels).shape, names)
 
 
 @lru_cache(OPEN_FILES)
@@ -145,7 +150,7 @@ def _for_each(read: Callable, names, channels, dtype, shape, *arguments) -> tf.T
 
     def at_once(names, *arguments):
         try:
-            results = [*_threads().map(lambda name, *each: read(source(name, channels), *each), names, *arguments)]
+            results = in_threads(lambda name, *each: read(source(name, channels), *each), names, *arguments)
             if len({result.shape for result in results}) > 1:
                 different = sorted({result.shape[:2] for result in results})
                 raise UnreadableImage(f"Images of a batch that are searched everywhere must be of one size; got {different}.")
@@ -156,6 +161,11 @@ def _for_each(read: Callable, names, channels, dtype, shape, *arguments) -> tf.T
     result = tf.numpy_function(at_once, [names, *arguments], dtype)
     result.set_shape((names.shape[0], *shape))
     return result
+
+
+def in_threads(function: Callable, *arguments) -> list:
+    """What `map` gives, by threads that all readers share."""
+    return [*_threads().map(function, *arguments)]
 
 
 @lru_cache(1)
