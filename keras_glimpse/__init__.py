@@ -33,8 +33,12 @@ from keras_glimpse.pictures import draw_glimpses as draw_glimpses
 from keras_glimpse.pictures import draw_map as draw_map
 from keras_glimpse.pretrained import load_pretrained as load_pretrained
 from keras_glimpse.pretrained import pretrained_folder as pretrained_folder
+from keras_glimpse.sources.arrays import ArrayImage as ArrayImage
+from keras_glimpse.sources.encoded import EncodedImage as EncodedImage
 from keras_glimpse.sources.image import ImageSource as ImageSource
 from keras_glimpse.sources.image import UnreadableImage as UnreadableImage
+from keras_glimpse.sources.maps import MapImage as MapImage
 from keras_glimpse.sources.opening import open_image as open_image
+from keras_glimpse.sources.slides import SlideImage as SlideImage
 from keras_glimpse.training.schedule import SearchSchedule as SearchSchedule
 from keras_glimpse.version import __version__ as __version__

@@ -17,6 +17,7 @@ PUBLIC = {
     *("cascade_predict", "CascadePrediction", "cascade_curve", "CascadeCurve", "count_macs", "stage_macs"),
     *("export_saved_model", "export_litert", "export_onnx", "check_file"),
     *("open_image", "ImageSource", "UnreadableImage", "SourcePrediction", "predict_to_csv"),
+    *("ArrayImage", "EncodedImage", "MapImage", "SlideImage"),
     *("draw_glimpses", "draw_map", "load_pretrained", "pretrained_folder", "data"),
 }
 OF_DATA = {"Digits", "Epoch", "Splits", "embedded_digits", "jittered", "jittered_mnist", "mnist", "mnist_digits", "plain"}

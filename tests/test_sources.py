@@ -129,6 +129,24 @@ def test_what_is_no_image(tmp_path):
         open_image(3)
 
 
+def test_broken_arrays(rng, tmp_path):
+    np.save(tmp_path / "good.npy", rng.integers(256, size=(40, 50, 3), dtype=np.uint8))
+    good, read = (tmp_path / "good.npy").read_bytes(), 0
+    for n in range(300):
+        broken = bytearray(good)
+        for place in rng.integers(140, size=rng.integers(1, 6)):
+            broken[place] = rng.integers(256)
+        (tmp_path / f"{n}.npy").write_bytes(broken[: rng.integers(len(good))] if n % 3 else broken)
+        try:
+            source = open_image(tmp_path / f"{n}.npy")
+            source.thumbnail((2, 2))
+            source.patches([[0.5, 0.5]], 8)
+            read += 1
+        except UnreadableImage as error:
+            assert f"{n}.npy: " in str(error)
+    assert 0 < read < 200
+
+
 def test_pixels_that_are_no_numbers_and_failures_name_the_image(rng):
     image = rng.random((20, 20))
     image[3, 4] = np.nan

@@ -114,7 +114,7 @@ class ImageSource(abc.ABC):
                 raise
             except Exception as error:  # Whatever the library raises that reads this kind of file.
                 where = f"{height}x{width} pixels at row {top}, column {left} of level {level}"
-                raise UnreadableImage(f"{self.name}: cannot read {where}: {_first_line(error)}") from error
+                raise UnreadableImage(f"{self.name}: cannot read {where}: {first_line(error)}") from error
         if pixels.shape != (height, width, self.channels):
             raise UnreadableImage(f"{self.name}: expected {(height, width, self.channels)} pixels; got {pixels.shape}.")
         self.count(height * width, self.bytes_of(pixels, asked.bytes))
@@ -348,5 +348,5 @@ def _union(windows):
     return (top, left, bottom - top, right - left) if area <= min(sum(each.area for each in windows), STRIP) else None
 
 
-def _first_line(error):
+def first_line(error):
     return f"{type(error).__name__}: {str(error).strip()}".split("\n")[0][:300]

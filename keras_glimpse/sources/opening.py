@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_glimpse.sources.arrays import ArrayImage
 from keras_glimpse.sources.encoded import EncodedImage
-from keras_glimpse.sources.image import ImageSource, UnreadableImage
+from keras_glimpse.sources.image import ImageSource, UnreadableImage, first_line
 from keras_glimpse.sources.maps import MapImage
 from keras_glimpse.sources.slides import SlideImage, vendor
 
@@ -78,5 +78,7 @@ def _open_file(path, channels, max_pixels):
 def _array(path):
     try:
         return ArrayImage(np.load(path, mmap_mode="r", allow_pickle=False), name=path)
-    except (ValueError, OSError, EOFError) as error:
-        raise UnreadableImage(f"{path}: cannot be mapped as an array: {str(error).splitlines()[0]}") from error
+    except UnreadableImage:
+        raise
+    except Exception as error:  # Of a damaged header, NumPy raises whatever parsing Python raises. It is not run.
+        raise UnreadableImage(f"{path}: cannot be mapped as an array: {first_line(error)}") from error
