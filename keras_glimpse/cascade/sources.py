@@ -97,7 +97,7 @@ def predictions(model, images, threshold, batch_size, on_error="raise", verbose=
     model.check_reads_parts()
     stages = model.cached("cascade of sources", lambda: Stages.of(model))
     look = partial(_look, model, stages, threshold, on_error == "skip")
-    total = len(images) if hasattr(images, "__len__") and not isinstance(images, tf.data.Dataset) else None
+    total = len(images) if isinstance(images, list | tuple | np.ndarray) else None
     progress = keras.utils.Progbar(total, unit_name="image") if verbose else None
     waiting = _in_lists(_one_by_one(images), batch_size)
     with ThreadPoolExecutor(AT_A_TIME) as pool:

@@ -82,7 +82,7 @@ def are_sources(images) -> bool:
     if isinstance(images, list | tuple):
         return bool(images) and all(isinstance(image, ImageSource | str | bytes | os.PathLike) for image in images)
     if isinstance(images, np.ndarray):
-        return images.dtype.kind in "SU" or images.dtype.kind == "O" and are_sources(images.ravel().tolist())
+        return images.dtype.kind == "U" or images.dtype.kind == "O" and are_sources(images.ravel().tolist())
     return getattr(images, "dtype", None) == tf.string
 
 
