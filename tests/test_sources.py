@@ -436,3 +436,42 @@ def test_a_large_image_is_drawn_small(rng):
     model.build((None, None, None, 1))
     figure = keras_glimpse.draw_glimpses(model, [ArrayImage(np.zeros((3000, 6000), np.uint8))])
     assert figure.axes[0].images[0].get_array().shape == (500, 1000) and figure.axes[0].get_xlim() == (-0.5, 5999.5)
+
+
+class Paths(keras.utils.PyDataset):
+    """Batches of paths."""
+
+    def __init__(self, paths, labels):
+        super().__init__()
+        self.paths, self.labels = np.array(paths, object), labels
+
+    def __len__(self):
+        return len(self.paths) // 8
+
+    def __getitem__(self, n):
+        return self.paths[8 * n : 8 * n + 8], self.labels[8 * n : 8 * n + 8]
+
+
+def test_paths_by_a_py_dataset_or_a_generator(files, model):
+    images, paths, labels = files
+    data = Paths(paths, labels)
+    want = model.evaluate(images, labels, batch_size=8, verbose=0)
+    np.testing.assert_allclose(model.evaluate(data, verbose=0), want, atol=1e-5)
+    np.testing.assert_allclose(model.evaluate((data[n] for n in range(3)), steps=3, verbose=0), want, atol=1e-5)
+    np.testing.assert_allclose(model.evaluate(data, verbose=0), want, atol=1e-5)
+
+
+def test_half_precision(files):
+    images, paths, labels = files
+    model = keras_glimpse.GlimpseClassifier(2, 1, low_res_size=5, patch_size=6, hidden_units=8, dtype="mixed_float16")
+    model.compile(keras.optimizers.SGD(0.01), jit_compile=False)
+    assert np.isfinite(model.fit(paths, labels, batch_size=8, verbose=0).history["loss"][0])
+    np.testing.assert_allclose(model.predict(paths, verbose=0), model.predict(images, verbose=0), atol=2e-3)
+
+
+def test_a_dataset_of_paths_needs_a_model_that_is_built(files):
+    _, paths, labels = files
+    model = keras_glimpse.GlimpseClassifier(2, low_res_size=5, patch_size=6)
+    model.compile()
+    with pytest.raises(ValueError, match="a model that is built"):
+        model.fit(tf.data.Dataset.from_tensor_slices((paths, labels)).batch(8))

@@ -96,6 +96,11 @@ class _BatchCheck:
         self.name, self.pixels = name, pixels
 
     def __call__(self, index, batch):
+        if are_sources(batch[0]):
+            batch = (
+                tf.convert_to_tensor(batch[0]),
+                *batch[1:],
+            )  # Keras takes no arrays of strings from those who yield batches.
         self.arrays(f"Batch {index} of {self.name}: ", *batch[:3])
         return batch
 

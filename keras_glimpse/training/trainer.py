@@ -423,7 +423,9 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
             return self._fit(given, checkpoint)
 
     def _fit(self, given, checkpoint):
-        x, y, image = self._checked_and_built(given["x"], given["y"], "the training data", given["sample_weight"])
+        x, y, image = self._checked_and_built(
+            given["x"], given["y"], "the training data", given["sample_weight"], phase="train"
+        )
         if y is not None and given["shuffle"]:
             replicas.check_same_seed(self.distribute_strategy)
         given["validation_data"] = self._checked_validation(given["validation_data"])
@@ -446,26 +448,27 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
     @contextmanager
     def _reading(self, phase, images):
         """What graphs of a phase are given for images: names of those that are read in parts, while this lasts."""
-        named = isinstance(images, tf.data.Dataset) and tf.nest.flatten(images.element_spec)[0].dtype == tf.string
-        self._parts[phase] = named or are_sources(images)
-        if not self._parts[phase]:
-            yield images
-            return
-        if self._xla is True:
-            raise ValueError("jit_compile=True cannot be for images that are read in parts: XLA does not read files.")
+        self._parts[phase] = False
         with readable():
-            if named:
-                self.check_reads_parts()
+            if not are_sources(images):
                 yield images
                 return
+            self._begin_reading(phase)
             with self.named(images) as names:
                 yield names
 
+    def _begin_reading(self, phase):
+        """Notes that images of a phase are read in parts."""
+        if self._xla is True:
+            raise ValueError("jit_compile=True cannot be for images that are read in parts: XLA does not read files.")
+        self.check_reads_parts()
+        self._parts[phase] = True
+
     def _checked_validation(self, data):
         if isinstance(data, tuple | list) and len(data) > 1:
-            images, labels, _ = self._checked(*data[:2], "the validation data", *data[2:])
+            images, labels, _ = self._checked(*data[:2], "the validation data", *data[2:], phase="test")
             return (images, labels, *data[2:])
-        return None if data is None else self._checked(data, None, "the validation data")[0]
+        return None if data is None else self._checked(data, None, "the validation data", phase="test")[0]
 
     def _begin_training(self, image):
         """Checks that there are variables to train, and records the glimpse and the image dtype that are trained."""
@@ -525,7 +528,8 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         if of_fit:
             return self._evaluate(given, of_fit)
         with self._reading("test", given["x"]) as x:
-            given["x"], given["y"], _ = self._checked_and_built(x, given["y"], "the test data", given["sample_weight"])
+            x, given["y"], _ = self._checked_and_built(x, given["y"], "the test data", given["sample_weight"], phase="test")
+            given["x"] = x
             return self._evaluate(given, of_fit)
 
     def _evaluate(self, given, of_fit):
@@ -714,9 +718,13 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
                 self.build((None, *image.shape))
         return x, y, image
 
-    def _checked(self, x, y, name, sample_weight=None, in_memory=False):
+    def _checked(self, x, y, name, sample_weight=None, in_memory=False, phase=None):
         shapes = self.image_shape, self.least_sides
         data = checked_input(x, y, sample_weight, self.num_classes, *shapes, name, self._pixels, in_memory)
+        if phase and data[2] is not None and data[2].dtype == tf.string:
+            self._begin_reading(phase)
+            if not self.built:
+                raise ValueError("Names of images need a model that is built: build((None, None, None, channels)).")
         if self.distribute_strategy.num_replicas_in_sync > 1 and isinstance(data[0], tf.data.Dataset):
             return (replicas.shared_by_hosts(data[0]), *data[1:])
         return data
