@@ -229,7 +229,7 @@ class Taps(NamedTuple):
     Attributes:
         size: Integer, how many outputs there are.
         output: Integer array `[taps]`, ascending: the output that a tap is part of.
-        pixel: Integer array `[taps]`, ascending: the pixel that it reads.
+        pixel: Integer array `[taps]`, ascending: the pixel that it reads. Those of an output follow one another.
         weight: Float32 array `[taps]`, the share of the pixel in the output.
     """
 
@@ -253,11 +253,13 @@ class Taps(NamedTuple):
     def of(self, pixels: np.ndarray, first: int) -> np.ndarray:
         """The outputs `[size, ...]`, or their parts, of `pixels` `[n, ...]`, those from `first` on."""
         part = slice(*np.searchsorted(self.pixel, (first, first + len(pixels))))
-        output, total = self.output[part], np.zeros((self.size, *pixels.shape[1:]), np.float32)
-        if len(output):
-            begins = np.flatnonzero(np.diff(output, prepend=-1))
-            weight = self.weight[part].reshape(-1, *[1] * (pixels.ndim - 1))
-            total[output[begins]] = np.add.reduceat(weight * pixels[self.pixel[part] - first], begins, axis=0)
+        output, pixel, weight = self.output[part], self.pixel[part] - first, self.weight[part]
+        total = np.zeros((self.size, *pixels.shape[1:]), np.float32)
+        pixels = pixels.astype(np.float32, copy=False)
+        begins = np.flatnonzero(np.diff(output, prepend=-1)).tolist()
+        for begin, end in zip(begins, [*begins[1:], len(output)]):
+            under = pixels[pixel[begin] : pixel[end - 1] + 1]
+            np.einsum("p,p...->...", weight[begin:end], under, out=total[output[begin]])
         return total
 
 
