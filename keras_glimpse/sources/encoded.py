@@ -126,9 +126,8 @@ class EncodedImage(ImageSource):
         if self._path is None:
             self.count(0, self._length)
             return self._bytes
-        check_unchanged(self.name, self._path, self._opened)
         contents = tf.io.read_file(os.fsencode(self._path))
-        check_unchanged(self.name, self._path, self._opened)  # Nor meanwhile
+        check_unchanged(self.name, self._path, self._opened)
         return contents
 
 
