@@ -10,6 +10,7 @@ import numpy as np
 from keras_glimpse.sources.counting import bytes_asked_for
 
 STRIP = 2**22  # Numbers that are converted to float32 at a time: 16 MiB.
+SMALL = 2**15  # Numbers in a matrix that is multiplied by as it is, although most of it is 0.
 
 
 class UnreadableImage(ValueError):
@@ -254,8 +255,12 @@ class Taps(NamedTuple):
         """The outputs `[size, ...]`, or their parts, of `pixels` `[n, ...]`, those from `first` on."""
         part = slice(*np.searchsorted(self.pixel, (first, first + len(pixels))))
         output, pixel, weight = self.output[part], self.pixel[part] - first, self.weight[part]
-        total = np.zeros((self.size, *pixels.shape[1:]), np.float32)
         pixels = pixels.astype(np.float32, copy=False)
+        if self.size * len(pixels) <= SMALL:
+            matrix = np.zeros((self.size, len(pixels)), np.float32)
+            matrix[output, pixel] = weight
+            return np.tensordot(matrix, pixels, axes=1)
+        total = np.zeros((self.size, *pixels.shape[1:]), np.float32)
         begins = np.flatnonzero(np.diff(output, prepend=-1)).tolist()
         for begin, end in zip(begins, [*begins[1:], len(output)]):
             under = pixels[pixel[begin] : pixel[end - 1] + 1]
