@@ -3,6 +3,7 @@
 import io
 import os
 import threading
+from collections import OrderedDict
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -14,6 +15,8 @@ MAGIC = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG"}
 RATIOS = (1, 2, 4, 8)  # What libjpeg can divide the sides of an image by while decoding it.
 MARGIN = 2  # Pixels around a box that are decoded too: colours stored at half the size are interpolated from neighbours.
 ORIENTATION = 0x0112  # The tag in EXIF.
+SMALL = 2**20  # Pixels of a JPEG that is decoded whole: that takes 3 ms, and parts of it no less.
+KEPT = 2**28  # Bytes of images that were decoded whole.
 
 
 class EncodedImage(ImageSource):
@@ -24,8 +27,8 @@ class EncodedImage(ImageSource):
     computes faster than the image itself. Levels are close to averages, of colours only where these are smooth: 4:2:0 and
     4:2:2 JPEGs store few of them, and levels of 4:2:2 have half as many from left to right.
 
-    A progressive JPEG, a JPEG of several scans and a PNG cannot be read in parts: they are decoded whole when they are first
-    looked at, and the pixels are kept as long as this object. Alpha is dropped. 16-bit PNGs are read as uint16. The orientation
+    A progressive JPEG, a JPEG of several scans and a PNG cannot be read in parts, and a JPEG of at most a megapixel is not: they
+    are decoded whole when they are looked at, and the pixels of the last ones are kept, in 256 MiB for all. Alpha is dropped. 16-bit PNGs are read as uint16. The orientation
     of a PNG is found only if it is stored before the pixels.
 
     Of a file, nothing but facts from the header is kept. It is opened anew for each read, and must not change.
@@ -47,18 +50,17 @@ class EncodedImage(ImageSource):
         ImportError: If Pillow is not installed (`pip install keras-glimpse[files]`).
 
     Example:
-    >>> image = EncodedImage(tf.io.encode_jpeg(tf.zeros((480, 640, 3), "uint8")).numpy())
+    >>> image = EncodedImage(tf.io.encode_jpeg(tf.zeros((960, 1280, 3), "uint8")).numpy())
     >>> image.levels
-    ((480, 640), (240, 320), (120, 160), (60, 80))
+    ((960, 1280), (480, 640), (240, 320), (120, 160))
     >>> image.thumbnail((48, 64)).shape, image.pixels_read
-    ((48, 64, 3), 4800)
+    ((48, 64, 3), 19200)
     """
 
     def __init__(self, contents, channels: int | None = None, name: str | None = None, max_pixels: int = 2**27):
         if channels not in (None, 1, 3):
             raise ValueError(f"channels must be 1, 3 or None; got {channels!r}.")
-        self._bytes = contents if isinstance(contents, bytes) else None
-        self._file = os.fspath(contents) if self._bytes is None else None
+        self._file = None if isinstance(contents, bytes) else os.fspath(contents)
         name = str(name or self._file or "bytes")
         try:
             with io.BytesIO(contents) if self._file is None else open(self._file, "rb") as file:
@@ -66,8 +68,9 @@ class EncodedImage(ImageSource):
                 header = _read_header(file, name)
         except OSError as error:
             raise UnreadableImage(f"{name}: cannot open the file: {error.strerror or error}.") from error
-        self._kind, self._turn, self.reads_parts = header.kind, header.turn, header.reads_parts
         height, width = header.size
+        self._kind, self._turn = header.kind, header.turn
+        self.reads_parts = header.reads_parts and height * width > SMALL
         if not self.reads_parts and height * width > max_pixels:
             raise UnreadableImage(
                 f"{name}: the image has to be decoded whole, and has {height}x{width} = {height * width} pixels; "
@@ -79,7 +82,10 @@ class EncodedImage(ImageSource):
         over = [self._turn.size(*(-(-side % ratio) for side in (height, width))) for ratio in self._ratios]
         origins = [(y * self._turn.rows, x * self._turn.columns) for y, x in over]
         super().__init__(name, sizes, channels or (1 if header.is_grey else 3), header.dtype, self._ratios, origins)
-        self._pixels, self._decoding = None, threading.Lock()
+        self._decoding = threading.Lock()
+        if self._file is None:  # Converted once: 2 ms a MB.
+            with tf.init_scope():
+                self._bytes, self._length = tf.constant(contents), len(contents)
 
     def read_level(self, level, top, left, height, width):
         if not self.reads_parts:
@@ -99,17 +105,20 @@ class EncodedImage(ImageSource):
         return self._turn.upright(pixels[top : top + height, left : left + width])
 
     def bytes_of(self, pixels, asked):
-        return asked if self._bytes is None else 0  # `_contents` counts those in memory when they are decoded.
+        return 0 if self._file is None else asked  # `_contents` counts those in memory when they are decoded.
 
     def _whole(self):
+        key = (self._file, self._opened, self.channels) if self._file else self
         with self._decoding:
-            if self._pixels is None:
+            pixels = decoded.get(key)
+            if pixels is None:
                 if self._kind == "JPEG":
                     pixels = self._decoded(tf.io.decode_jpeg, dct_method="INTEGER_ACCURATE")
                 else:
                     pixels = self._decoded(tf.io.decode_png, dtype=self.dtype)
-                self._pixels = self._turn.upright(pixels)
-            return self._pixels
+                pixels = self._turn.upright(pixels)
+                decoded.keep(key, pixels)
+            return pixels
 
     def _decoded(self, decode, **arguments):
         contents = self._contents()
@@ -120,12 +129,36 @@ class EncodedImage(ImageSource):
             raise UnreadableImage(f"{self.name}: TensorFlow cannot decode {what}; it may be damaged or truncated.") from error
 
     def _contents(self):
-        if self._bytes is not None:
-            self.count(0, len(self._bytes))
+        """As TensorFlow reads them, which takes a tenth of converting what Python has read."""
+        if self._file is None:
+            self.count(0, self._length)
             return self._bytes
-        with open(self._file, "rb") as file:
-            check_unchanged(self.name, file.fileno(), self._opened)
-            return file.read()
+        contents = tf.io.read_file(os.fsencode(self._file))
+        check_unchanged(self.name, self._file, self._opened)
+        return contents
+
+
+class Decoded:
+    """The pixels of images that were decoded whole: those that were used last, in at most so many bytes, or one image."""
+
+    def __init__(self, limit: int):
+        self._limit, self._size, self._images, self._using = limit, 0, OrderedDict(), threading.Lock()
+
+    def get(self, key):
+        with self._using:
+            if key in self._images:
+                self._images.move_to_end(key)
+            return self._images.get(key)
+
+    def keep(self, key, pixels):
+        with self._using:
+            self._images[key] = pixels
+            self._size += pixels.nbytes
+            while self._size > self._limit and len(self._images) > 1:
+                self._size -= self._images.popitem(last=False)[1].nbytes
+
+
+decoded = Decoded(KEPT)
 
 
 class Turn(NamedTuple):

@@ -10,6 +10,7 @@ import numpy as np
 from keras_glimpse.sources.counting import bytes_asked_for
 
 STRIP = 2**22  # Numbers that are converted to float32 at a time: 16 MiB.
+SMALL = 2**15  # Numbers in a matrix that is multiplied by as it is, although most of it is 0.
 
 
 class UnreadableImage(ValueError):
@@ -229,7 +230,7 @@ class Taps(NamedTuple):
     Attributes:
         size: Integer, how many outputs there are.
         output: Integer array `[taps]`, ascending: the output that a tap is part of.
-        pixel: Integer array `[taps]`, ascending: the pixel that it reads.
+        pixel: Integer array `[taps]`, ascending: the pixel that it reads. Those of an output follow one another.
         weight: Float32 array `[taps]`, the share of the pixel in the output.
     """
 
@@ -253,11 +254,17 @@ class Taps(NamedTuple):
     def of(self, pixels: np.ndarray, first: int) -> np.ndarray:
         """The outputs `[size, ...]`, or their parts, of `pixels` `[n, ...]`, those from `first` on."""
         part = slice(*np.searchsorted(self.pixel, (first, first + len(pixels))))
-        output, total = self.output[part], np.zeros((self.size, *pixels.shape[1:]), np.float32)
-        if len(output):
-            begins = np.flatnonzero(np.diff(output, prepend=-1))
-            weight = self.weight[part].reshape(-1, *[1] * (pixels.ndim - 1))
-            total[output[begins]] = np.add.reduceat(weight * pixels[self.pixel[part] - first], begins, axis=0)
+        output, pixel, weight = self.output[part], self.pixel[part] - first, self.weight[part]
+        pixels = pixels.astype(np.float32, copy=False)
+        if self.size * len(pixels) <= SMALL:
+            matrix = np.zeros((self.size, len(pixels)), np.float32)
+            matrix[output, pixel] = weight
+            return np.tensordot(matrix, pixels, axes=1)
+        total = np.zeros((self.size, *pixels.shape[1:]), np.float32)
+        begins = np.flatnonzero(np.diff(output, prepend=-1)).tolist()
+        for begin, end in zip(begins, [*begins[1:], len(output)]):
+            under = pixels[pixel[begin] : pixel[end - 1] + 1]
+            np.einsum("p,p...->...", weight[begin:end], under, out=total[output[begin]])
         return total
 
 
