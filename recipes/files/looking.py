@@ -1,0 +1,159 @@
+"""What it takes to look at an image in a file, or to read all of it: each job runs in a process of its own."""
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_glimpse
+from keras_glimpse import ImageSource, open_image
+
+ROUNDS = 9
+CACHE = "64"  # MB that GDAL may keep of what it has decoded, in every job.
+
+
+def measured(job: Callable, *arguments) -> dict:
+    """What a job of this module tells, and by how much its memory peaks above that of a process that has imported all."""
+    with multiprocessing.get_context("spawn").Pool(1) as process:
+        return process.apply(_with_peak, [job, *arguments])
+
+
+def _with_peak(job, *arguments):
+    os.environ["GDAL_CACHEMAX"] = CACHE
+    imported = _resident()
+    _forget_peak()
+    result = job(*arguments)
+    peak = max(_peak(), result.pop("peak before", 0))
+    return result | {"MB above import": peak - imported}
+
+
+# ---- Jobs ----
+
+
+def two_windows(path: Path) -> dict:
+    """Reads a thumbnail and two windows of 96 pixels, each time at other places, without networks."""
+    rng = np.random.default_rng(0)
+
+    def look(source):
+        source.thumbnail((128, 128))
+        source.patches(rng.random((2, 2)), 96)
+
+    return _timed(look, path)
+
+
+def ours(path: Path, model: Path, label: int) -> dict:
+    """Thumbnail and glimpses, all of them, and what is read for them."""
+    model = keras.models.load_model(model, compile=False)
+    look = lambda source: keras_glimpse.cascade_predict(model, [source], threshold=1.0)  # noqa: E731
+    look(open_image(np.zeros((1024, 1024, 3), np.uint8)))  # Traces the graphs.
+    ready, before = _resident(), _forget_peak()
+    timed = _timed(look, path)
+    answer = look(open_image(path)).probabilities.argmax()
+    return {"answer": _said(answer, label), **timed, "MB above networks": _peak() - ready, "peak before": before}
+
+
+def all_of_it(path: Path) -> dict:
+    """Reads every pixel for the thumbnail, a few rows at a time."""
+    return _once(lambda source: _Finest(source).thumbnail((256, 256)), path)
+
+
+def tile_by_tile(path: Path, model: Path, label: int) -> dict:
+    """Classifies each patch of the level at the glimpses' scale, half a patch apart; the most confident one decides."""
+    model = keras.models.load_model(model, compile=False)
+    size, (scale,) = model.crop.size, model.crop.scales
+    net = tf.function(partial(model.glimpse_nets[0], training=False))
+    sure, answer = -1.0, None
+
+    def look(source):
+        nonlocal sure, answer
+        for patches in _strips(source, scale, size):
+            probabilities = tf.nn.softmax(net(patches)).numpy()
+            if probabilities.max() > sure:
+                sure, answer = probabilities.max(), probabilities.max(axis=0).argmax()
+
+    net(tf.zeros((1, size, size, 3)))
+    ready, before = _resident(), _forget_peak()
+    timed = _once(look, path)
+    return {"answer": _said(answer, label), **timed, "MB above networks": _peak() - ready, "peak before": before}
+
+
+def _strips(source, scale, size):
+    """Patches `[n, size, size, channels]` of a strip of rows after another, of the level at a scale."""
+    level = [round(source.shape[0] / height) for height, _ in source.levels].index(scale)
+    height, width = source.levels[level]
+    for top in range(0, height - size + 1, size // 2):
+        strip = source.read(level, top, 0, size, width).astype(np.float32) / 255
+        windows = np.lib.stride_tricks.sliding_window_view(strip, size, axis=1)[:, :: size // 2]  # [size, n, channels, size]
+        yield tf.constant(windows.transpose(1, 0, 3, 2))
+
+
+class _Finest(ImageSource):
+    """An image without its coarser levels."""
+
+    def __init__(self, source):
+        super().__init__(source.name, source.levels[:1], source.channels, source.dtype)
+        self._source = source
+
+    def read_level(self, *box):
+        return self._source.read_level(*box)
+
+
+# ---- Time, bytes and memory ----
+
+
+def _timed(look, path):
+    """Milliseconds of the first look, of one at a file that was just opened, and of one at a file that is open."""
+    first, source = _seconds(look, path)
+    read = {"pixels": source.pixels_read, "MB read": _megabytes(source.bytes_read)}
+    opened = [_seconds(look, path)[0] for _ in range(ROUNDS)]
+    source = open_image(path)
+    look(source)
+    warm = [_seconds(look, source)[0] for _ in range(ROUNDS)]
+    return {"first ms": 1000 * first, "opened ms": 1000 * median(opened), "warm ms": 1000 * median(warm), **read}
+
+
+def _once(look, path):
+    seconds, source = _seconds(look, path)
+    return {"first ms": 1000 * seconds, "pixels": source.pixels_read, "MB read": _megabytes(source.bytes_read)}
+
+
+def _seconds(look, image):
+    start = time.perf_counter()
+    look(source := open_image(image))
+    return time.perf_counter() - start, source
+
+
+def _said(answer, label):
+    return "right" if answer == label else "wrong"
+
+
+def _megabytes(count):
+    return None if count is None else count / 1e6
+
+
+def _forget_peak():
+    """The peak so far, in MB; from now on, it is that of what follows."""
+    before = _peak()
+    Path("/proc/self/clear_refs").write_text("5")
+    return before
+
+
+def _resident():
+    return _of_status("VmRSS")
+
+
+def _peak():
+    return _of_status("VmHWM")
+
+
+def _of_status(name):
+    """MB. What `resource` tells of a process includes the peak of the one that started it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) * 1024 / 1e6
