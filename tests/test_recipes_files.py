@@ -109,7 +109,7 @@ def test_gigapixel(monkeypatch, tmp_path, capsys):
     run(monkeypatch, gigapixel, "--smoke", "--out", tmp_path)
     assert "What it takes to look" in capsys.readouterr().out
     figures = json.loads((tmp_path / "gigapixel.json").read_text())
-    assert len(figures["errors"]) == 3 and len(figures["found"]) == 2
+    assert len(figures["errors"]) == 3 and len(figures["pointing"]) == len(figures["in_sight"]) == 2
     header, *rows = (tmp_path / "gigapixel.csv").read_text().splitlines()
     assert header.startswith("what,side,answer") and len(rows) == 6
     assert (tmp_path / "figures/gigapixel.png").stat().st_size > 1000

@@ -112,7 +112,7 @@ def untrained(side: int, samples: int) -> GlimpseClassifier:
 
 
 def trained(sizes: Sizes, digits: list, out: Path) -> GlimpseClassifier:
-    """The model after all lessons, trained now if it is not in `out`."""
+    """The model after all lessons, trained now if it is not in `out`; there are logs of its training."""
     if (out / "model.keras").exists():
         return keras.models.load_model(out / "model.keras")
     weights = None
@@ -130,7 +130,7 @@ def trained(sizes: Sizes, digits: list, out: Path) -> GlimpseClassifier:
     return model
 
 
-def learn_digits(net: keras.Layer, count: int, digits, path: Path, epochs: int = 2) -> None:
+def learn_digits(net: keras.Layer, count: int, digits, path: Path, epochs: int = 3) -> None:
     """Trains a glimpse network on close-ups of digits, and of strokes, which may be any digit; the weights are kept."""
     model = keras.Sequential([keras.Input((PATCH, PATCH, 3)), net])
     if not path.exists():
@@ -146,7 +146,7 @@ def close_ups(count: int, digits) -> tuple[np.ndarray, np.ndarray]:
     """Patches of so many scenes at a digit and at a stroke, not quite in the middle, and shares `[n, 10]` of the classes."""
     images, labels = scenes(digits, count, 1_000, FOR_CLOSE_UPS, strokes=1)
     middles = np.array([[np.add(box[:2], box[2:]) / 2 for box in image.boxes] for image in images])
-    places = (middles + np.random.default_rng(FOR_CLOSE_UPS).uniform(-120, 120, middles.shape)) / 999
+    places = (middles + np.random.default_rng(FOR_CLOSE_UPS).uniform(-150, 150, middles.shape)) / 999
     patches = np.stack([image.patches(at, PATCH, (SCALE,)) for image, at in zip(images, places)], axis=1)
     return np.concatenate(patches), np.concatenate([np.eye(10)[labels], np.full((count, 10), 0.1)])
 
@@ -171,41 +171,41 @@ def learn(model: GlimpseClassifier, lesson: Lesson, digits: list, validation: in
 
 
 class Finding(keras.callbacks.Callback):
-    """Adds to the log of an epoch the errors on images that are held out, and how often the glimpse finds the digit."""
+    """Adds to the log of an epoch the error on images that are held out, and how often the glimpse finds the digit."""
 
     def __init__(self, held_out: Scenes):
         super().__init__()
         self._held_out = held_out
 
     def on_epoch_end(self, epoch, logs=None):
-        errors, found = errors_and_found(self.model, self._held_out)
-        logs |= {"held_out_error": errors[-1], "held_out_found": found[0]}
+        figures = figures_of(self.model, self._held_out)
+        logs |= {f"held_out_{name}": each[-1] for name, each in figures.items()}
 
 
-def errors_and_found(model: GlimpseClassifier, test: Scenes, batch_size: int = 20) -> tuple[list[float], list[float]]:
-    """Percent of wrong answers after each stage, and of images of which each glimpse's place is within the digit's square."""
+def figures_of(model: GlimpseClassifier, test: Scenes, batch_size: int = 20) -> dict[str, list[float]]:
+    """Percent of images: wrong after each stage; whose digit's square has each glimpse's middle; whose digit's middle it shows."""
     batches = [test.images[start : start + batch_size] for start in range(0, len(test.images), batch_size)]
     looks = [model.look(batch) for batch in batches]
     answers, places = (np.concatenate([np.asarray(each[name]) for each in looks]) for name in ("logits", "locations"))
-    points = places * (test.images[0].shape[0] - 1)
-    boxes = np.array([image.boxes[0] for image in test.images])[:, None]
-    inside = ((points >= boxes[..., :2]) & (points < boxes[..., 2:])).all(axis=-1)
-    wrong = answers.argmax(axis=-1) != test.labels[:, None]
-    return _percent(wrong), _percent(inside)
+    digits = np.array([image.boxes[0] for image in test.images])[:, None]
+    middles = (digits[..., :2] + digits[..., 2:]) / 2
+    away = np.abs(places * (test.images[0].shape[0] - 1) - middles).max(axis=-1)
+    figures = {
+        "errors": answers.argmax(axis=-1) != test.labels[:, None],
+        "pointing": away < (digits[0, 0, 2] - digits[0, 0, 0]) / 2,
+        "in_sight": away < PATCH * SCALE / 2,
+    }
+    return {name: [round(100 * float(share), 2) for share in each.mean(axis=0)] for name, each in figures.items()}
 
 
 def tested(model: GlimpseClassifier, sizes: Sizes, digits) -> dict:
     """The figures on images of the last lesson's size, of other digits."""
     side = sizes.lessons[-1].side
-    errors, found = errors_and_found(model, scenes(digits, sizes.test, side, FOR_TEST))
-    print(f"{sizes.test} images of {side:,} x {side:,} pixels: errors {errors} %, digit found by each glimpse {found} %")
-    lessons = [lesson._asdict() for lesson in sizes.lessons]
-    figures = {"side": side, "images": sizes.test, "errors": errors, "found": found, "lessons": lessons}
+    figures = figures_of(model, scenes(digits, sizes.test, side, FOR_TEST))
+    print(f"{sizes.test} images of {side:,} x {side:,} pixels, in percent: {figures}")
+    figures |= {"side": side, "images": sizes.test, "close_ups": sizes.close_ups}
+    figures |= {"lessons": [lesson._asdict() for lesson in sizes.lessons]}
     return figures | {"commit": runs.commit(), "versions": runs.versions()}
-
-
-def _percent(hits):
-    return [round(100 * float(share), 2) for share in hits.mean(axis=0)]
 
 
 # ---- Files ----

@@ -27,6 +27,8 @@ def measured(job: Callable, *arguments) -> dict:
 
 def _with_peak(job, *arguments):
     os.environ["GDAL_CACHEMAX"] = CACHE
+    import rasterio  # noqa: F401  Else the first look would.
+
     imported = _resident()
     _forget_peak()
     result = job(*arguments)
