@@ -183,7 +183,7 @@ class Finding(keras.callbacks.Callback):
 
 
 def figures_of(model: GlimpseClassifier, test: Scenes, batch_size: int = 20) -> dict[str, list[float]]:
-    """Percent of images: wrong after each stage; whose digit's square has each glimpse's middle; whose digit's middle it shows."""
+    """Percent of images: wrong after each stage; whose digit each glimpse points at; and whose digit's middle it shows."""
     batches = [test.images[start : start + batch_size] for start in range(0, len(test.images), batch_size)]
     looks = [model.look(batch) for batch in batches]
     answers, places = (np.concatenate([np.asarray(each[name]) for each in looks]) for name in ("logits", "locations"))
@@ -223,10 +223,10 @@ def written(out: Path, digits, side: int) -> tuple[Path, int]:
 def compared(files: list[tuple[Path, int]], model: Path) -> list[dict]:
     """The table of what looking costs: at both files ours, and at the large one what reads all of it."""
     (large, label), *_ = files
-    jobs = [("thumbnail, two windows", looking.two_windows, path, ()) for path, _ in files]
-    jobs += [("thumbnail, two glimpses: ours", looking.ours, path, (model, label)) for path, label in files]
-    jobs += [("every pixel, to a thumbnail", looking.all_of_it, large, ())]
-    jobs += [("every tile at 1/8", looking.tile_by_tile, large, (model, label))]
+    jobs = [("two windows", looking.two_windows, path, ()) for path, _ in files]
+    jobs += [("two glimpses", looking.ours, path, (model, label)) for path, label in files]
+    jobs += [("every pixel", looking.all_of_it, large, ())]
+    jobs += [("every tile", looking.tile_by_tile, large, (model, label))]
     return [
         {"what": what, "side": open_image(path).shape[0]} | looking.measured(job, path, *rest) for what, job, path, rest in jobs
     ]
@@ -234,8 +234,7 @@ def compared(files: list[tuple[Path, int]], model: Path) -> list[dict]:
 
 def keep(path: Path, rows: list[dict]) -> None:
     """Prints the table and writes it, with the commit."""
-    columns = ["what", "side", "answer", "first ms", "opened ms", "warm ms", "pixels", "MB read", "MB above import"]
-    columns += ["MB above networks"]
+    columns = ["what", "side", "answer", "first ms", "opened ms", "warm ms", "pixels", "MB read", "peak MB", "looking MB"]
     rounded = lambda value: float(f"{value:.4g}") if isinstance(value, float) else value  # noqa: E731
     rows = [{name: rounded(row.get(name)) for name in columns} for row in rows]
     show_table("What it takes to look", rows)

@@ -1,4 +1,9 @@
-"""What it takes to look at an image in a file, or to read all of it: each job runs in a process of its own."""
+"""What it takes to look at an image in a file, or to read all of it: each job runs in a process of its own.
+
+Of each job: the milliseconds of the first look, and medians of others: `opened`, at a file that was just opened, and `warm`, at
+one that is open, of which GDAL may have decoded parts before. The file is in the page cache. What is read is that of a first
+look. `peak MB` is the memory above that of a process that has imported all; `looking MB` that above loaded networks.
+"""
 
 import multiprocessing
 import os
@@ -20,7 +25,7 @@ CACHE = "64"  # MB that GDAL may keep of what it has decoded, in every job.
 
 
 def measured(job: Callable, *arguments) -> dict:
-    """What a job of this module tells, and by how much its memory peaks above that of a process that has imported all."""
+    """What a job of this module tells, run in a new process, and its peak of memory."""
     with multiprocessing.get_context("spawn").Pool(1) as process:
         return process.apply(_with_peak, [job, *arguments])
 
@@ -33,7 +38,7 @@ def _with_peak(job, *arguments):
     _forget_peak()
     result = job(*arguments)
     peak = max(_peak(), result.pop("peak before", 0))
-    return result | {"MB above import": peak - imported}
+    return result | {"peak MB": peak - imported}
 
 
 # ---- Jobs ----
@@ -58,7 +63,7 @@ def ours(path: Path, model: Path, label: int) -> dict:
     ready, before = _resident(), _forget_peak()
     timed = _timed(look, path)
     answer = look(open_image(path)).probabilities.argmax()
-    return {"answer": _said(answer, label), **timed, "MB above networks": _peak() - ready, "peak before": before}
+    return {"answer": _said(answer, label), **timed, "looking MB": _peak() - ready, "peak before": before}
 
 
 def all_of_it(path: Path) -> dict:
@@ -83,7 +88,7 @@ def tile_by_tile(path: Path, model: Path, label: int) -> dict:
     net(tf.zeros((1, size, size, 3)))
     ready, before = _resident(), _forget_peak()
     timed = _once(look, path)
-    return {"answer": _said(answer, label), **timed, "MB above networks": _peak() - ready, "peak before": before}
+    return {"answer": _said(answer, label), **timed, "looking MB": _peak() - ready, "peak before": before}
 
 
 def _strips(source, scale, size):
@@ -104,14 +109,13 @@ class _Finest(ImageSource):
         self._source = source
 
     def read_level(self, *box):
-        return self._source.read_level(*box)
+        return self._source.read(*box)
 
 
 # ---- Time, bytes and memory ----
 
 
 def _timed(look, path):
-    """Milliseconds of the first look, of one at a file that was just opened, and of one at a file that is open."""
     first, source = _seconds(look, path)
     read = {"pixels": source.pixels_read, "MB read": _megabytes(source.bytes_read)}
     opened = [_seconds(look, path)[0] for _ in range(ROUNDS)]
