@@ -234,9 +234,9 @@ def compared(files: list[tuple[Path, int]], model: Path) -> list[dict]:
 
 def keep(path: Path, rows: list[dict]) -> None:
     """Prints the table and writes it, with the commit."""
-    columns = ["what", "side", "answer", "first ms", "opened ms", "warm ms", "pixels", "MB read", "peak MB", "looking MB"]
-    rounded = lambda value: float(f"{value:.4g}") if isinstance(value, float) else value  # noqa: E731
-    rows = [{name: rounded(row.get(name)) for name in columns} for row in rows]
+    columns = ["what", "side", "answer", "first ms", "opened ms", "warm ms", "Mpixels", "MB read", "MB opening"]
+    columns += ["peak MB", "looking MB"]
+    rows = [{name: _rounded(row.get(name)) for name in columns} for row in rows]
     show_table("What it takes to look", rows)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, [*columns, "commit"])
@@ -244,11 +244,17 @@ def keep(path: Path, rows: list[dict]) -> None:
         writer.writerows(row | {"commit": runs.commit()} for row in rows)
 
 
+def _rounded(value):
+    if not isinstance(value, float):
+        return value
+    return round(value) if value >= 100 else float(f"{value:.3g}")
+
+
 # ---- Picture ----
 
 
 def draw(model: GlimpseClassifier, path: Path, picture: Path) -> None:
-    """The thumbnail, what is around the first glimpse, and the glimpse itself, each with a frame where the next one is."""
+    """The thumbnail, what is around the first glimpse, and the glimpse itself, framed in the one before; twice as bright."""
     from matplotlib.figure import Figure
 
     source = open_image(path)
@@ -263,14 +269,14 @@ def draw(model: GlimpseClassifier, path: Path, picture: Path) -> None:
     ]
     figure = Figure((9, 3.3), layout="constrained")
     for axes, (pixels, wide, framed, title), centre in zip(figure.subplots(1, 3), panels, (place, (0.5, 0.5), (0.5, 0.5))):
-        axes.imshow(pixels, extent=(0, wide, wide, 0))
+        axes.imshow(np.minimum(2 * pixels, 1), extent=(0, wide, wide, 0))
         axes.set_title(title, fontsize=9)
         axes.set_axis_off()
         if framed:
             y, x = np.multiply(centre, wide) - framed / 2
             axes.add_patch(_frame(x, y, framed))
     picture.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(picture, dpi=120)
+    figure.savefig(picture, dpi=110)
 
 
 def _frame(x, y, side):
