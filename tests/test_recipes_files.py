@@ -111,7 +111,7 @@ def test_gigapixel(monkeypatch, tmp_path, capsys):
     figures = json.loads((tmp_path / "gigapixel.json").read_text())
     assert len(figures["errors"]) == 3 and len(figures["pointing"]) == len(figures["in_sight"]) == 2
     header, *rows = (tmp_path / "gigapixel.csv").read_text().splitlines()
-    assert header.startswith("what,side,answer") and len(rows) == 6
+    assert header.startswith("what,side,says") and len(rows) == 6
     assert (tmp_path / "figures/gigapixel.png").stat().st_size > 1000
 
 

@@ -234,8 +234,7 @@ def compared(files: list[tuple[Path, int]], model: Path) -> list[dict]:
 
 def keep(path: Path, rows: list[dict]) -> None:
     """Prints the table and writes it, with the commit."""
-    columns = ["what", "side", "answer", "first ms", "opened ms", "warm ms", "Mpixels", "MB read", "MB opening"]
-    columns += ["peak MB", "looking MB"]
+    columns = ["what", "side", "says", "first ms", "opened ms", "warm ms", "Mpx", "MB read", "MB open", "MB peak"]
     rows = [{name: _rounded(row.get(name)) for name in columns} for row in rows]
     show_table("What it takes to look", rows)
     with path.open("w", newline="") as file:

@@ -1,9 +1,9 @@
 """What it takes to look at an image in a file, or to read all of it: each job runs in a process of its own.
 
 Of each job: the milliseconds of the first look, and medians of others: `opened`, at a file that was just opened, and `warm`, at
-one that is open, of which GDAL may have decoded parts before. The file is in the page cache. `MB opening` is what opening it asks
-of the operating system, most of it lists of tiles; `MB read` and `Mpixels` are of the first look itself. `peak MB` is the memory
-above that of a process that has imported all; `looking MB` that above loaded networks.
+one that is open, of which GDAL may have decoded parts before. The file is in the page cache. `MB open` is what opening it asks
+of the operating system, most of it lists of tiles; `MB read` and `Mpx` are of the first look itself. `MB peak` is the memory
+above that of a process that has imported all.
 """
 
 import multiprocessing
@@ -21,7 +21,7 @@ import tensorflow as tf
 import keras_glimpse
 from keras_glimpse import ImageSource, open_image
 
-ROUNDS = 9
+ROUNDS = 25
 CACHE = "64"  # MB that GDAL may keep of what it has decoded, in every job.
 
 
@@ -35,11 +35,10 @@ def _with_peak(job, *arguments):
     os.environ["GDAL_CACHEMAX"] = CACHE
     import rasterio  # noqa: F401  Else the first look would.
 
-    imported = _resident()
-    _forget_peak()
+    imported = _resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # Forgets the peak of importing.
     result = job(*arguments)
-    peak = max(_peak(), result.pop("peak before", 0))
-    return result | {"peak MB": peak - imported}
+    return result | {"MB peak": _resident("VmHWM") - imported}
 
 
 # ---- Jobs ----
@@ -61,10 +60,9 @@ def ours(path: Path, model: Path, label: int) -> dict:
     model = keras.models.load_model(model, compile=False)
     look = lambda source: keras_glimpse.cascade_predict(model, [source], threshold=1.0)  # noqa: E731
     look(open_image(np.zeros((1024, 1024, 3), np.uint8)))  # Traces the graphs.
-    ready, before = _resident(), _forget_peak()
     timed = _timed(look, path)
     answer = look(open_image(path)).probabilities.argmax()
-    return {"answer": _said(answer, label), **timed, "looking MB": _peak() - ready, "peak before": before}
+    return {"says": _said(answer, label)} | timed
 
 
 def all_of_it(path: Path) -> dict:
@@ -87,9 +85,8 @@ def tile_by_tile(path: Path, model: Path, label: int) -> dict:
                 sure, answer = probabilities.max(), probabilities.max(axis=0).argmax()
 
     net(tf.zeros((1, size, size, 3)))
-    ready, before = _resident(), _forget_peak()
     timed = _once(look, path)
-    return {"answer": _said(answer, label), **timed, "looking MB": _peak() - ready, "peak before": before}
+    return {"says": _said(answer, label)} | timed
 
 
 def _strips(source, scale, size):
@@ -127,7 +124,7 @@ def _timed(look, path):
 
 def _once(look, path):
     seconds, source = _seconds(look, path)
-    read = {"Mpixels": source.pixels_read / 1e6, "MB read": source.bytes_read / 1e6, "MB opening": _to_open(path)}
+    read = {"Mpx": source.pixels_read / 1e6, "MB read": source.bytes_read / 1e6, "MB open": _to_open(path)}
     return {"first ms": 1000 * seconds} | read
 
 
@@ -147,20 +144,9 @@ def _to_open(path):
     return (_proc("io", "rchar") - before) / 1e6
 
 
-def _forget_peak():
-    """The peak so far, in MB; from now on, it is that of what follows."""
-    before = _peak()
-    Path("/proc/self/clear_refs").write_text("5")
-    return before
-
-
-def _resident():
-    return _proc("status", "VmRSS") * 1024 / 1e6
-
-
-def _peak():
-    """MB. What `resource` tells of a process includes the peak of the one that started it."""
-    return _proc("status", "VmHWM") * 1024 / 1e6
+def _resident(name):
+    """MB, now or at the peak. What `resource` tells of a process includes the peak of the one that started it."""
+    return _proc("status", name) * 1024 / 1e6
 
 
 def _proc(file, name):
