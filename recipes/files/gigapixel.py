@@ -1,6 +1,6 @@
 """Which digit lies somewhere in 40,000 x 40,000 pixels? Trained on images that nobody stores, tested on files.
 
-    python recipes/files/gigapixel.py --out /tmp/giga             # 15 minutes on two busy cores, 11 of them to train
+    python recipes/files/gigapixel.py --out /tmp/giga             # 15 minutes on two busy cores, 11 to train
     python recipes/files/gigapixel.py --out /tmp/smoke --smoke   # a minute: small images, digits that need no download
 
 The digit is enlarged to 224 pixels, less than two of the thumbnail's 256x256, which shows that something is there, as it does
@@ -8,10 +8,11 @@ of strokes that are no digits: see `scenes.py`. A glimpse sees 384x384 pixels. O
 such an image, one in some thousands shows the digit. So the glimpse network is first trained on close-ups; then, where to look
 is learned from labels alone, in images of 5,000 pixels and, with the same weights, in those of 40,000. Training resumes.
 
-Then two images are written as TIFF files, one of 40,000 pixels (a GB) and one of 4,000, and looked at: see `looking.py`. Leaves
-the files and the model in --out, and in `recipes/results/` the error and how often the glimpse finds the digit
-(`gigapixel.json`), what looking costs (`gigapixel.csv`), and a picture (`figures/gigapixel.png`). It needs MNIST, the extras
-`maps` and `pictures`, and pyvips: `pip install "pyvips[binary]"`.
+Then two images are written as TIFF files, one of 40,000 pixels (a GB) and one of 4,000, and looked at: see `looking.py`. The
+small one tells how time grows with the side; the model was not trained for it. Leaves the files and the model in --out, and in
+`recipes/results/` the error and how often the glimpse finds the digit (`gigapixel.json`), what looking costs
+(`gigapixel.csv`), and a picture (`figures/gigapixel.png`). It needs Linux, MNIST, the extras `maps` and `pictures`, and pyvips:
+`pip install "pyvips[binary]"`.
 """
 
 import argparse
