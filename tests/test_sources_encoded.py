@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from keras_glimpse import MultiScaleCrop
 from keras_glimpse.ops.thumbnail import downsample
-from keras_glimpse.sources.encoded import EncodedImage
+from keras_glimpse.sources.encoded import Decoded, EncodedImage
 from keras_glimpse.sources.image import UnreadableImage
 
 LOCATIONS = np.array([[0.0, 0.0], [1.0, 1.0], [0.3, 0.6], [0.52, 0.5], [0.9, 0.05]], np.float32)
@@ -64,6 +64,12 @@ JPEGS = {
     "CMYK": lambda pixels: encoded(Image.fromarray(pixels).convert("CMYK")),
     "restarts": lambda pixels: encoded(pixels, restart_marker_blocks=3),
 }
+
+
+@pytest.fixture(autouse=True)
+def small_images_in_parts(monkeypatch):
+    """As large ones, so that tests are quick."""
+    monkeypatch.setattr("keras_glimpse.sources.encoded.SMALL", 0)
 
 
 @pytest.mark.parametrize("kind", JPEGS)
@@ -385,3 +391,29 @@ def test_broken_files(rng, kind, count):
     assert assert_readable_or_refused(contents)
     read = [assert_readable_or_refused(broken(rng, contents)) for _ in range(count)]
     assert 0 < sum(read) < count or kind == "PNG"  # Of a PNG, checksums find all.
+
+
+# ---- What is decoded whole ----
+
+
+def test_what_is_decoded_whole_is_kept_within_bounds(rng, tmp_path, monkeypatch):
+    kept = Decoded(3 * 40 * 50)
+    monkeypatch.setattr("keras_glimpse.sources.encoded.decoded", kept)
+    monkeypatch.setattr("keras_glimpse.sources.encoded.SMALL", 2**20)
+    paths = [tmp_path / f"{n}.jpg" for n in range(5)]
+    for path in paths:
+        path.write_bytes(encoded(smooth(rng, 40, 50)[..., 0]))
+    images = [EncodedImage(path) for path in paths]
+    for image in images:
+        assert not image.reads_parts and image.thumbnail((4, 5)).shape == (4, 5, 1)
+    read = [image.bytes_read for image in images]
+    for image in images:
+        image.patches([[0.5, 0.5]], 8)
+    again = [image.bytes_read > before for image, before in zip(images, read)]
+    assert again == [True] * 5  # Each was given up for the next ones.
+    assert EncodedImage(paths[-1]).thumbnail((4, 5)).shape == (4, 5, 1) and len(kept._images) == 3
+    last = EncodedImage(paths[-1])
+    last.thumbnail((4, 5))
+    assert last.bytes_read == 0  # Whoever opens the file again.
+    paths[-1].write_bytes(encoded(smooth(rng, 30, 50)[..., 0]))
+    assert EncodedImage(paths[-1]).shape == (30, 50, 1)

@@ -29,6 +29,12 @@ def encoded(pixels, kind="JPEG", orientation=None, **options):
     return file.getvalue()
 
 
+@pytest.fixture(autouse=True)
+def small_images_in_parts(monkeypatch):
+    """As large ones, so that tests are quick."""
+    monkeypatch.setattr("keras_glimpse.sources.encoded.SMALL", 0)
+
+
 @pytest.fixture(scope="module")
 def model():
     keras.utils.set_random_seed(4)

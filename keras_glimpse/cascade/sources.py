@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from threading import Lock
 from typing import NamedTuple
 
 import keras
@@ -22,7 +21,7 @@ from keras_glimpse.cascade.macs import known_stage_macs
 from keras_glimpse.ops.runtime import for_runtime
 from keras_glimpse.sources.batches import in_threads, listed, name_of
 from keras_glimpse.sources.image import ImageSource, UnreadableImage
-from keras_glimpse.sources.opening import open_image
+from keras_glimpse.sources.opening import open_image, parsing
 
 AT_A_TIME = 2  # Batches: one is read while the networks look at the other.
 
@@ -131,23 +130,21 @@ def _in_lists(items, size):
 
 
 class Stages(NamedTuple):
-    """The networks as graphs, for one thread at a time: Python cannot trace two at once.
+    """The networks as graphs, for one thread at a time.
 
     Attributes:
         first: Function of thumbnails; returns evidence, probabilities and the locations of the first glimpse.
         again: List with, for each glimpse, a function of evidence, of the rows of it that are looked at, and of their patches
             and locations; returns the same.
-        computing: Lock, held while they run.
     """
 
     first: Callable
     again: list[Callable]
-    computing: Lock
 
     @classmethod
     def of(cls, model) -> "Stages":
         graph = partial(model.graph, jit_compile=False)
-        return cls(graph(partial(_first, model)), [graph(partial(_again, model)) for _ in range(model.active_glimpses)], Lock())
+        return cls(graph(partial(_first, model)), [graph(partial(_again, model)) for _ in range(model.active_glimpses)])
 
 
 def _first(model, thumbnails, runtime):
@@ -200,7 +197,7 @@ def _look(model, stages, threshold, skips, images) -> list[ImagePrediction]:
     for stage in range(model.active_glimpses + 1):
         if not rest:
             break
-        with stages.computing:
+        with parsing:  # The networks may have to be traced.
             seen = (evidence, tf.constant(rows, tf.int32), np.stack(pixels), locations) if stage else (np.stack(pixels),)
             evidence, answers, following = (stages.again[stage - 1] if stage else stages.first)(*seen)
         answers = answers.numpy()

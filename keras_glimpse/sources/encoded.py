@@ -27,9 +27,9 @@ class EncodedImage(ImageSource):
     computes faster than the image itself. Levels are close to averages, of colours only where these are smooth: 4:2:0 and
     4:2:2 JPEGs store few of them, and levels of 4:2:2 have half as many from left to right.
 
-    A progressive JPEG, a JPEG of several scans and a PNG cannot be read in parts, and a JPEG of at most a megapixel is not: they
-    are decoded whole when they are looked at, and the pixels of the last ones are kept, in 256 MiB for all. Alpha is dropped. 16-bit PNGs are read as uint16. The orientation
-    of a PNG is found only if it is stored before the pixels.
+    A progressive JPEG, a JPEG of several scans and a PNG cannot be read in parts, and a JPEG of at most a megapixel is not:
+    they are decoded whole, and the pixels of those that were looked at last are kept, 256 MiB in all. Alpha is dropped. 16-bit
+    PNGs are read as uint16. The orientation of a PNG is found only if it is stored before the pixels.
 
     Of a file, nothing but facts from the header is kept. It is opened anew for each read, and must not change.
 

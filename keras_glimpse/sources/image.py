@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import tensorflow as tf
 
 from keras_glimpse.sources.counting import bytes_asked_for
 
 STRIP = 2**22  # Numbers that are converted to float32 at a time: 16 MiB.
+FAR = 1e6  # As a location
 SMALL = 2**15  # Numbers in a matrix that is multiplied by as it is, although most of it is 0.
 
 
@@ -55,6 +57,8 @@ class ImageSource(abc.ABC):
     >>> stripes.patches([[0.0, 0.0]], size=4).shape, stripes.pixels_read
     ((1, 4, 4, 1), 9)
     """
+
+    reads_parts = True  # Whether a part costs less than the whole.
 
     def __init__(
         self,
@@ -174,12 +178,38 @@ class ImageSource(abc.ABC):
         Raises:
             UnreadableImage: If a window cannot be read.
         """
-        windows = [[self._window(location, size, scale) for scale in scales] for location in np.asarray(locations, np.float64)]
+        locations = np.asarray(locations, np.float64)
+        if len(locations) and all(self._level(scale) == 0 for scale in scales):
+            patches = self._at_once(locations, size, scales)
+            if patches is not None:
+                return self._in_unit_range(patches)
+        windows = [[self._window(location, size, scale) for scale in scales] for location in locations]
         read = iter(self._read_windows([window for each in windows for window in each]))
         patches = [np.concatenate([next(read) for _ in each], axis=-1) for each in windows]
         if not patches:
             return np.zeros((0, size, size, self.channels * len(scales)), np.float32)
         return self._in_unit_range(np.stack(patches))
+
+    def _at_once(self, locations, size, scales):
+        """Patches of the image itself, by one operation a scale on what all windows cover together; `None` if that is more.
+
+        It does what `_read_windows` does, in less time for many windows.
+        """
+        sides, widest = np.array(self.levels[0]), size * max(scales)
+        middles = np.where(np.isfinite(locations), locations, -FAR) * (sides - 1)
+        first = np.clip(np.floor(middles - (widest - 1) / 2), 0, sides - 1).astype(int)
+        stop = np.clip(np.ceil(middles + (widest - 1) / 2) + 1, first + 1, sides).astype(int)
+        corner, end = first.min(axis=0), stop.max(axis=0)
+        most = min((stop - first).prod(axis=1).sum(), STRIP) if self.reads_parts else STRIP
+        if min(end - corner) < 2 or (end - corner).prod() > most:
+            return None
+        box, patches = tf.constant(self.read(0, *corner, *(end - corner))[None]), []
+        for width in (size * scale for scale in scales):
+            begins = middles - (width - 1) / 2 - corner
+            places = np.concatenate([begins, begins + width - 1], axis=1) / np.tile(end - corner - 1, 2)
+            windows = tf.image.crop_and_resize(box, places, np.zeros(len(places), np.int32), [width, width])
+            patches.append(tf.nn.avg_pool2d(windows, width // size, width // size, "VALID").numpy())
+        return np.concatenate(patches, axis=-1)
 
     def pixels(self) -> np.ndarray:
         """All pixels, float32 `[height, width, channels]`; of unsigned integers, scaled to [0, 1]."""

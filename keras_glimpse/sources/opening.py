@@ -2,6 +2,7 @@
 
 import os
 from importlib.util import find_spec
+from threading import Lock
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from keras_glimpse.sources.image import ImageSource, UnreadableImage, first_line
 from keras_glimpse.sources.maps import MapImage
 from keras_glimpse.sources.slides import SlideImage, vendor
 
+parsing = Lock()  # Python 3.11 fails if two threads parse at a time, as `numpy.load` does and TensorFlow when it traces.
 MAX_PIXELS = 2**28  # Of an image that must be decoded whole: 768 MiB of colour.
 
 
@@ -77,7 +79,9 @@ def _open_file(path, channels, max_pixels):
 
 def _array(path):
     try:
-        return ArrayImage(np.load(path, mmap_mode="r", allow_pickle=False), name=path)
+        with parsing:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        return ArrayImage(array, name=path)
     except UnreadableImage:
         raise
     except Exception as error:  # Of a damaged header, NumPy raises whatever parsing Python raises. It is not run.
