@@ -245,15 +245,17 @@ def test_scenes_as_they_are_released(tmp_path, rng):
     assert np.array_equal(test.boxes[1], [[300, 500, 400, 700]])
 
 
-def test_scenes_are_varied_a_little():
+def test_scenes_are_zoomed_and_mirrored():
     image = np.full((100, 200, 3), 90, np.uint8)
     image[40:50, 30:50] = 180
     scenes = Images(np.zeros(60, np.int32), (), lambda: tf.constant(image))
     varied = np.stack([scene[..., 0] for scene in map(streets.varied(scenes, SEED, (100, 200)).__getitem__, range(60))])
-    signs = [np.argwhere(scene > scene[0, 0]) for scene in varied]
-    rows, columns = ({*each} for each in np.transpose([places.min(axis=0) for places in signs]))
-    assert all(len(places) == 200 for places in signs) and len({*varied[:, 0, 0]}) > 20
-    assert rows == {38, 39, 40, 41, 42} and columns <= {*range(26, 35), *range(146, 155)} and len(columns) > 12
+    signs = [np.argwhere(scene > (scene.min() + scene.max()) / 2) for scene in varied.astype(float)]
+    heights, widths = np.transpose([np.ptp(places, axis=0) + 1 for places in signs])
+    assert heights.min() < 9 and heights.max() > 11 and (abs(widths - 2 * heights) <= 2).all()  # Enlarged alike along both axes
+    assert all(7 <= height <= 13 for height in heights) and len({*varied[:, 0, 0]}) > 20
+    columns = [places[:, 1].mean() for places in signs]
+    assert min(columns) < 60 and max(columns) > 140  # Mirrored or not
 
 
 # ---- Pictures ----

@@ -18,7 +18,7 @@ from images.dataset import Images, Task, decoded, hold_out, integers, with_rows
 PROHIBITORY = {*range(6), *range(7, 11), 15, 16}
 SIZE = (800, 1360)  # Of the scenes that `gt.txt` has boxes for.
 FIRST_TEST = 600
-SHIFT = 0.02  # At most so much of a side: more would push signs at the border out of the image.
+ZOOM = (0.74, 1.2)  # Most signs stay in a scene that is enlarged so much.
 
 
 def streets(data_dir: str | os.PathLike | None = None, smoke: bool = False) -> Task:
@@ -36,23 +36,36 @@ def streets(data_dir: str | os.PathLike | None = None, smoke: bool = False) -> T
 
 
 def varied(images: Images, seed: tf.Tensor, size: tuple[int, int]) -> Images:
-    """The images shifted, mirrored or not, and with other brightness and contrast, at random.
+    """The images zoomed in or out, mirrored or not, and with other brightness and contrast, at random.
 
     A mirrored scene keeps its label: what makes a sign prohibitory is a red ring, which no other sign gets by mirroring. What
     is mirrored, its number or its truck, only tells which prohibition it is.
     """
-    count, seeds, room = len(images), tf.unstack(tf.random.split(seed, 5)), [round(SHIFT * side) for side in size]
-    down, right = (integers(seed, [count], most + 1, -most) for seed, most in zip(seeds, room))
-    mirrored = integers(seeds[2], [count], 2)
-    contrast = tf.random.stateless_uniform([count], seeds[3], 0.7, 1.3)
-    brightness = tf.random.stateless_uniform([count], seeds[4], -30, 30)
+    count, seeds = len(images), tf.unstack(tf.random.split(seed, 6))
+    zoom = tf.exp(tf.random.stateless_uniform([count], seeds[0], *np.log(ZOOM)))
+    down, right = (tf.random.stateless_uniform([count], seed) for seed in seeds[1:3])
+    mirrored = integers(seeds[3], [count], 2)
+    contrast = tf.random.stateless_uniform([count], seeds[4], 0.7, 1.3)
+    brightness = tf.random.stateless_uniform([count], seeds[5], -30, 30)
 
-    def vary(image, down, right, mirrored, contrast, brightness):
-        ys, xs = (tf.clip_by_value(tf.range(side) + by, 0, side - 1) for side, by in zip(size, (down, right)))
-        image = tf.gather(tf.gather(image, ys), tf.where(mirrored == 1, xs[::-1], xs), axis=1)
-        return tf.saturate_cast((tf.cast(image, tf.float32) - 128) * contrast + 128 + brightness, tf.uint8)
+    def vary(image, zoom, down, right, mirrored, contrast, brightness):
+        image = tf.cast(tf.where(mirrored == 1, image[:, ::-1], image), tf.float32)
+        for axis, (side, place) in enumerate(zip(size, (down, right))):
+            image = _zoomed(image, axis, side, zoom, place)
+        return tf.saturate_cast((image - 128) * contrast + 128 + brightness, tf.uint8)
 
-    return with_rows(images, (down, right, mirrored, contrast, brightness), vary)
+    return with_rows(images, (zoom, down, right, mirrored, contrast, brightness), vary)
+
+
+def _zoomed(image, axis, side, zoom, place):
+    """An image enlarged along an axis, of which a part is left, or shrunk, with its border repeated; `place` in [0, 1]."""
+    at = tf.range(side, dtype=tf.float32) / zoom + place * (side - 1) * (1 - 1 / zoom)
+    at = tf.clip_by_value(at, 0.0, float(side - 1))
+    low = tf.floor(at)
+    share = tf.reshape(at - low, [-1, 1, 1] if axis == 0 else [-1, 1])
+    low = tf.cast(low, tf.int32)
+    high = tf.minimum(low + 1, side - 1)
+    return tf.gather(image, low, axis=axis) * (1 - share) + tf.gather(image, high, axis=axis) * share
 
 
 def _images(scenes):
