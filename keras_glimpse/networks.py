@@ -20,6 +20,7 @@ from keras_glimpse.ops.runtime import ANY, TENSORFLOW, for_runtime, parameters_o
 from keras_glimpse.ops.thumbnail import to_unit_range
 from keras_glimpse.sources import batches
 from keras_glimpse.sources.batches import Sources, are_sources, is_read_in_parts, named, readable
+from keras_glimpse.sources.image import UnreadableImage
 from keras_glimpse.tracing import Functions
 
 UNROLLED = 16  # Patches of an image that a graph has an operation for, each.
@@ -126,7 +127,8 @@ class GlimpseNetworks(keras.Model):
         if are_sources(images):
             if not self.built:
                 raise ValueError("Names of images need a model that is built: build((None, None, None, channels)).")
-            return Sources.of(images, self.channels)
+            self.check_reads_parts()
+            return Sources.of(tf.reshape(images, [-1]), self.channels, self.check_source)
         check_spec(images.shape, images.dtype, self.image_shape, self.least_sides)
         if self.image_shape is not None:  # A graph that the user traces may know less.
             images = tf.ensure_shape(images, (None, *self.image_shape))
@@ -339,12 +341,17 @@ class GlimpseNetworks(keras.Model):
             raise ValueError("Expected at least one image; got none.")
         self.check_reads_parts()
         with named(images, self.channels) as names:
-            shapes = batches.shapes(names, self.channels)
             if not self.built:
-                self._build_for(shapes)
-            for shape in shapes:
-                check_spec((None, *shape), "uint8", self.image_shape, self.least_sides)
+                self._build_for(batches.shapes(names, self.channels))
+            batches.check_each(names, self.channels, self.check_source)
             yield names
+
+    def check_source(self, image):
+        """Raises UnreadableImage unless the model is for images of this size."""
+        try:
+            check_spec((None, *image.shape), image.dtype, self.image_shape, self.least_sides)
+        except ValueError as error:
+            raise UnreadableImage(f"{image.name}: {error}") from error
 
     def _build_for(self, shapes):
         """Builds the model for images of these sizes."""

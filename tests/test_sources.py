@@ -1,6 +1,7 @@
 """Images of which parts are read: what they give is what arrays give."""
 
 import csv
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,8 +12,10 @@ import tensorflow as tf
 
 import keras_glimpse
 from keras_glimpse import MultiScaleCrop, UnreadableImage, open_image
+from keras_glimpse.cascade.sources import rows_of
 from keras_glimpse.ops.thumbnail import downsample
 from keras_glimpse.sources.arrays import ArrayImage
+from keras_glimpse.sources.batches import Sources
 from keras_glimpse.sources.image import ImageSource
 
 SCALES = (1, 2, 3, 5)
@@ -475,3 +478,69 @@ def test_a_dataset_of_paths_needs_a_model_that_is_built(files):
     model.compile()
     with pytest.raises(ValueError, match="a model that is built"):
         model.fit(tf.data.Dataset.from_tensor_slices((paths, labels)).batch(8))
+
+
+def test_predict_on_paths_in_batches(files, model, tmp_path):
+    images, paths, _ = files
+    want = model.predict(images, verbose=0)
+    data = tf.data.Dataset.from_tensor_slices(paths).batch(8)
+    np.testing.assert_allclose(model.predict(data, verbose=0), want, atol=1e-4)
+    np.testing.assert_allclose(model.predict(Paths(paths, np.zeros(24)), verbose=0), want, atol=1e-4)
+    by_xla = keras_glimpse.GlimpseClassifier(2, low_res_size=5, patch_size=6, preprocess=keras.layers.Rescaling(2.0))
+    by_xla.build((None, 20, 24, 1))
+    with pytest.raises(ValueError, match="read in parts"):
+        by_xla.predict(data, verbose=0)
+    np.save(tmp_path / "05.npy", np.zeros((30, 30, 1), np.uint8))
+    for given in (data, Paths(paths, np.zeros(24)), paths):
+        with pytest.raises(UnreadableImage, match="05.npy: The model was built for"):
+            model.predict(given, verbose=0)
+    with pytest.raises(TypeError, match="Batch 0.*expected paths"):
+        model.evaluate(Paths([*map(ArrayImage, images)], np.zeros(24)), verbose=0)
+
+
+def test_a_callback_may_evaluate_arrays(files):
+    images, paths, labels = files
+    model = keras_glimpse.GlimpseClassifier(2, 1, low_res_size=5, patch_size=6, hidden_units=8)
+    model.build((None, 20, 24, 1))
+    model.compile(jit_compile="auto")
+    evaluate = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: model.evaluate(images, labels, verbose=0))
+    history = model.fit(paths, labels, validation_data=(paths, labels), epochs=2, verbose=0, callbacks=[evaluate])
+    assert len(history.history["val_loss"]) == 2
+
+
+def test_a_replica_without_images(files):
+    """As of a last batch that is smaller than there are replicas."""
+    names = tf.zeros([0], tf.string)
+    sources = Sources.of(names, 1, check=None)
+    assert sources.sides.shape == (0, 2) and sources.thumbnails((5, 6), 1).shape == (0, 5, 6, 1)
+    assert sources.patches(tf.zeros([0, 3, 2]), 4, (1, 2), 1).shape == (0, 3, 4, 4, 2)
+
+
+def test_names_that_are_no_text(files, model, tmp_path):
+    odd = [os.path.join(os.fsencode(tmp_path), name) for name in (b"\xff.npy", b"two\nlines.npy", "\u2028.npy".encode())]
+    for path, image in zip(odd, files[0]):
+        np.save(os.fsdecode(path), image)
+    paths = [os.fsdecode(path) for path in odd]
+    np.testing.assert_allclose(model.predict(paths, verbose=0), model.predict(files[0][:3], verbose=0), atol=1e-4)
+    for _ in range(2):
+        assert keras_glimpse.predict_to_csv(model, paths, tmp_path / "odd.csv") == 0
+    assert [row["image"] for row in rows_of(tmp_path / "odd.csv")] == paths
+
+
+def test_a_file_of_somebody_else_is_left_alone(files, model, tmp_path):
+    (tmp_path / "notes.csv").write_text('{"precious": 1}')
+    with pytest.raises(ValueError, match="expected a file with the columns"):
+        keras_glimpse.predict_to_csv(model, files[1], tmp_path / "notes.csv")
+    assert (tmp_path / "notes.csv").read_text() == '{"precious": 1}'
+
+
+def test_what_a_graph_of_the_user_cannot_read_is_named(model):
+    with pytest.raises((RuntimeError, tf.errors.OpError), match="/none.png: "):
+        model(tf.constant(["/none.png"]))
+
+
+def test_memory_of_many_windows_is_bounded(rng, monkeypatch):
+    image, places = rng.integers(256, size=(200, 200, 1), dtype=np.uint8), rng.random((50, 2))
+    want = ArrayImage(image).patches(places, 8, (1, 4))
+    monkeypatch.setattr("keras_glimpse.sources.image.STRIP", 200 * 200)
+    np.testing.assert_array_equal(ArrayImage(image).patches(places, 8, (1, 4)), want)

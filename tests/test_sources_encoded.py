@@ -417,3 +417,11 @@ def test_what_is_decoded_whole_is_kept_within_bounds(rng, tmp_path, monkeypatch)
     assert last.bytes_read == 0  # Whoever opens the file again.
     paths[-1].write_bytes(encoded(smooth(rng, 30, 50)[..., 0]))
     assert EncodedImage(paths[-1]).shape == (30, 50, 1)
+
+
+def test_what_is_decoded_twice_is_counted_once():
+    kept, pixels = Decoded(10), np.zeros(4, np.uint8)
+    for _ in range(3):
+        kept.keep("a", pixels)
+    kept.keep("b", pixels)
+    assert kept.get("a") is pixels and kept.get("b") is pixels

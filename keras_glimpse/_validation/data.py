@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import os
 import re
 
 import keras
@@ -66,6 +67,33 @@ def checked_input(
     return x, y, None
 
 
+def yields_names(images) -> bool:
+    """Whether what `predict` is given yields batches of paths."""
+    if isinstance(images, tf.data.Dataset):
+        return tf.nest.flatten(images.element_spec)[0].dtype == tf.string
+    return isinstance(images, keras.utils.PyDataset) and are_sources(_only_images(images[0]))
+
+
+def checked_names(images):
+    """It, with batches of paths as Keras takes them."""
+    if isinstance(images, tf.data.Dataset):
+        return images
+    return _CheckedPyDataset(images, lambda index, batch: (_names(_only_images(batch), f"Batch {index}"),))
+
+
+def _only_images(batch):
+    return batch[0] if isinstance(batch, tuple) else batch
+
+
+def _names(images, where) -> tf.Tensor:
+    """Paths as a tensor: of those who yield batches, Keras takes no other strings."""
+    if tf.is_tensor(images):
+        return images
+    if not all(isinstance(image, str | os.PathLike) for image in images):
+        raise TypeError(f"{where}: expected paths; other images that are read in parts must be in a list, not in batches.")
+    return tf.constant([os.fsencode(image) for image in images])
+
+
 def _image_spec(images):
     return tf.TensorSpec(images.shape[1:], dtype_of(images))
 
@@ -97,10 +125,7 @@ class _BatchCheck:
 
     def __call__(self, index, batch):
         if are_sources(batch[0]):
-            batch = (
-                tf.convert_to_tensor(batch[0]),
-                *batch[1:],
-            )  # Keras takes no arrays of strings from those who yield batches.
+            batch = (_names(batch[0], f"Batch {index} of {self.name}"), *batch[1:])
         self.arrays(f"Batch {index} of {self.name}: ", *batch[:3])
         return batch
 

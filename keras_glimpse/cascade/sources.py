@@ -1,6 +1,7 @@
 """The cascade on images that are read in parts: slides, maps, files, encoded bytes, arrays."""
 
 import csv
+import io
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +17,6 @@ import numpy as np
 import tensorflow as tf
 
 from keras_glimpse._validation.arguments import check_built_classifier, check_integers, check_one_of, check_threshold
-from keras_glimpse._validation.images import check_spec
 from keras_glimpse.cascade.macs import known_stage_macs
 from keras_glimpse.ops.runtime import for_runtime
 from keras_glimpse.sources.batches import in_threads, listed, name_of
@@ -36,7 +36,8 @@ class SourcePrediction(NamedTuple):
             read.
         macs: Integer array `[n]`, the multiply-accumulates spent, as counted by `stage_macs`; `None` if it cannot count them.
         locations: Float32 array `[n, active_glimpses, 2]`, where it looked, `(y, x)` in [0, 1]; NaN where it did not.
-        pixels_read: Integer array `[n]`, how many pixels were read, of all levels of the image.
+        pixels_read: Integer array `[n]`, how many pixels were read, of all levels of the image; of an `ImageSource` that is
+            given several times at once, for all of them.
         bytes_read: Integer array `[n]`, how many bytes were asked of the operating system; `None` if it does not count them.
         names: List of strings, the paths of the images.
         errors: Dict from an index to what is wrong with the image; empty unless `on_error="skip"`.
@@ -213,10 +214,7 @@ def _look(model, stages, threshold, skips, images) -> list[ImagePrediction]:
 def _open(model, each):
     source = each.source = open_image(each.image, model.channels)
     each.read_before = source.pixels_read, source.bytes_read
-    try:
-        check_spec((None, *source.shape), source.dtype, model.image_shape, model.least_sides)
-    except ValueError as error:
-        raise UnreadableImage(f"{source.name}: {error}") from error
+    model.check_source(source)
     if source.channels != model.channels:
         raise UnreadableImage(f"{source.name}: expected {model.channels} channels; got {source.channels}.")
 
@@ -291,7 +289,7 @@ def predict_to_csv(
 def rows_to_csv(model, images, path, threshold, batch_size, class_names=None, verbose=0) -> Iterator[dict[str, str]]:
     """`predict_to_csv`, which yields each row that it has written."""
     done = {row["image"] for row in rows_of(path)}
-    with Path(path).open("a", newline="", encoding="utf-8") as file:
+    with Path(path).open("a", newline="", **ENCODING) as file:
         writer = csv.DictWriter(file, COLUMNS)
         if not file.tell():
             writer.writeheader()
@@ -302,6 +300,7 @@ def rows_to_csv(model, images, path, threshold, batch_size, class_names=None, ve
             yield row
 
 
+ENCODING = {"encoding": "utf-8", "errors": "surrogateescape"}  # Names of files may be any bytes.
 COLUMNS = ("image", "class", "confidence", "glimpses", "places", "macs", "pixels_read", "bytes_read", "error")
 
 
@@ -324,14 +323,13 @@ def rows_of(path: str | os.PathLike) -> list[dict[str, str]]:
     path = Path(path)
     if not path.exists():
         return []
-    content = path.read_bytes()
+    content, header = path.read_bytes(), ",".join(COLUMNS).encode() + b"\r\n"
+    if not content.startswith(header) and not header.startswith(content):
+        raise ValueError(f"{path}: expected a file with the columns {', '.join(COLUMNS)}; it begins with {content[:80]!r}.")
     complete = content[: content.rfind(b"\n") + 1]
-    rows = csv.DictReader(complete.decode().splitlines())
-    if complete and tuple(rows.fieldnames) != COLUMNS:
-        raise ValueError(f"{path}: expected a file with the columns {', '.join(COLUMNS)}; got {', '.join(rows.fieldnames)}.")
     if len(complete) < len(content):
         path.write_bytes(complete)
-    return [*rows]
+    return [*csv.DictReader(io.StringIO(complete.decode(**ENCODING), newline=""))]
 
 
 def _new(images, done):

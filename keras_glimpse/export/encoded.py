@@ -1,7 +1,7 @@
 """An encoded image as operations of a graph, which run where there is neither Python nor this package.
 
-They give what `EncodedImage` gives: the thumbnail is decoded at an eighth of the size or so, and of the image itself only what
-patches show.
+The thumbnail is decoded at an eighth of the size or so, as by `EncodedImage`, and of the image itself only what patches show,
+at all scales. A PNG is not turned.
 """
 
 from collections.abc import Sequence

@@ -33,8 +33,8 @@ def export_saved_model(model, path: str | os.PathLike, threshold: float | None =
     - `encoded`: the contents of JPEG and PNG files, a string tensor `encoded` `[batch]`; in TensorFlow Serving's REST API,
       `{"b64": ...}`. Images may differ in size. Returns `probabilities` `[batch, num_classes]` and `exit_stage` `[batch]`,
       int32. A JPEG is decoded only as far as it is looked at: at an eighth of its size for the thumbnail, say, and then the
-      windows of its glimpses; a PNG as a whole. Orientation in EXIF is respected. Absent for models that cannot read images in
-      parts: with `preprocess`, or without an averaged thumbnail.
+      windows of its glimpses, at all scales from the image itself; a PNG as a whole. A JPEG's orientation in EXIF is respected.
+      Absent for models that cannot read images in parts: with `preprocess`, or without an averaged thumbnail.
     - `portable`: as `serving_default`, but with operations that converters support:
       `TFLiteConverter.from_saved_model(path, signature_keys=["portable"])` or `--signature_def portable` of tf2onnx. The other
       signatures crop with an operation that only TensorFlow has, which is faster there. With a threshold, it takes one image,

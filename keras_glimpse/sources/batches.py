@@ -22,6 +22,7 @@ from keras_glimpse.sources.opening import open_image
 
 GIVEN = "keras_glimpse source "  # What the names begin with of images that are no files.
 OPEN_FILES = 256  # Files that are kept open.
+FAILURES = 16  # That are kept until they are raised.
 WHOLE = 2**26  # Numbers of an image that is searched everywhere in one pass: 256 MiB.
 
 
@@ -37,8 +38,13 @@ class Sources(NamedTuple):
     sides: tf.Tensor
 
     @classmethod
-    def of(cls, names, channels: int) -> "Sources":
-        read = lambda image: np.array(image.shape[:2], np.int32)  # noqa: E731
+    def of(cls, names, channels: int, check: Callable[[ImageSource], None]) -> "Sources":
+        """Of names `[batch]`; `check` raises if the model is not for such an image."""
+
+        def read(image):
+            check(image)
+            return np.array(image.shape[:2], np.int32)
+
         return cls(names, _for_each(read, names, channels, tf.int32, (2,)))
 
     @property
@@ -89,7 +95,7 @@ def are_sources(images) -> bool:
 def listed(images) -> list:
     """Images that are read in parts in a list: one, several, or a tensor of paths."""
     if tf.is_tensor(images):
-        return [name.decode() for name in images.numpy()]
+        return [os.fsdecode(name) for name in np.ravel(images)]
     return [images] if isinstance(images, str | bytes | os.PathLike | ImageSource) else [*images]
 
 
@@ -110,22 +116,32 @@ def named(images: Sequence, channels: int | None) -> Iterator[np.ndarray]:
 
     Names that were made up are forgotten afterwards.
     """
-    names = []
+    names, made_up = [], []
     try:
         for image in images:
-            name = os.fspath(image) if isinstance(image, str | os.PathLike) else f"{GIVEN}{next(_numbers)}"
-            names.append(name)
-            if name.startswith(GIVEN) and name not in _given:
+            name = os.fspath(image) if isinstance(image, str | os.PathLike) else ""
+            if not _is_text(name):
+                name = f"{GIVEN}{next(_numbers)}"
                 _given[name] = open_image(image, channels)
+                made_up.append(name)
+            names.append(name)
         yield np.array(names, object)
     finally:
-        for name in names:
+        for name in made_up:
             _given.pop(name, None)
+
+
+def _is_text(name):
+    """Whether TensorFlow and Keras take it for a string: a name of a file may be any bytes."""
+    try:
+        return bool(name.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def source(name: bytes | str, channels: int | None) -> ImageSource:
     """The image of a name."""
-    name = name.decode() if isinstance(name, bytes) else name
+    name = os.fsdecode(name)
     found = _given.get(name) or _opened(name, channels, stamp(name))
     if channels is not None and found.channels != channels:
         raise UnreadableImage(f"{found.name}: expected {channels} channels; got {found.channels}.")
@@ -135,6 +151,11 @@ def source(name: bytes | str, channels: int | None) -> ImageSource:
 def shapes(names, channels: int | None) -> list[tuple[int, int, int]]:
     """Of all images, opened by threads."""
     return in_threads(lambda name: source(name, channels).shape, names)
+
+
+def check_each(names, channels: int, check: Callable[[ImageSource], None]) -> None:
+    """Calls `check` of all images, opened by threads."""
+    in_threads(lambda name: check(source(name, channels)), names)
 
 
 @lru_cache(OPEN_FILES)
@@ -154,7 +175,8 @@ def _for_each(read: Callable, names, channels, dtype, shape, *arguments) -> tf.T
             if len({result.shape for result in results}) > 1:
                 different = sorted({result.shape[:2] for result in results})
                 raise UnreadableImage(f"Images of a batch that are searched everywhere must be of one size; got {different}.")
-            return np.stack(results)
+            # Of several replicas, one may have no images.
+            return np.stack(results) if results else np.zeros([0, *(side or 0 for side in shape)], dtype.as_numpy_dtype)
         except Exception as error:
             raise _kept(error) from error
 
@@ -180,7 +202,9 @@ def _kept(error):
     """An error whose message, all of it that TensorFlow passes on, has a number by which `readable` finds the first one."""
     number = str(next(_numbers))
     _failures[number] = error
-    return RuntimeError(f"<failure {number}>")
+    for old in [*_failures][:-FAILURES]:
+        _failures.pop(old, None)
+    return RuntimeError(f"{error} <failure {number}>")
 
 
 @contextmanager
@@ -190,6 +214,6 @@ def readable() -> Iterator[None]:
         yield
     except tf.errors.OpError as error:
         found = re.search(r"<failure (\d+)>", str(error))
-        if not found:
+        if not found or found[1] not in _failures:
             raise
         raise _failures.pop(found[1]) from None

@@ -152,8 +152,9 @@ class Decoded:
 
     def keep(self, key, pixels):
         with self._using:
+            before = self._images.pop(key, None)
             self._images[key] = pixels
-            self._size += pixels.nbytes
+            self._size += pixels.nbytes - (0 if before is None else before.nbytes)
             while self._size > self._limit and len(self._images) > 1:
                 self._size -= self._images.popitem(last=False)[1].nbytes
 

@@ -75,7 +75,7 @@ class ImageSource(abc.ABC):
         self.dtype = np.dtype(dtype)
         if min(map(min, self.levels), default=0) < 1 or self.channels < 1:
             raise UnreadableImage(f"{self.name}: expected levels of at least a pixel; got {self.levels}, {channels} channels.")
-        if self.dtype not in (np.uint8, np.uint16) and self.dtype.kind != "f":
+        if self.dtype not in (np.uint8, np.uint16, np.float16, np.float32, np.float64):
             raise UnreadableImage(f"{self.name}: expected pixels of floats, uint8 or uint16; got {self.dtype}.")
         self._check_levels()
         ratios = [tuple(np.divide(self.levels[0], sides)) for sides in self.levels]
@@ -203,13 +203,9 @@ class ImageSource(abc.ABC):
         most = min((stop - first).prod(axis=1).sum(), STRIP) if self.reads_parts else STRIP
         if min(end - corner) < 2 or (end - corner).prod() > most:
             return None
-        box, patches = tf.constant(self.read(0, *corner, *(end - corner))[None]), []
-        for width in (size * scale for scale in scales):
-            begins = middles - (width - 1) / 2 - corner
-            places = np.concatenate([begins, begins + width - 1], axis=1) / np.tile(end - corner - 1, 2)
-            windows = tf.image.crop_and_resize(box, places, np.zeros(len(places), np.int32), [width, width])
-            patches.append(tf.nn.avg_pool2d(windows, width // size, width // size, "VALID").numpy())
-        return np.concatenate(patches, axis=-1)
+        box = self.read(0, *corner, *(end - corner))[None]
+        with tf.device("CPU"):
+            return np.concatenate([_windows(box, middles - corner, size, scale) for scale in scales], axis=-1)
 
     def pixels(self) -> np.ndarray:
         """All pixels, float32 `[height, width, channels]`; of unsigned integers, scaled to [0, 1]."""
@@ -252,6 +248,18 @@ class ImageSource(abc.ABC):
         if not np.isfinite(values).all():
             raise UnreadableImage(f"{self.name}: pixels are NaN or infinite.")
         return values / np.float32(np.iinfo(self.dtype).max) if self.dtype.kind == "u" else values
+
+
+def _windows(box, middles, size, scale):
+    """Windows of a box around places in its pixels, averaged; so many at a time that memory is bounded."""
+    width, parts = size * scale, []
+    most = max(1, STRIP // (width**2 * box.shape[3]))
+    for first in range(0, len(middles), most):
+        begins = middles[first : first + most] - (width - 1) / 2
+        places = np.concatenate([begins, begins + width - 1], axis=1) / np.tile(np.subtract(box.shape[1:3], 1), 2)
+        windows = tf.image.crop_and_resize(box, places, np.zeros(len(places), np.int32), [width, width])
+        parts.append(tf.nn.avg_pool2d(windows, scale, scale, "VALID").numpy())
+    return np.concatenate(parts)
 
 
 class Taps(NamedTuple):

@@ -23,7 +23,7 @@ from keras_glimpse._validation.arguments import (
     check_search_size,
     check_search_stride,
 )
-from keras_glimpse._validation.data import checked_input, named_batches
+from keras_glimpse._validation.data import checked_input, checked_names, named_batches, yields_names
 from keras_glimpse._validation.images import PixelRange
 from keras_glimpse.attributes import Setting
 from keras_glimpse.networks import GlimpseNetworks
@@ -448,14 +448,18 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
     @contextmanager
     def _reading(self, phase, images):
         """What graphs of a phase are given for images: names of those that are read in parts, while this lasts."""
-        self._parts[phase] = False
-        with readable():
-            if not are_sources(images):
+        before, self._parts[phase] = self._parts.get(phase, False), False
+        try:
+            with readable(), ExitStack() as stack:
+                if are_sources(images):
+                    self._begin_reading(phase)
+                    images = stack.enter_context(self.named(images))
+                elif phase == "predict" and yields_names(images):
+                    self._begin_reading(phase)
+                    images = checked_names(images)
                 yield images
-                return
-            self._begin_reading(phase)
-            with self.named(images) as names:
-                yield names
+        finally:
+            self._parts[phase] = before  # A callback may evaluate other images.
 
     def _begin_reading(self, phase):
         """Notes that images of a phase are read in parts."""
