@@ -19,7 +19,7 @@ import keras_glimpse
 
 ROOT = Path(__file__).parent.parent
 RECIPES = ROOT / "recipes"
-PACKAGES = ("tables", "images")
+PACKAGES = ("tables", "images", "files")
 NAMES = {
     path: f"{path.parent.name}.{path.stem}" if path.parent.name in PACKAGES else path.stem for path in RECIPES.rglob("*.py")
 }
@@ -248,7 +248,7 @@ def commands():
     """All command lines of recipes in the documents and in the recipes' own words: name and arguments."""
     texts = [path.read_text() for path in (ROOT / "README.md", *ROOT.glob("docs/**/*.md"))]
     texts += [ast.get_docstring(ast.parse(PATHS[name].read_text())) for name in SCRIPTS]
-    found = re.findall(r"python recipes/((?!tables/|images/)[\w/]+)\.py([^\n`#&']*)", "\n".join(texts))
+    found = re.findall(r"python recipes/((?!tables/|images/|files/)[\w/]+)\.py([^\n`#&']*)", "\n".join(texts))
     return sorted({(name, *re.sub(r"{(\w+)[^}]*}", r"\1", arguments).split()) for name, arguments in found})
 
 

@@ -126,6 +126,7 @@ def test_the_posterior(make_large, images, rng):
     assert np.abs(offset).max() <= 0.5
 
 
+@pytest.mark.slow
 def test_of_drawn_candidates_the_posterior_is_that_of_all(make_large, images, monkeypatch):
     """Weighted by 1 / q(z), what falls on a cell has in the mean the probability of the cell among all."""
     monkeypatch.setattr(ConvGlimpseNet, "shares_pass", False)  # In a shared pass, places are rounded.
@@ -147,7 +148,7 @@ def test_of_drawn_candidates_the_posterior_is_that_of_all(make_large, images, mo
 
 
 @pytest.mark.parametrize("assignment", ["soft", "hard"])
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", one_fast([False, True]))
 def test_training_with_drawn_candidates(make_large, images, assignment, jit_compile):
     model = make_large(search_samples=5, assignment=assignment)
     model.compile(keras.optimizers.SGD(0.01), stage=1, jit_compile=jit_compile)

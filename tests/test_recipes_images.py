@@ -10,7 +10,7 @@ import tensorflow as tf
 from images import ablation, alternatives, boards, clutter, megapixel, pictures, report, streets, tasks, training
 from images.dataset import Images
 from images.digits import Digits
-from tiers import one_fast, slow
+from tiers import slow
 
 import keras_glimpse
 from keras_glimpse import data
@@ -275,7 +275,8 @@ def test_pictures(tmp_path):
 # ---- Ablation ----
 
 
-@pytest.mark.parametrize("changes", one_fast([["hard"], [*ablation.CHANGES]]), ids=len)
+@pytest.mark.parametrize("changes", [["hard"], [*ablation.CHANGES]], ids=len)
+@pytest.mark.slow
 def test_smoke_of_the_ablation(monkeypatch, capsys, changes):
     options = [option for change in changes for option in ("--change", change)]
     monkeypatch.setattr(sys, "argv", ["ablation.py", "--smoke", *options])
@@ -284,6 +285,7 @@ def test_smoke_of_the_ablation(monkeypatch, capsys, changes):
     assert all(re.search(rf"^{change} +[\d.]+ %, glimpse on the defect in ", printed, re.MULTILINE) for change in changes)
 
 
+@pytest.mark.slow
 def test_a_change_is_trained_once(tmp_path):
     task = tasks.load("kind", smoke=True)
     run = training.Run(ablation.changed("local", smoke=True), 0, task, tmp_path, smoke=True)
@@ -307,6 +309,7 @@ def test_whole_is_the_glimpse_network():
     assert keras_glimpse.count_macs(model) == first + second + 12 * 5 + 5 * 3
 
 
+@pytest.mark.slow
 def test_mobilenet_within_a_budget():
     shape, size_of = (48, 40, 1), lambda model: model.get_layer("MobileNetV3Small").input_shape[1:]
     full = keras_glimpse.count_macs(alternatives._mobilenet(shape, 3, (48, 40)))

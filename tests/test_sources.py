@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tiers import one_fast
 
 import keras_glimpse
 from keras_glimpse import MultiScaleCrop, UnreadableImage, open_image
@@ -214,6 +215,7 @@ def test_training_on_files_is_training_on_arrays(files):
     assert_same(trained(paths, labels, **split).get_weights(), trained(images, labels, **split).get_weights())
 
 
+@pytest.mark.slow
 def test_training_on_a_dataset_of_paths(files):
     images, paths, labels = files
     by_array, by_path = (tf.data.Dataset.from_tensor_slices((x, labels)).batch(8) for x in (images, paths))
@@ -231,7 +233,7 @@ def test_training_on_a_dataset_of_paths(files):
     np.testing.assert_allclose(losses, other_losses, atol=1e-5)
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"search_samples": 5}])
+@pytest.mark.parametrize("kwargs", one_fast([{"search_samples": 5}, {}]))
 def test_a_search_over_the_whole_image(files, kwargs):
     images, paths, labels = files
     weights = []
@@ -244,6 +246,7 @@ def test_a_search_over_the_whole_image(files, kwargs):
     assert_same(*weights)
 
 
+@pytest.mark.slow
 def test_images_that_differ_in_size_are_searched_with_samples_only(rng):
     images = [ArrayImage(rng.integers(256, size=(40, width), dtype=np.uint8)) for width in (40, 50)]
     model = keras_glimpse.GlimpseClassifier.for_large_images(2, low_res_size=16, patch_size=12)
@@ -395,6 +398,7 @@ def test_labels_and_weights_are_checked_before_anything_is_read(files):
         model.fit(paths, labels, sample_weight=np.where(labels, np.nan, 1.0))
 
 
+@pytest.mark.slow
 def test_training_resumes(files, tmp_path):
     _, paths, labels = files
     whole = trained(paths, labels, checkpoint=tmp_path / "whole")

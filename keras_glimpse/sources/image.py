@@ -132,7 +132,7 @@ class ImageSource(abc.ABC):
     def count(self, pixels: int, bytes: int | None) -> None:
         """Adds to `pixels_read` and `bytes_read`."""
         with self._counting:
-            self.pixels_read += pixels
+            self.pixels_read += int(pixels)
             self.bytes_read = None if bytes is None or self.bytes_read is None else self.bytes_read + bytes
 
     def thumbnail(self, size: tuple[int, int]) -> np.ndarray:

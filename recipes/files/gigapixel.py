@@ -11,8 +11,8 @@ is learned from labels alone, in images of 5,000 pixels and, with the same weigh
 Then two images are written as TIFF files, one of 40,000 pixels (a GB) and one of 4,000, and looked at: see `looking.py`. The
 small one tells how time grows with the side; the model was not trained for it. Leaves the files and the model in --out, and in
 `recipes/results/` the error and how often the glimpse finds the digit (`gigapixel.json`), what looking costs
-(`gigapixel.csv`), and a picture (`figures/gigapixel.png`). It needs Linux, MNIST, the extras `maps` and `pictures`, and pyvips:
-`pip install "pyvips[binary]"`.
+(`gigapixel.csv`), and a picture (`figures/gigapixel.png`). It needs Linux, MNIST and
+`pip install -e ".[recipes,maps,pyramids]"`.
 """
 
 import argparse

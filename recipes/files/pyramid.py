@@ -7,7 +7,7 @@
 Half a minute for the first, a GB, on two busy cores; six seconds for the second, 11 MB. Leaves --out, a TIFF with tiles of
 256x256 in JPEG and all levels down to one tile, which OpenSlide and GDAL read, and beside it `board.json` with the boxes of the
 boards that have defects. The file is written as it is composed: the first takes 200 MB of memory, beside TensorFlow. It needs
-pyvips, `pip install "pyvips[binary]"`, which writes such files in parts.
+pyvips, which writes such files in parts: `pip install -e ".[recipes,pyramids]"`.
 """
 
 import argparse

@@ -21,9 +21,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 from arguments import at_least, in_one_line
+from files.jpegs import report
 from images import training
 from images.boards import defective
-from jpegs import report
 
 from keras_glimpse import GlimpseClassifier
 
