@@ -141,6 +141,7 @@ def test_a_model_of_the_package(tmp_path, rng, capsys):
     assert capsys.readouterr().out.count("\n") == 2
 
 
+@pytest.mark.slow
 def test_in_a_process_of_its_own(model, images):
     command = [sys.executable, "-m", "keras_glimpse", "look", model, str(images / "dark")]
     ran = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -304,6 +305,7 @@ def interrupt_at(epoch):
 # ---- export ----
 
 
+@pytest.mark.slow
 def test_export(model, images, tmp_path, capsys):
     assert main(["export", model, "--litert", str(tmp_path / "model.tflite"), "--size", "20", "24", "--threshold", "0.8"]) == 0
     assert capsys.readouterr().out == f"Wrote {tmp_path}/model.tflite\n"

@@ -83,6 +83,7 @@ def test_no_images_and_mixed_precision(tmp_path, images):
     np.testing.assert_allclose(serve(images=tf.constant(images))["probabilities"], expected, atol=2e-2)
 
 
+@pytest.mark.slow
 def test_only_its_own_folders_are_replaced(sharp_model, images, tmp_path, monkeypatch):
     foreign = tmp_path / "thesis"
     foreign.mkdir()
@@ -113,6 +114,7 @@ def test_only_its_own_folders_are_replaced(sharp_model, images, tmp_path, monkey
         keras_glimpse.export_saved_model(sharp_model, path)
 
 
+@pytest.mark.slow
 def test_interrupted_between_two_renames(sharp_model, tmp_path, monkeypatch):
     keras_glimpse.export_saved_model(sharp_model, tmp_path / "1")
     rename, calls = os.replace, []

@@ -137,6 +137,7 @@ def test_which_callbacks_look_at_steps(make, watches):
     assert execution.watches_steps(make(), "train") == watches
 
 
+@pytest.mark.slow
 def test_many_steps_a_call_and_nothing_compiled_for_a_remainder(make_model, batch, monkeypatch):
     """40 steps and 15 steps an epoch are 20 and 20, and 15: calls of nearly one size, of one trace each."""
     counts = []

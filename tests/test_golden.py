@@ -52,6 +52,7 @@ def test_files_of_version_0_1(name):
     assert model.active_glimpses == model.num_glimpses == len(stage_macs(model)) - 1
 
 
+@pytest.mark.slow
 def test_training_of_a_file_of_version_0_1_goes_on():
     """Stage, optimizer and settings are those that it was saved with; the stride is still in pixels."""
     model = keras.models.load_model(FOLDER / "v0_1_small.keras")

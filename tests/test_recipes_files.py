@@ -84,6 +84,7 @@ def test_blocks_are_the_scene(composed):
     assert np.array_equal(np.vstack([np.hstack(row) for row in blocks]), image.read(0, 0, 0, SIDE, SIDE))
 
 
+@pytest.mark.slow
 def test_scenes_differ_by_seed_only():
     digits = digit_sets(smoke=True)[0]
     shows = lambda seed: [image.thumbnail((10, 10)) for image in scenes(digits, 3, SIDE, seed).images]  # noqa: E731

@@ -299,6 +299,7 @@ def traces_of(action):
     return Counted.traces - before
 
 
+@pytest.mark.slow
 def test_nothing_is_traced_for_a_size(batches):
     model = Counted(num_glimpses=1, low_res_size=5, **FEW)
     data, (first, second, *_) = dataset(batches), batches

@@ -468,6 +468,7 @@ def test_paths_by_a_py_dataset_or_a_generator(files, model):
     np.testing.assert_allclose(model.evaluate(data, verbose=0), want, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_half_precision(files):
     images, paths, labels = files
     model = keras_glimpse.GlimpseClassifier(2, 1, low_res_size=5, patch_size=6, hidden_units=8, dtype="mixed_float16")
@@ -502,6 +503,7 @@ def test_predict_on_paths_in_batches(files, model, tmp_path):
         model.evaluate(Paths([*map(ArrayImage, images)], np.zeros(24)), verbose=0)
 
 
+@pytest.mark.slow
 def test_a_callback_may_evaluate_arrays(files):
     images, paths, labels = files
     model = keras_glimpse.GlimpseClassifier(2, 1, low_res_size=5, patch_size=6, hidden_units=8)

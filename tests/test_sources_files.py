@@ -426,7 +426,8 @@ print(json.dumps(outcomes))
 MEMORY = 12 * 2**30  # Bytes of addresses, with those that TensorFlow takes.
 
 
-@pytest.mark.parametrize("count", [5, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [300])
 def test_broken_files(tmp_path, image, rng, count):
     """A right answer or UnreadableImage, and no crash: in another process, with a limit on memory."""
     tifffile, folder = pytest.importorskip("tifffile"), tmp_path / "broken"

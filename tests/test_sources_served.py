@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from tiers import slow
 
 import keras_glimpse
 from keras_glimpse import open_image
@@ -95,7 +96,7 @@ def test_pixels(rng, channels, size, kind):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("size", [(121, 203), (250, 160)])
+@pytest.mark.parametrize("size", [(121, 203), slow(((250, 160),))])
 def test_orientation(rng, serve, model, orientation, size):
     assert_same(serve, model, [encoded(picture(rng, *size), orientation=orientation)])
 
