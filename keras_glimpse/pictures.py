@@ -34,7 +34,7 @@ def draw_glimpses(model, images, labels=None, path: str | os.PathLike | None = N
         model: A `GlimpseClassifier`.
         images: Array `[n, height, width, channels]` with 1 or 3 channels, of floats in [0, 1] or unsigned integers; a dozen fit
             on a page. Or a list of arrays `[height, width, channels]`, which are looked at one by one, or of paths or
-            `ImageSource`s, which are drawn at no more than 1000 pixels a side.
+            `ImageSource` objects, which are drawn at no more than 1000 pixels a side.
         labels: Optional integer array `[n]` of class indices. Defaults to `None`.
         path: Optional string or path of the picture to write, in the format of its suffix. Defaults to `None`.
         class_names: Optional sequence of strings, the names of the classes. Defaults to `None`, their indices.

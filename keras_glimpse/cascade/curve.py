@@ -90,7 +90,7 @@ def cascade_curve(model, images, labels=None, thresholds=THRESHOLDS, batch_size:
         model: A built `GlimpseClassifier`.
         images: Array `[n, height, width, channels]` of floats or unsigned integers, or a `tf.data.Dataset` of batches
             `(images, labels)`. Or images of which only what is looked at is read: a list of paths, bytes and
-            `ImageSource`s (see `open_image`), or a dataset of batches `(paths, labels)`.
+            `ImageSource` objects (see `open_image`), or a dataset of batches `(paths, labels)`.
         labels: Array of class indices `[n]` or `[n, 1]`, or of one-hot or soft labels `[n, num_classes]`, of which the largest
             counts; `None` for a dataset. Defaults to `None`.
         thresholds: Sequence of floats in (0, 1]. Defaults to 120 values from 0.1 to 1 - 1e-6, denser towards 1.

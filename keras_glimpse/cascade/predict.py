@@ -40,7 +40,7 @@ def cascade_predict(
         model: A built `GlimpseClassifier`.
         images: Array `[n, height, width, channels]` of floats or unsigned integers, or a `tf.data.Dataset` of batches of
             images, with or without labels. Or images of which only what is looked at is read, of any sizes: a list of paths,
-            bytes and `ImageSource`s (see `open_image`), or a dataset of batches of paths.
+            bytes and `ImageSource` objects (see `open_image`), or a dataset of batches of paths.
         threshold: Float in (0, 1], the confidence at which to stop. Defaults to `0.95`.
         batch_size: Optional positive integer, images per batch. Defaults to `None`: 2000 of an array, 32 of images that are
             read in parts.

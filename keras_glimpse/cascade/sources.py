@@ -259,7 +259,7 @@ def predict_to_csv(
 
     Args:
         model: A built `GlimpseClassifier`.
-        images: Iterable of paths or `ImageSource`s, or a `tf.data.Dataset` of batches of paths. Their names must differ.
+        images: Iterable of paths or `ImageSource` objects, or a `tf.data.Dataset` of batches of paths. Their names must differ.
         path: String or path of the file, with columns `image`, `class`, `confidence`, `glimpses`, `places` (`y x` in [0, 1],
             separated by `;`), `macs`, `pixels_read`, `bytes_read` and `error`.
         threshold: Float in (0, 1], the confidence at which to stop. Defaults to `0.95`.
