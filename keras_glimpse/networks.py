@@ -125,9 +125,7 @@ class GlimpseNetworks(keras.Model):
         if is_read_in_parts(images):
             return images
         if are_sources(images):
-            if not self.built:
-                raise ValueError("Names of images need a model that is built: build((None, None, None, channels)).")
-            self.check_reads_parts()
+            self.check_reads_names()
             return Sources.of(tf.reshape(images, [-1]), self.channels, self.check_source)
         check_spec(images.shape, images.dtype, self.image_shape, self.least_sides)
         if self.image_shape is not None:  # A graph that the user traces may know less.
@@ -332,6 +330,12 @@ class GlimpseNetworks(keras.Model):
                 'low_res_net that averages them: LowResNet or ConvLowResNet with downsample="area"; got '
                 f"{type(self.low_res_net).__name__}{preprocess}."
             )
+
+    def check_reads_names(self) -> None:
+        """Raises ValueError unless the model can be given names: they do not tell for what images it is to be built."""
+        self.check_reads_parts()
+        if not self.built:
+            raise ValueError("Names of images need a model that is built: build((None, None, None, channels)).")
 
     @contextmanager
     def named(self, images) -> Iterator[np.ndarray]:

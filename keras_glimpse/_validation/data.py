@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_glimpse._validation.images import check_images, check_spec, dtype_of, too_small
 from keras_glimpse._validation.labels import check_label_spec, check_label_values, label_assertions
-from keras_glimpse.sources.batches import are_sources
+from keras_glimpse.sources.batches import are_sources, has_paths, images_of
 
 
 def checked_input(
@@ -70,19 +70,15 @@ def checked_input(
 def yields_names(images) -> bool:
     """Whether what `predict` is given yields batches of paths."""
     if isinstance(images, tf.data.Dataset):
-        return tf.nest.flatten(images.element_spec)[0].dtype == tf.string
-    return isinstance(images, keras.utils.PyDataset) and are_sources(_only_images(images[0]))
+        return has_paths(images)
+    return isinstance(images, keras.utils.PyDataset) and are_sources(images_of(images[0]))
 
 
 def checked_names(images):
     """It, with batches of paths as Keras takes them."""
     if isinstance(images, tf.data.Dataset):
         return images
-    return _CheckedPyDataset(images, lambda index, batch: (_names(_only_images(batch), f"Batch {index}"),))
-
-
-def _only_images(batch):
-    return batch[0] if isinstance(batch, tuple) else batch
+    return _CheckedPyDataset(images, lambda index, batch: (_names(images_of(batch), f"Batch {index}"),))
 
 
 def _names(images, where) -> tf.Tensor:

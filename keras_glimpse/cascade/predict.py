@@ -11,7 +11,7 @@ from keras_glimpse._validation.arguments import check_built_classifier, check_in
 from keras_glimpse.cascade.macs import known_stage_macs
 from keras_glimpse.cascade.sources import SourcePrediction, predict_sources
 from keras_glimpse.ops.runtime import for_runtime
-from keras_glimpse.sources.batches import are_sources
+from keras_glimpse.sources.batches import are_sources, has_paths, images_of
 
 
 class CascadePrediction(NamedTuple):
@@ -70,7 +70,7 @@ def cascade_predict(
     check_threshold(threshold)
     check_built_classifier("cascade_predict", model)
     check_one_of(("raise", "skip"), on_error=on_error)
-    in_parts = are_sources(images) or isinstance(images, tf.data.Dataset) and _has_names(images)
+    in_parts = are_sources(images) or isinstance(images, tf.data.Dataset) and has_paths(images)
     batch_size = (32 if in_parts else 2000) if batch_size is None else batch_size
     check_integers(1, batch_size=batch_size)
     if in_parts:
@@ -80,7 +80,7 @@ def cascade_predict(
         images = [images[start : start + batch_size] for start in range(0, len(images), batch_size)] or [images]
     macs = model.cached("macs", lambda: known_stage_macs(model))
     looks = model.cached("cascade", lambda: [model.graph(partial(_look_once, model)) for _ in range(model.active_glimpses + 1)])
-    results = [_until_sure(model, looks, _only_images(batch), threshold) for batch in images]
+    results = [_until_sure(model, looks, images_of(batch), threshold) for batch in images]
     if not results:
         raise ValueError("Expected at least one batch of images; got an empty dataset.")
     probabilities, exit_stage = (np.concatenate(parts) for parts in zip(*results))
@@ -122,11 +122,3 @@ def _look_once(model, images, evidence, rows, evidence_rows, runtime):
         evidence = keras.tree.map_structure(lambda values: tf.gather(values, evidence_rows), evidence)
         evidence = for_runtime(model.look_again, runtime)(images, evidence)
     return evidence, tf.nn.softmax(model.combine(evidence))
-
-
-def _only_images(batch):
-    return batch[0] if isinstance(batch, tuple | list) else batch
-
-
-def _has_names(dataset):
-    return tf.nest.flatten(dataset.element_spec)[0].dtype == tf.string

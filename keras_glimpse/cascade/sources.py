@@ -19,7 +19,7 @@ import tensorflow as tf
 from keras_glimpse._validation.arguments import check_built_classifier, check_integers, check_one_of, check_threshold
 from keras_glimpse.cascade.macs import known_stage_macs
 from keras_glimpse.ops.runtime import for_runtime
-from keras_glimpse.sources.batches import in_threads, listed, name_of
+from keras_glimpse.sources.batches import images_of, in_threads, listed, name_of
 from keras_glimpse.sources.image import ImageSource, UnreadableImage
 from keras_glimpse.sources.opening import open_image, parsing
 
@@ -118,7 +118,7 @@ def _one_by_one(images):
     """The images of a list, or of a dataset of batches of paths, with or without labels."""
     if not isinstance(images, tf.data.Dataset):
         return listed(images)
-    return chain.from_iterable(listed(batch[0] if isinstance(batch, tuple | list) else batch) for batch in images)
+    return chain.from_iterable(listed(images_of(batch)) for batch in images)
 
 
 def _in_lists(items, size):
@@ -215,8 +215,6 @@ def _open(model, each):
     source = each.source = open_image(each.image, model.channels)
     each.read_before = source.pixels_read, source.bytes_read
     model.check_source(source)
-    if source.channels != model.channels:
-        raise UnreadableImage(f"{source.name}: expected {model.channels} channels; got {source.channels}.")
 
 
 def _patch(model, each, location):

@@ -92,6 +92,16 @@ def are_sources(images) -> bool:
     return getattr(images, "dtype", None) == tf.string
 
 
+def has_paths(dataset: tf.data.Dataset) -> bool:
+    """Whether the batches of a dataset are of paths."""
+    return tf.nest.flatten(dataset.element_spec)[0].dtype == tf.string
+
+
+def images_of(batch):
+    """The images of a batch of a dataset, with or without labels."""
+    return batch[0] if isinstance(batch, tuple) else batch
+
+
 def listed(images) -> list:
     """Images that are read in parts in a list: one, several, or a tensor of paths."""
     if tf.is_tensor(images):

@@ -727,8 +727,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         data = checked_input(x, y, sample_weight, self.num_classes, *shapes, name, self._pixels, in_memory)
         if phase and data[2] is not None and data[2].dtype == tf.string:
             self._begin_reading(phase)
-            if not self.built:
-                raise ValueError("Names of images need a model that is built: build((None, None, None, channels)).")
+            self.check_reads_names()
         if self.distribute_strategy.num_replicas_in_sync > 1 and isinstance(data[0], tf.data.Dataset):
             return (replicas.shared_by_hosts(data[0]), *data[1:])
         return data

@@ -76,7 +76,7 @@ def report(name: str, title: str, rows: list[dict], smoke: bool) -> None:
     rows = [{name: float(f"{each:.4g}") if isinstance(each, float) else each for name, each in row.items()} for row in rows]
     show_table(title, rows)
     if not smoke:
-        with (RESULTS / f"benchmark_{name}.csv").open("w", newline="") as file:
+        with (RESULTS / f"{name}.csv").open("w", newline="") as file:
             writer = DictWriter(file, [*rows[0], "commit"])
             writer.writeheader()
             writer.writerows(row | {"commit": commit()} for row in rows)
@@ -106,7 +106,7 @@ def train(rounds, smoke):
         for name, each in seconds.items():
             row = {"stage": stage, "batch": batch, "what": name, "ms a step": 1000 * each, "images/s": round(batch / each)}
             rows.append(row | {"fit / this": seconds["fit"] / each})
-    report("train", "Training, 48x48, 500 hidden units, 3x3 search", rows, smoke)
+    report("benchmark_train", "Training, 48x48, 500 hidden units, 3x3 search", rows, smoke)
     _pipeline(digits, rounds, smoke)
 
 
@@ -164,7 +164,7 @@ def _pipeline(digits, rounds, smoke):
         {"what": name, "seconds": each, "images/s": round(images / each), "times fit": seconds["fit"] / each}
         for name, each in seconds.items()
     ]
-    report("pipeline", f"A sweep of {images:,} images, batches of 50", rows, smoke)
+    report("benchmark_pipeline", f"A sweep of {images:,} images, batches of 50", rows, smoke)
 
 
 # ---- inference ----
@@ -193,7 +193,7 @@ def inference(rounds, smoke):
             row = {"batch": size, "what": name, "images/s": round(size / each), "ms": 1000 * each}
             gained = {"speed-up over dense": seconds["dense"] / each, "by MACs": float(macs["dense"] / macs[name])}
             rows.append(row | gained)
-    report("inference", "Inference in Keras, jittered MNIST", rows, smoke)
+    report("benchmark_inference", "Inference in Keras, jittered MNIST", rows, smoke)
 
 
 def _each(call, batches):
@@ -222,7 +222,7 @@ def size(rounds, smoke):
             first = next((row["ms an image"] for row in rows if row["what"] == name), 1000 * each)
             row = {"side": side, "what": name, "ms an image": 1000 * each, "MACs": macs.get(name)}
             rows.append(row | {"over 48": 1000 * each / first, "over tf.reduce_mean": each / seconds["tf.reduce_mean"]})
-    report("size", "Inference, two glimpses, one image of float32 in memory", rows, smoke)
+    report("benchmark_size", "Inference, two glimpses, one image of float32 in memory", rows, smoke)
 
 
 # ---- memory ----
@@ -236,7 +236,7 @@ def memory(_, smoke):
     for name, job in jobs.items():
         with multiprocessing.get_context("spawn").Pool(1) as process:
             rows.append({"what": name, "peak resident MB": process.apply(_peak, [job])})
-    report("memory", "Peak resident memory of a process", rows, smoke)
+    report("benchmark_memory", "Peak resident memory of a process", rows, smoke)
 
 
 def _peak(job):

@@ -93,7 +93,7 @@ def main():
     rows = []
     for name, kind in KINDS.items():
         rows += compare(name, kind, args.rounds, 2 if args.smoke else kind.steps)
-    report("xla", "Milliseconds a step of `fit`, first stage", rows, args.smoke)
+    report("benchmark_xla", "Milliseconds a step of `fit`, first stage", rows, args.smoke)
 
 
 def compare(name: str, kind: Kind, rounds: int, steps: int) -> list[dict]:

@@ -29,7 +29,7 @@ def main():
     rows = []
     for name in TASKS:
         rows += compare(name, args.rounds, 1 if args.smoke else STEPS, args.smoke)
-    report("large_images", "Milliseconds a step of `fit`, first stage", rows, args.smoke)
+    report("benchmark_large_images", "Milliseconds a step of `fit`, first stage", rows, args.smoke)
 
 
 def compare(name: str, rounds: int, steps: int, smoke: bool) -> list[dict]:

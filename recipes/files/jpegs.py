@@ -20,7 +20,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from csv import DictWriter
 from functools import cache, partial
 from multiprocessing.pool import Pool
 from pathlib import Path
@@ -32,10 +31,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 from arguments import at_least, in_one_line
-from benchmark import in_turn
-from console import show_table
+from benchmark import in_turn, report
 from images import stand_ins
-from runs import RESULTS, commit
 
 from keras_glimpse import GlimpseClassifier, ImageSource, cascade_predict, open_image
 
@@ -62,17 +59,6 @@ def main():
             report("jpegs", f"JPEGs of {paths[0].stat().st_size / 1e6:.1f} MB, images a second", rows, args.smoke)
             rows = [busy(paths, one, all_cores, cores) for _ in range(rounds)]
             report("jpegs_cores", f"{count:,} JPEGs, {SHARES[1]:.0%} of them with a glimpse", rows, args.smoke)
-
-
-def report(name: str, title: str, rows: list[dict], smoke: bool) -> None:
-    """Prints a table, and keeps it as a CSV file with the commit, unless it is one of a smoke test."""
-    rows = [{name: float(f"{each:.4g}") if isinstance(each, float) else each for name, each in row.items()} for row in rows]
-    show_table(title, rows)
-    if not smoke:
-        with (RESULTS / f"{name}.csv").open("w", newline="") as file:
-            writer = DictWriter(file, [*rows[0], "commit"])
-            writer.writeheader()
-            writer.writerows(row | {"commit": commit()} for row in rows)
 
 
 @contextmanager
