@@ -40,9 +40,9 @@ def main():
     test = splits_for(model.image_shape, digits).test.unbatch().batch(200 if args.smoke else 30_000)
     images = next(test.as_numpy_iterator())[0].astype(np.float32) / 255
     report = partial(benchmark.report, smoke=args.smoke or args.model != DEFAULT)
-    report("litert", f"LiteRT, one thread, {len(images):,} images", early_exit(model, images, args.rounds))
+    report("benchmark_litert", f"LiteRT, one thread, {len(images):,} images", early_exit(model, images, args.rounds))
     rows = sizes(model, images[0], SIDES[:1] if args.smoke else SIDES, args.rounds)
-    report("litert_size", "LiteRT, one thread, strided thumbnails, the image already in memory", rows)
+    report("benchmark_litert_size", "LiteRT, one thread, strided thumbnails, the image already in memory", rows)
 
 
 def early_exit(model, images, rounds):
