@@ -13,6 +13,7 @@ from keras_glimpse._validation.arguments import (
     check_integers,
     check_layers,
     check_one_of,
+    class_names_of,
     clear_config_errors,
     integers,
 )
@@ -50,9 +51,9 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
     dataset with such an `element_spec`. One graph serves all sizes; XLA is not used.
 
     These attributes may be set at any time and take effect immediately: `search_size`, `search_stride`, `search_samples`,
-    `location_weight`, `diversity_weight`, `diversity_variance`, `contrastive`, `assignment`, `averaging`, `location_input` and
-    `active_glimpses`. So do changes of the layers (`trainable`, `quantize`, LoRA). All other arguments are fixed after
-    construction.
+    `location_weight`, `diversity_weight`, `diversity_variance`, `contrastive`, `assignment`, `averaging`, `location_input`,
+    `active_glimpses` and `class_names`. So do changes of the layers (`trainable`, `quantize`, LoRA). All other arguments are
+    fixed after construction.
 
     Args:
         num_classes: Integer, at least 2, the number of classes C.
@@ -105,6 +106,8 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         preprocess: Optional Keras layer or model applied to the images first, such as `Rescaling`, `RandomFlip` or a
             `Sequential` of several. Its inputs are unscaled pixels as floats; its outputs are used unchanged. It is part of
             `fit`, of saved models and of exported files; random augmentation applies in training only. Defaults to `None`.
+        class_names: Optional sequence of `num_classes` different strings, the names of the classes. They are saved with the
+            model, and appear in exported files, pictures and tables of results. Defaults to `None`.
         **kwargs: Base model keyword arguments, such as `name` and `dtype`.
 
     Call arguments:
@@ -175,6 +178,7 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         glimpse_net: keras.Layer | Sequence[keras.Layer] | None = None,
         location_head: keras.Layer | Sequence[keras.Layer] | None = None,
         preprocess: keras.Layer | None = None,
+        class_names: Sequence[str] | None = None,
         **kwargs,
     ):
         check_integers(2, num_classes=num_classes)
@@ -220,6 +224,7 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         self.parallel = parallel
         self.share_weights = share_weights
         self.gated_location = gated_location
+        self.class_names = class_names
         _refuse_shared(self.low_res_net, self.glimpse_nets)
         self._of_user = {
             "low_res_net": low_res_net is not None,
@@ -298,6 +303,15 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         sizes = {"low_res_size": low_res_size, "patch_size": patch_size, "scales": scales, "hidden_units": hidden_units}
         search = {"search_size": "image", "assignment": "soft", "downsample": downsample}
         return cls(num_classes, num_glimpses, **sizes | networks | search | kwargs)
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Tuple of strings, the names of the classes, or `None`. May be set: `model.class_names = dataset.class_names`."""
+        return self._class_names
+
+    @class_names.setter
+    def class_names(self, names):
+        self._class_names = class_names_of(names, self.num_classes)
 
     # ---- Saving and exporting ----
 
@@ -432,6 +446,8 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         names += ("contrastive", "assignment")
         names += ("parallel", "share_weights", "averaging", "location_input", "gated_location", "gated_glimpse", "downsample")
         config = super().get_config() | {name: getattr(self, name) for name in names}
+        if self.class_names is not None:
+            config["class_names"] = self.class_names
         if self.active_glimpses < self.num_glimpses:
             config["active_glimpses"] = self.active_glimpses
         one_or_each = lambda layers: layers[0] if len({*map(id, layers)}) == 1 else layers  # noqa: E731

@@ -37,7 +37,8 @@ def draw_glimpses(model, images, labels=None, path: str | os.PathLike | None = N
             `ImageSource` objects, which are drawn at no more than 1000 pixels a side.
         labels: Optional integer array `[n]` of class indices. Defaults to `None`.
         path: Optional string or path of the picture to write, in the format of its suffix. Defaults to `None`.
-        class_names: Optional sequence of strings, the names of the classes. Defaults to `None`, their indices.
+        class_names: Optional sequence of strings, the names of the classes. Defaults to `None`, those of the model, or their
+            indices if it has none.
         boxes: Optional sequence with the bounding boxes of each image, drawn as thin green frames: an array `[boxes, 4]`, or
             `[4]` for a single one, of `(y1, x1, y2, x2)` in pixels. Defaults to `None`.
 
@@ -60,6 +61,7 @@ def draw_glimpses(model, images, labels=None, path: str | os.PathLike | None = N
     from matplotlib.figure import Figure
 
     images, boxes = _one_by_one(model, images, boxes)
+    class_names = model.class_names if class_names is None else class_names
     labels = None if labels is None else np.asarray(labels)
     if labels is not None and (labels.shape != (len(images),) or labels.dtype.kind not in "iu"):
         raise ValueError(f"Expected an integer for each of {len(images)} images as labels; got {labels.shape}, {labels.dtype}.")

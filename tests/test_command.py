@@ -27,8 +27,8 @@ def model(tmp_path, make_model):
         net.set_weights([4 * weights for weights in net.get_weights()])
     folder = tmp_path / "model"
     folder.mkdir()
+    model.class_names = ["dark", "bright"]
     model.save(folder / "model.keras")
-    (folder / "classes.txt").write_text("dark\nbright\n")
     return str(folder / "model.keras")
 
 
@@ -171,11 +171,6 @@ def test_errors_of_look(model, images, tmp_path, capsys):
         main(["look", model, str(image), "--debug"])
 
 
-def test_errors_of_classes(model, images, tmp_path, capsys):
-    (tmp_path / "model" / "classes.txt").write_text("only one\n")
-    assert "expected a line for each of 2 classes; got 1" in failure(capsys, "look", model, images)
-
-
 def test_errors_of_train(images, tmp_path, capsys):
     assert "No such file" in failure(capsys, "train", tmp_path / "none")
     assert "at least 2 classes; it has 0" in failure(capsys, "train", images / "dark")
@@ -262,7 +257,7 @@ def test_train_resumes_to_the_same_weights(images, tmp_path, capsys, monkeypatch
     assert main(train) == 1
     for one, other in zip(weights(tmp_path / "whole"), weights(stopped), strict=True):
         np.testing.assert_array_equal(one, other)
-    names = "checkpoints classes.txt log-1.csv log-fine_tune.csv model.keras model.tflite report saved_model training.json"
+    names = "checkpoints log-1.csv log-fine_tune.csv model.keras model.tflite report saved_model training.json"
     assert sorted(path.name for path in stopped.iterdir()) == names.split()
     assert sorted(path.name for path in (stopped / "report").iterdir()) == [
         *("confusion.png", "curve.png", "glimpses.png", "report.md")

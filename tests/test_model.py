@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from tiers import one_fast
 
-from keras_glimpse import GlimpseClassifier, LocationHead, LowResNet, fit_greedy, paper_sgd
+from keras_glimpse import GlimpseClassifier, LocationHead, LowResNet, draw_glimpses, fit_greedy, paper_sgd
 
 QUIET = {"compile_args": {"run_eagerly": True}, "verbose": 0}  # For what does not depend on graphs.
 
@@ -147,3 +147,24 @@ def test_predict_in_batches_of_any_size(make_model, rng):
     model, images = make_model(), rng.random((37, 20, 24, 1), dtype=np.float32)
     model.compile("sgd", jit_compile=True)
     np.testing.assert_allclose(model.predict(images, batch_size=16, verbose=0), model(tf.constant(images)), atol=1e-5)
+
+
+def test_class_names_are_saved_and_drawn(make_model, batch, tmp_path):
+    model = make_model(class_names=["a", "b", "ç"])
+    assert model.class_names == ("a", "b", "ç") and "class_names" not in make_model().get_config()
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.class_names == ("a", "b", "ç") == keras.models.clone_model(loaded).class_names
+    titles = {axes.get_title() for axes in draw_glimpses(loaded, batch[0][:2]).axes}
+    assert any(title.startswith(("thumbnail: a", "thumbnail: b", "thumbnail: ç")) for title in titles)
+    loaded.class_names = None
+    assert loaded.class_names is None
+
+
+@pytest.mark.parametrize("names", ["abc", ("a", "b"), ("a", "b", "b"), ("a", "b", ""), ("a", "b", "c\n"), (0, 1, 2), 3])
+def test_errors_of_class_names(make_model, names):
+    with pytest.raises(ValueError, match="class_names must be"):
+        make_model(class_names=names)
+    model = make_model()
+    with pytest.raises(ValueError, match="class_names must be"):
+        model.class_names = names

@@ -91,6 +91,19 @@ def check_threshold(threshold: float) -> None:
         raise ValueError(f"threshold must lie in (0, 1]; got {threshold!r}.")
 
 
+def class_names_of(names: Sequence[str] | None, num_classes: int) -> tuple[str, ...] | None:
+    """The names of classes as a tuple; raises unless they are None, or a different string for each class."""
+    if names is None:
+        return None
+    names = tuple(names) if not isinstance(names, str) and np.iterable(names) else (names,)
+    for name in names:
+        if not isinstance(name, str) or not name.strip() or "\n" in name or "\r" in name:
+            raise ValueError(f"class_names must be strings of one line, and not empty; got {name!r}.")
+    if len(names) != num_classes or len({*names}) != num_classes:
+        raise ValueError(f"class_names must be {num_classes} different names, one for each class; got {names!r}.")
+    return tuple(map(str, names))
+
+
 def check_built_classifier(function: str, model) -> None:
     """Raises unless the model, an argument of `function`, is a `GlimpseClassifier` that is built."""
     if not hasattr(model, "look_again"):

@@ -247,7 +247,6 @@ def predict_to_csv(
     path: str | os.PathLike,
     threshold: float = 0.95,
     batch_size: int = 32,
-    class_names=None,
     verbose: int = 0,
 ) -> int:
     """Predicts images that are read in parts and writes each result to a CSV file as it comes.
@@ -258,11 +257,11 @@ def predict_to_csv(
     Args:
         model: A built `GlimpseClassifier`.
         images: Iterable of paths or `ImageSource` objects, or a `tf.data.Dataset` of batches of paths. Their names must differ.
-        path: String or path of the file, with columns `image`, `class`, `confidence`, `glimpses`, `places` (`y x` in [0, 1],
-            separated by `;`), `macs`, `pixels_read`, `bytes_read` and `error`.
+        path: String or path of the file, with columns `image`, `class` (its name, if the model has `class_names`),
+            `confidence`, `glimpses`, `places` (`y x` in [0, 1], separated by `;`), `macs`, `pixels_read`, `bytes_read` and
+            `error`.
         threshold: Float in (0, 1], the confidence at which to stop. Defaults to `0.95`.
         batch_size: Positive integer, images per batch. Defaults to `32`.
-        class_names: Optional sequence of strings. Defaults to `None`, the indices of the classes.
         verbose: `0` or `1`, whether to show a progress bar. Defaults to `0`.
 
     Returns:
@@ -280,11 +279,11 @@ def predict_to_csv(
     >>> predict_to_csv(model, images, tempfile.mkdtemp() + "/results.csv")
     0
     """
-    rows = rows_to_csv(model, images, path, threshold, batch_size, class_names, verbose)
+    rows = rows_to_csv(model, images, path, threshold, batch_size, verbose)
     return sum(bool(row["error"]) for row in rows)
 
 
-def rows_to_csv(model, images, path, threshold, batch_size, class_names=None, verbose=0) -> Iterator[dict[str, str]]:
+def rows_to_csv(model, images, path, threshold, batch_size, verbose=0) -> Iterator[dict[str, str]]:
     """`predict_to_csv`, which yields each row that it has written."""
     done = {row["image"] for row in rows_of(path)}
     with Path(path).open("a", newline="", **ENCODING) as file:
@@ -292,7 +291,7 @@ def rows_to_csv(model, images, path, threshold, batch_size, class_names=None, ve
         if not file.tell():
             writer.writeheader()
         for found in predictions(model, _new(images, done), threshold, batch_size, "skip", verbose):
-            row = row_of(model, found, class_names)
+            row = row_of(model, found)
             writer.writerow(row)
             file.flush()
             yield row
@@ -302,14 +301,14 @@ ENCODING = {"encoding": "utf-8", "errors": "surrogateescape"}  # Names of files 
 COLUMNS = ("image", "class", "confidence", "glimpses", "places", "macs", "pixels_read", "bytes_read", "error")
 
 
-def row_of(model, found: ImagePrediction, class_names=None) -> dict[str, str]:
+def row_of(model, found: ImagePrediction) -> dict[str, str]:
     """What `COLUMNS` say of an image."""
     if found.error is not None:
         return dict.fromkeys(COLUMNS, "") | {"image": found.name, "error": " ".join(found.error.split())}
     macs = known_macs(model)
     index = int(found.probabilities.argmax())
     places = "; ".join(f"{y:.4f} {x:.4f}" for y, x in found.locations[: found.exit_stage])
-    label, confidence = class_names[index] if class_names is not None else index, f"{found.probabilities[index]:.4f}"
+    label, confidence = model.class_names[index] if model.class_names else index, f"{found.probabilities[index]:.4f}"
     cost = "" if macs is None else macs[found.exit_stage]
     read = found.pixels_read, "" if found.bytes_read is None else found.bytes_read
     values = [found.name, label, confidence, found.exit_stage, places, cost, *read, ""]

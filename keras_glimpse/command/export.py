@@ -40,7 +40,7 @@ def export(args) -> int:
         raise ValueError("--images is needed with --quantize int8, and only then.")
     if args.size and args.saved_model:
         raise ValueError("--size is for --litert and --onnx.")
-    model, _ = load(args.model)
+    model = load(args.model)
     size = args.size and tuple(args.size)
     if size is None and None in model.image_shape and not args.saved_model:
         raise ValueError("--size says which images the file is for, since the model takes any.")

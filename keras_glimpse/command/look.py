@@ -30,18 +30,18 @@ def add_to(commands) -> None:
 
 
 def look(args) -> int:
-    model, class_names = load(args.model)
+    model = load(args.model)
     files = files_of(args.files)
     base = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files])
     seen, problems = [], 0
-    for row in _rows(args, model, class_names, files):
+    for row in _rows(args, model, files):
         try:
             if row["error"]:
                 raise UnreadableImage(row["error"])
             print(_line(row), flush=True)
             seen.append(row)
             if args.draw:
-                _draw(model, row["image"], _picture(args.draw, row["image"], base), class_names, keep=args.csv is not None)
+                _draw(model, row["image"], _picture(args.draw, row["image"], base), keep=args.csv is not None)
         except UnreadableImage as error:
             complain(error)
             problems += 1
@@ -49,16 +49,16 @@ def look(args) -> int:
     return 1 if problems else 0
 
 
-def _rows(args, model, class_names, files) -> Iterator[dict[str, str]]:
+def _rows(args, model, files) -> Iterator[dict[str, str]]:
     """The `COLUMNS` of each image, as they come; with a file, first those that it had."""
     options = args.threshold, args.batch_size
     if args.csv is None:
         for found in predictions(model, files, *options, "skip"):
-            yield row_of(model, found, class_names)
+            yield row_of(model, found)
         return
     wanted = set(files)
     yield from (row for row in rows_of(args.csv) if row["image"] in wanted)
-    yield from rows_to_csv(model, files, args.csv, *options, class_names)
+    yield from rows_to_csv(model, files, args.csv, *options)
 
 
 def _line(row):
@@ -92,9 +92,9 @@ def _picture(folder, image, base):
     return folder / (os.path.relpath(os.path.abspath(image), base) + ".png")
 
 
-def _draw(model, image, path, class_names, keep):
+def _draw(model, image, path, keep):
     if keep and path.exists():  # From before an interruption.
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with complete_file(path) as scratch:
-        draw_glimpses(model, [image], path=scratch, class_names=class_names)
+        draw_glimpses(model, [image], path=scratch)

@@ -9,10 +9,9 @@ import keras
 
 from keras_glimpse._validation.arguments import check_built_classifier
 from keras_glimpse.export.integrity import check_file
-from keras_glimpse.pretrained import load_pretrained, pretrained_folder
+from keras_glimpse.pretrained import load_pretrained
 
 PROGRAM = "keras-glimpse"
-CLASSES = "classes.txt"  # Beside a model: the name of each class, one a line.
 
 
 def complain(message: object) -> None:
@@ -77,20 +76,11 @@ def files_of(paths: Iterable[str]) -> list[str]:
     return list(found)
 
 
-def load(model: str) -> tuple[keras.Model, list[str] | None]:
-    """The model of a file, or one that is part of the package; and the names of its classes, if they are known."""
-    path = Path(model)
-    if path.suffix == ".keras":
-        check_file(path)
-        loaded = keras.models.load_model(path, compile=False)
-    else:
-        loaded = load_pretrained(model)
-        path = pretrained_folder() / model / "model.keras"
+def load(model: str) -> keras.Model:
+    """The model of a file, or one that is part of the package."""
+    if not model.endswith(".keras"):
+        return load_pretrained(model)
+    check_file(model)
+    loaded = keras.models.load_model(model, compile=False)
     check_built_classifier(PROGRAM, loaded)
-    classes = path.with_name(CLASSES)
-    if not classes.exists():
-        return loaded, None
-    names = classes.read_text(encoding="utf-8").splitlines()
-    if len(names) != loaded.num_classes:
-        raise ValueError(f"{classes}: expected a line for each of {loaded.num_classes} classes; got {len(names)}.")
-    return loaded, names
+    return loaded

@@ -72,7 +72,7 @@ def write_report(folder: Path, model, images: Images, batch_size: int) -> float:
     _draw_confusions(images.classes, confusions, folder / "confusion.png")
     if has_colours:
         few = evenly(images, DRAWN)
-        draw_glimpses(model, few.paths, few.labels, folder / "glimpses.png", images.classes)
+        draw_glimpses(model, few.paths, few.labels, folder / "glimpses.png")
     return threshold
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 
 from keras_glimpse.command.folders import Images, images_of, one_size, read, split
-from keras_glimpse.command.options import CLASSES, SIZE, add_command, at_least, complain, share
+from keras_glimpse.command.options import SIZE, add_command, at_least, complain, share
 from keras_glimpse.command.report import check_pictures, write_report
 from keras_glimpse.export import export_litert, export_saved_model
 from keras_glimpse.export.files import complete_file
@@ -65,7 +65,7 @@ def train(args) -> int:
     print(f"Reading {len(images.paths)} images of {len(images.classes)} classes in {args.folder}", flush=True)
     keras.utils.set_random_seed(args.seed)  # Before the model: a training that resumes begins with the same weights.
     sizes = {"low_res_size": args.low_res_size, "patch_size": args.patch_size}
-    model = GlimpseClassifier.for_large_images(len(images.classes), args.glimpses, **sizes)
+    model = GlimpseClassifier.for_large_images(len(images.classes), args.glimpses, **sizes, class_names=images.classes)
     if args.export_size and any(side < least for side, least in zip(args.export_size, model.least_sides)):
         raise ValueError("--export-size must be at least {}x{}.".format(*model.least_sides))
     images, shapes, errors = read(images, args.channels, model.least_sides, model.low_res_net.size)
@@ -137,7 +137,6 @@ def _adam(steps):
 def _keep(model, output, validation: Images, args, size):
     with complete_file(output / "model.keras") as scratch:
         model.save(scratch)
-    (output / CLASSES).write_text("".join(f"{name}\n" for name in validation.classes), encoding="utf-8")
     threshold = write_report(output / "report", model, validation, args.batch_size)
     (output / "saved_model").mkdir(exist_ok=True)
     export_saved_model(model, output / "saved_model" / "1", threshold)

@@ -9,6 +9,7 @@ from keras_glimpse._validation.arguments import integers
 from keras_glimpse._validation.images import check_spec
 from keras_glimpse.cascade.macs import known_stage_macs
 from keras_glimpse.ops.runtime import ANY, for_runtime
+from keras_glimpse.version import __version__
 
 
 def exported_shape(function: str, model, sides: tuple[int, int] | None) -> tuple[int, int, int]:
@@ -26,6 +27,13 @@ def exported_shape(function: str, model, sides: tuple[int, int] | None) -> tuple
     sides = integers("image_shape", sides, length=2)
     check_spec((None, *sides, channels), "float32", model.image_shape, model.least_sides)
     return *sides, channels
+
+
+def about(model, shape: tuple, threshold: float | None) -> dict:
+    """What an exported file tells of itself."""
+    names = {"class_names": model.class_names} if model.class_names else {}
+    shapes = {"image_shape": shape, "num_classes": model.num_classes}
+    return {"keras_glimpse": __version__, **shapes, **names, "threshold": threshold and float(threshold)}
 
 
 def explain(model, images: tf.Tensor, threshold: float | None, runtime: str = ANY) -> dict[str, tf.Tensor]:

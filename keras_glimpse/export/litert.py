@@ -14,11 +14,10 @@ from keras_glimpse._validation.arguments import check_exportable, check_integers
 from keras_glimpse._validation.images import check_spec
 from keras_glimpse.cascade.predict import cascade_predict
 from keras_glimpse.export.files import complete_file, write_marked
-from keras_glimpse.export.graphs import cascade_of_batch, cascade_of_one, exported_shape
+from keras_glimpse.export.graphs import about, cascade_of_batch, cascade_of_one, exported_shape
 from keras_glimpse.ops.runtime import ANY, LITERT_QUANTIZED
 from keras_glimpse.ops.thumbnail import to_unit_range
 from keras_glimpse.quantization import float_products
-from keras_glimpse.version import __version__
 
 QUANTIZE = (None, "float16", "dynamic", "int8")
 CALIBRATED_BY = 10  # images, at least, for every network
@@ -83,11 +82,9 @@ def export_litert(
     images = _calibration_images(model, shape, quantize, threshold, calibration)
     compute = cascade_of_one if batch_size == 1 else cascade_of_batch
     signature = tf.TensorSpec((batch_size, *shape), tf.float32, name="images")
-    about = {"keras_glimpse": __version__, "image_shape": shape, "num_classes": model.num_classes}
-    about |= {"threshold": threshold and float(threshold), "quantize": quantize}
     with complete_file(path) as scratch, float_products(model):
         content = convert(partial(compute, model, threshold=threshold), model, signature, quantize, images)
-        write_marked(scratch, content, about)
+        write_marked(scratch, content, about(model, shape, threshold) | {"quantize": quantize})
 
 
 def _calibration_images(model, shape, quantize, threshold, calibration):

@@ -9,10 +9,9 @@ from keras_glimpse._compat import weights_of
 from keras_glimpse._validation.arguments import check_exportable, check_integers
 from keras_glimpse.export.encoded import EncodedInGraph
 from keras_glimpse.export.files import complete_folder
-from keras_glimpse.export.graphs import cascade_of_batch, cascade_of_one, explain
+from keras_glimpse.export.graphs import about, cascade_of_batch, cascade_of_one, explain
 from keras_glimpse.ops.runtime import ANY, TENSORFLOW
 from keras_glimpse.quantization import float_products
-from keras_glimpse.version import __version__
 
 MAX_PIXELS = 2**26
 
@@ -67,8 +66,7 @@ def export_saved_model(model, path: str | os.PathLike, threshold: float | None =
     """
     check_exportable("export_saved_model", model, threshold)
     check_integers(1, max_pixels=max_pixels)
-    about = {"keras_glimpse": __version__, "image_shape": model.image_shape, "num_classes": model.num_classes}
-    with complete_folder(path, about | {"threshold": threshold and float(threshold)}) as folder:
+    with complete_folder(path, about(model, model.image_shape, threshold)) as folder:
         tf.saved_model.save(weights_of(model), str(folder), _signatures(model, threshold, max_pixels))
 
 
