@@ -3,6 +3,7 @@
 import abc
 import threading
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from keras_glimpse.sources.counting import bytes_asked_for
 
 STRIP = 2**22  # Numbers that are converted to float32 at a time: 16 MiB.
 FAR = 1e6  # As a location
+SAME = 1e-3  # Pixels between places that are taken for one.
 SMALL = 2**15  # Numbers in a matrix that is multiplied by as it is, although most of it is 0.
 
 
@@ -203,7 +205,7 @@ class ImageSource(abc.ABC):
         most = min((stop - first).prod(axis=1).sum(), STRIP) if self.reads_parts else STRIP
         if min(end - corner) < 2 or (end - corner).prod() > most:
             return None
-        box = self.read(0, *corner, *(end - corner))[None]
+        box = self.read(0, *corner, *(end - corner))
         with tf.device("CPU"):
             return np.concatenate([_windows(box, middles - corner, size, scale) for scale in scales], axis=-1)
 
@@ -253,13 +255,33 @@ class ImageSource(abc.ABC):
 def _windows(box, middles, size, scale):
     """Windows of a box around places in its pixels, averaged; so many at a time that memory is bounded."""
     width, parts = size * scale, []
-    most = max(1, STRIP // (width**2 * box.shape[3]))
+    most = max(1, STRIP // (width**2 * box.shape[2]))
+    begins = middles - (width - 1) / 2
+    apart = np.rint(begins - begins.min(axis=0)).astype(int)
+    whole_pixels = np.abs(begins - begins.min(axis=0) - apart).max() < SAME
+    region = _crop(box, begins.min(axis=0)[None], apart.max(axis=0) + width)[0] if whole_pixels else None
     for first in range(0, len(middles), most):
-        begins = middles[first : first + most] - (width - 1) / 2
-        places = np.concatenate([begins, begins + width - 1], axis=1) / np.tile(np.subtract(box.shape[1:3], 1), 2)
-        windows = tf.image.crop_and_resize(box, places, np.zeros(len(places), np.int32), [width, width])
-        parts.append(tf.nn.avg_pool2d(windows, scale, scale, "VALID").numpy())
+        part = slice(first, first + most)
+        if whole_pixels:  # As those of a search are: slices of one crop.
+            windows = np.stack([region[y : y + width, x : x + width] for y, x in apart[part]])
+        else:
+            windows = _crop(box, begins[part], (width, width))
+        parts.append(_mean(windows, scale))
     return np.concatenate(parts)
+
+
+def _crop(box, begins, sides):
+    """Windows of a box of pixels, from places `[n, 2]` on, in its pixels: bilinear, and 0 outside."""
+    places = np.concatenate([begins, begins + np.subtract(sides, 1)], axis=1) / np.tile(np.subtract(box.shape[:2], 1), 2)
+    return tf.image.crop_and_resize(box[None], places, np.zeros(len(places), np.int32), sides).numpy()
+
+
+def _mean(windows, scale):
+    """`[n, height, width, channels]`, averaged `scale` by `scale`. A pooling operation takes ten times as long to be called."""
+    if scale == 1:
+        return windows
+    rows = sum(windows[:, first::scale] for first in range(scale))
+    return sum(rows[:, :, first::scale] for first in range(scale)) / np.float32(scale**2)
 
 
 class Taps(NamedTuple):
@@ -341,6 +363,7 @@ class Axis(NamedTuple):
         sample = pixels * count // scale
         return np.bincount(sample, inside, samples) / np.bincount(sample, minlength=samples)
 
+    @lru_cache(64)
     def parts(self, count: int) -> Taps:
         """Those of `count` equal parts of the image: pixels that lie in two are shared by overlap."""
         edges = np.clip(self.origin + self.factor * np.arange(self.side + 1), 0, self.image)
