@@ -169,7 +169,7 @@ def test_only_our_own_graphs_have_operations_of_tensorflow(make, batch, tmp_path
         monkeypatch.setattr(owner, name, lambda *args: crops.update([name]) or original(*args))
 
     count(tf.image, "crop_and_resize")
-    for name in ("_crop_by_gather", "crop_from"):
+    for name in ("_crop_by_gather", "crop_around"):
         count(crop_module, name)
 
     def made_by(use):
@@ -196,7 +196,7 @@ def test_only_our_own_graphs_have_operations_of_tensorflow(make, batch, tmp_path
         "layer": lambda: tf.function(lambda x: model.crop(x, tf.zeros((64, 2))))(images),
         "whole": lambda: keras.Sequential([model]).predict(images, verbose=0),
     }
-    assert {name: made_by(use) for name, use in others.items()} == dict.fromkeys(others, {"crop_from"})
+    assert {name: made_by(use) for name, use in others.items()} == dict.fromkeys(others, {"crop_around"})
     assert made_by(lambda: tf.function(lambda x: model(x), jit_compile=True)(images)) == {"_crop_by_gather"}
     keras_glimpse.export_saved_model(model, tmp_path / "1")
     served = tf.saved_model.load(tmp_path / "1")

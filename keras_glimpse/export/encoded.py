@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from keras_glimpse.ops.crop import crop_from
+from keras_glimpse.ops.crop import crop_around
 from keras_glimpse.ops.thumbnail import block_mean
 from keras_glimpse.sources.encoded import MARGIN, ORIENTATION, RATIOS, TURNS
 
@@ -78,15 +78,15 @@ class EncodedInGraph(NamedTuple):
         place = tf.where(self.turn[1:], 1 - place, place)  # Of the upright image, in which rows and columns are not reversed.
         place = tf.where(self.turn[0], place[::-1], place)
         sides = tf.cast(self.stored, tf.float32)
-        starts = [place * (sides - 1) - (scale * size - 1) / 2 for scale in scales]
-        corner = tf.floor(place * (sides - 1) - (max(scales) * size - 1) / 2)
+        centre = place * (sides - 1)
+        corner = tf.floor(centre - (max(scales) * size - 1) / 2)
         begin = tf.clip_by_value(corner - MARGIN, 0.0, sides - 1)
         end = tf.clip_by_value(corner + max(scales) * size + 1 + MARGIN, begin + 1, sides)
         box = tf.cast(tf.concat([begin, end - begin], axis=0), tf.int32)
         pixels = tf.cond(self.is_jpeg, lambda: self._cropped(box, channels), lambda: self._cut(box))
         patches = []
-        for scale, start in zip(scales, starts):
-            window = crop_from(pixels[None], (start - begin)[None], scale * size)
+        for scale in scales:
+            window = crop_around(pixels[None], (centre - begin)[None], scale * size)
             patches.append(block_mean(window, (scale, scale))[0])
         patches = [self._upright(patch, (size, size, channels)) for patch in patches]
         return tf.concat(patches, axis=-1)

@@ -55,17 +55,32 @@ def explain(model, images: tf.Tensor, threshold: float | None, runtime: str = AN
 def cascade_of_one(model, images: tf.Tensor, threshold: float | None, runtime: str = ANY) -> dict[str, tf.Tensor]:
     """The cascade for a batch of one, with branches that a runtime takes or skips."""
 
-    def decide(evidence):
-        stage = len(evidence.glimpses)
-        probabilities = tf.nn.softmax(model.combine(evidence))
-        stop = lambda: {"probabilities": probabilities, "exit_stage": tf.constant([stage])}  # noqa: E731
-        if stage == model.active_glimpses:
-            return stop()
-        look = lambda: decide(for_runtime(model.look_again, runtime)(images, evidence))  # noqa: E731
-        return look() if threshold is None else tf.cond(tf.reduce_max(probabilities) >= threshold, stop, look)
+    def answer(evidence):
+        return tf.nn.softmax(model.combine(evidence)), tf.constant([len(evidence.glimpses)])
+
+    def glimpse(evidence, *before):
+        """The answer, and what the next glimpse needs to know, if there is one."""
+        wanted = slice(None if len(evidence.glimpses) + 1 < model.active_glimpses else 2)
+
+        def look():
+            seen = for_runtime(model.look_again, runtime)(images, evidence)
+            return (*answer(seen), seen.glimpses[-1], seen.locations[-1])[wanted]
+
+        def stop():
+            return (*before, tf.zeros_like(evidence.low_res), tf.zeros((1, 2)))[wanted]
+
+        return look() if threshold is None else tf.cond(tf.reduce_max(before[0]) >= threshold, stop, look)
 
     images = model.prepare(images)
-    return decide(for_runtime(model.first_look, runtime)(images))
+    evidence = for_runtime(model.first_look, runtime)(images)
+    probabilities, exit_stage = answer(evidence)
+    # One branch after another, not one in another: before LiteRT runs a branch, it prepares all that is in it.
+    for _ in range(model.active_glimpses):
+        probabilities, exit_stage, *seen = glimpse(evidence, probabilities, exit_stage)
+        if seen:
+            logits, location = seen
+            evidence = evidence._replace(glimpses=(*evidence.glimpses, logits), locations=(*evidence.locations, location))
+    return {"probabilities": probabilities, "exit_stage": exit_stage}
 
 
 def cascade_of_batch(model, images: tf.Tensor, threshold: float | None, runtime: str = ANY) -> dict[str, tf.Tensor]:

@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_glimpse._compat import is_compiled_by_xla
-from keras_glimpse.ops.geometry import array, extent, namespace
+from keras_glimpse.ops.geometry import arange, array, extent, namespace
 from keras_glimpse.ops.runtime import ANY, is_portable
 
 FEW_COLUMNS = 4  # An image of at most so many times the columns of a window is cropped sooner by a matrix than by gathering.
@@ -38,15 +38,16 @@ def crop_window(image: tf.Tensor, location: tf.Tensor, size: int, runtime: str =
            [16., 17., 18.]], dtype=float32)
     """
     location = tf.stop_gradient(tf.cast(location, tf.float32))
-    start = location * extent(ops.shape(image)) - (size - 1) / 2
+    centre = location * extent(ops.shape(image))
     portable = is_portable(runtime)
     by_op = not portable and not is_compiled_by_xla()
     small = all(_are_few(side, size) for side in image.shape[1:3])
     if not by_op and not small and image.shape[0] == 1:
-        image, start = _surroundings(image, start, size)
+        image, centre = _surroundings(image, centre, size)
         small = True
     if portable and small:
-        return crop_from(image, start, size)
+        return crop_around(image, centre, size)
+    start = centre - (size - 1) / 2
     start = tf.where(tf.abs(start) < FAR, start, FAR)  # NaN compares false: nothing is read there.
     return (_crop_by_op if by_op else _crop_by_gather)(image, start, size)
 
@@ -63,31 +64,34 @@ def _crop_by_op(image, start, size):
     return tf.image.crop_and_resize(image, boxes, tf.range(tf.shape(image)[0]), [size, size])
 
 
-def _surroundings(image, start, size):
-    """Of one image, the `size + 1` rows and columns that a window there can read, and where it starts in them.
+def _surroundings(image, centre, size):
+    """Of one image, the `size + 1` rows and columns that a window there can read, and where its centre is in them.
 
     The image is not touched elsewhere, so what follows costs the same however large it is.
     """
     _, height, width, channels = ops.shape(image)
     rows, columns = (namespace(side).minimum(size + 1, side) for side in (height, width))
     most = array([height - rows, width - columns])
-    corner = tf.floor(tf.clip_by_value(start, 0.0, most))
+    corner = tf.floor(tf.clip_by_value(centre - (size - 1) / 2, 0.0, most))
     begin = tf.cast(tf.reshape(tf.pad(corner, [[0, 0], [1, 1]]), [4]), tf.int32)
     last = array([0, height - rows, width - columns, 0], np.int32)
     begin = tf.clip_by_value(begin, 0, last)  # Casting NaN is undefined: stay in bounds.
-    return tf.slice(image, begin, [1, rows, columns, channels]), start - corner
+    return tf.slice(image, begin, [1, rows, columns, channels]), centre - corner
 
 
-def crop_from(image, start, size):
-    """`crop_window` from given pixels `[batch, 2]` on, by matrices."""
-    _, height, width, _ = ops.shape(image)
-    rows, columns = (_moved_away(each, size, side) for each, side in zip(tf.split(start, 2, axis=1), (height, width)))
-    # Written so that no transposition of a matrix is left: the converter would take it into the product, and the kernel of
+def crop_around(image, centre, size):
+    """`crop_window` around given pixels `[batch, 2]`, by matrices."""
+    # In as few operations as can be: before LiteRT runs a branch it prepares each one, which takes longer than to run it.
+    # And so that no transposition of a matrix is left: the converter would take it into the product, and the kernel of
     # TensorFlow's own runtime, with which files are calibrated, then gives wrong answers.
-    rows = _tent(tf.reshape(rows, [-1, 1, size, 1]) - tf.range(height, dtype=tf.float32))
-    columns = _tent(tf.reshape(columns, [-1, 1, 1, size]) - tf.range(width, dtype=tf.float32)[:, None])
+    _, height, width, _ = ops.shape(image)
+    place = tf.reshape(centre, [-1, 2, 1]) + (np.arange(size, dtype=np.float32) - (size - 1) / 2)
+    from_end = _moved_away(array([[height - 1], [width - 1]]) - _moved_away(place))
+    rows, columns = tf.split(from_end, 2, axis=1)
+    rows = _tent(tf.reshape(rows, [-1, 1, size, 1]) - arange(height)[::-1])
+    columns = _tent(tf.reshape(columns, [-1, 1, 1, size]) - arange(width)[::-1, None])
     pixels = tf.transpose(tf.cast(image, tf.float32), [0, 3, 1, 2])
-    return tf.transpose(tf.matmul(tf.matmul(rows, pixels), columns), [0, 2, 3, 1])
+    return tf.transpose(tf.matmul(rows, tf.matmul(pixels, columns)), [0, 2, 3, 1])
 
 
 def _tent(distance):
@@ -95,13 +99,9 @@ def _tent(distance):
     return tf.nn.relu(1.0 - tf.abs(distance))
 
 
-def _moved_away(start, size, side):
-    """`size` places from `start` on, `[batch, size]`; those outside the image so far away that no pixel has a share in them.
-
-    To compare and select would take LiteRT longer.
-    """
-    place = start + tf.range(size, dtype=tf.float32)
-    return place + FAR * (place - tf.clip_by_value(place, 0.0, array(side - 1)))
+def _moved_away(place):
+    """The places, those before the first pixel so far away that no pixel has a share in them."""
+    return tf.nn.leaky_relu(place, FAR)
 
 
 def _crop_by_gather(image, start, size):

@@ -363,7 +363,7 @@ class Axis(NamedTuple):
         sample = pixels * count // scale
         return np.bincount(sample, inside, samples) / np.bincount(sample, minlength=samples)
 
-    @lru_cache(64)
+    @lru_cache(64)  # noqa: B019  An axis is a value.
     def parts(self, count: int) -> Taps:
         """Those of `count` equal parts of the image: pixels that lie in two are shared by overlap."""
         edges = np.clip(self.origin + self.factor * np.arange(self.side + 1), 0, self.image)
