@@ -19,7 +19,7 @@ import keras_glimpse
 from keras_glimpse import data
 
 ROOT = Path(__file__).parent.parent
-NAMES = sorted(path.parent.name for path in keras_glimpse.pretrained_folder().glob("*/model.keras"))
+NAMES = keras_glimpse.pretrained_names()
 
 
 BOARDS = "deeppcb-defects"
@@ -105,7 +105,7 @@ def boards_to_test():
 
 
 def test_unknown_name():
-    with pytest.raises(ValueError, match=r"name must be one of \[.*\]; got 'imagenet'"):
+    with pytest.raises(ValueError, match=r"name must be hf://user/name or one of \[.*'mnist'\]; got 'imagenet'"):
         keras_glimpse.load_pretrained("imagenet")
 
 
@@ -134,11 +134,9 @@ def test_they_are_small():
         assert sum(path.stat().st_size for path in files) < limit
 
 
-def test_a_file_that_has_code_in_it_is_refused(tmp_path, monkeypatch):
+def test_a_file_that_has_code_in_it_is_refused(make_model, tmp_path, monkeypatch):
     (tmp_path / "evil").mkdir()
-    keras.Sequential([keras.Input((2,)), keras.layers.Lambda(lambda values: values + 1)]).save(
-        tmp_path / "evil" / "model.keras"
-    )
+    make_model(preprocess=keras.layers.Lambda(lambda images: images + 1)).save(tmp_path / "evil" / "model.keras")
     monkeypatch.setattr("keras_glimpse.pretrained.pretrained_folder", lambda: tmp_path)
     with pytest.raises(ValueError, match="[Ll]ambda"):
         keras_glimpse.load_pretrained("evil")
