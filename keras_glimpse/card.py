@@ -7,7 +7,6 @@ from keras_glimpse import hub
 from keras_glimpse._validation.arguments import check_built_classifier, check_exportable
 from keras_glimpse.cascade.curve import CascadeCurve
 from keras_glimpse.cascade.macs import known_stage_macs
-from keras_glimpse.version import __version__
 
 TAGS = ["keras-glimpse", "early-exit"]
 TASK = "image-classification"
@@ -79,7 +78,6 @@ def model_card(
         "\n".join(fill(f"- **{what}**: {fact}", 128, subsequent_indent="  ") for what, fact in bullets.items() if fact),
         notes,
         *(f"## {runtime}\n\n{example}" for runtime, example in _examples(model, name, title, f"{threshold:.4g}").items()),
-        f"Written by keras_glimpse {__version__}.",
     ]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
@@ -189,7 +187,7 @@ model = keras_glimpse.load_pretrained("{name}")
 images = np.zeros({shape}, "uint8")
 floats = images.astype("float32"){scale}
 result = keras_glimpse.cascade_predict(model, floats, threshold={threshold})
-print(result.probabilities, result.locations, result.exit_stage)
+print(result.probabilities, result.exit_stage)
 ```"""
 
 

@@ -13,12 +13,12 @@ class Hub(ThreadingHTTPServer):
 
     Attributes:
         repositories: Dictionary from `user/name` to its commits, each a dictionary from paths to contents.
-        fails: Boolean, whether the Hub has a fault, and takes no commits.
+        refuses: Boolean, whether the user may not write.
     """
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.repositories, self.fails, self.url = {}, False, f"http://127.0.0.1:{self.server_port}"
+        self.repositories, self.refuses, self.url = {}, False, f"http://127.0.0.1:{self.server_port}"
 
     def __enter__(self):
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -53,8 +53,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def _commit(self, repo, lines):
         files = {line["value"]["path"]: base64.b64decode(line["value"]["content"]) for line in lines if line["key"] == "file"}
-        if self.server.fails:
-            return self._send({"error": "Internal error."}, 500)
+        if self.server.refuses:
+            return self._send({"error": "You may not write here."}, 403)
         commits = self.server.repositories[repo]
         commits.append(commits[-1] | files)
         return self._send({"success": True, "commitOid": _oid(commits), "commitUrl": f"{self.server.url}/{repo}/commit/x"})
