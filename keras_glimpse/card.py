@@ -69,7 +69,7 @@ def model_card(
     check_built_classifier("model_card", model)
     title = (hub.repository_of(name) if hub.is_on_hub(name) else name).split("/")[-1]
     _check_measured(model, errors, cascade)
-    bullets = _of_model(model) | {"Data": data} | _measured(errors, cascade) | dict(facts or {}) | {"License": license}
+    bullets = _of_model(model) | {"Data": data} | _measured(errors, cascade) | {"License": license} | dict(facts or {})
     threshold = USUAL_THRESHOLD if cascade is None else float(cascade.thresholds[0])
     parts = [
         f"---\n{_metadata(model, title, license, dataset, errors)}\n---",
@@ -103,17 +103,15 @@ def _metadata(model, title, license, dataset, errors):
     if dataset and errors is not None and len(errors) > model.active_glimpses:
         accuracy = round(1 - float(errors[model.active_glimpses]), 6)
         results.append(library.EvalResult(TASK, dataset, dataset, "accuracy", accuracy))
-    data = library.ModelCardData(
+    return library.ModelCardData(
         library_name="keras",
         license=license,
         pipeline_tag=TASK,
         tags=TAGS,
         metrics=["accuracy"] if errors is not None else None,
-        model_name=title,
+        model_name=title if results else None,
         eval_results=results or None,
-    )
-    data.model_name = data.model_name if results else None  # Else it would stand there by itself.
-    return data.to_yaml()
+    ).to_yaml()
 
 
 def _of_model(model):

@@ -75,7 +75,7 @@ def _clear_errors(what: str) -> Iterator[None]:
         yield
     except errors.RepositoryNotFoundError as error:
         raise FileNotFoundError(
-            f"{what}: {constants.ENDPOINT} has no such repository, or it is private and `hf auth login` was not run."
+            f"{what}: {constants.ENDPOINT} has no such repository, or it is private and you did not log in (`hf auth login`)."
         ) from error
     except (OSError, errors.HTTPError) as error:  # The latter is the base class of what its HTTP client raises.
         raise OSError(f"{what} at {constants.ENDPOINT}: {error}") from error

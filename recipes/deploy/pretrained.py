@@ -157,7 +157,8 @@ def described_digits(row, result: dict, stopped: dict) -> dict:
 
 
 def digits_to_export(model, threshold: float, data_dir: Path | None) -> tuple:
-    return images_of(model, mnist_digits())
+    test, digits = images_of(model, mnist_digits(), count=20_000)
+    return test, calibration_images(model, threshold, digits, count=2000)
 
 
 # ---- Boards ----
@@ -225,17 +226,22 @@ def best_glimpses(model, held_out) -> int:
 
 
 def boards_to_export(model, threshold: float, data_dir: Path | None) -> tuple:
-    """Calibrated by images held out: those that need most glimpses, since few need all, and others at regular distances."""
+    """Calibrated by images held out."""
     task = tasks.load("board", data_dir)
-    seeds, half = tf.reshape(tf.range(2 * TURNS), (TURNS, 2)), CALIBRATION // 2
+    seeds = tf.reshape(tf.range(2 * TURNS), (TURNS, 2))
     boards = np.concatenate([batch for seed in seeds for batch, _ in turned(task.validation, seed).dataset()])
-    stages = cascade_predict(model, boards, threshold, batch_size=50).exit_stage
-    hardest, others = np.split(np.argsort(-stages, kind="stable"), [half])
-    chosen = [*hardest, *others[np.linspace(0, len(others) - 1, half, dtype=int)]]
-    return (np.stack([task.test[n] for n in range(len(task.test))]), task.test.labels), boards[chosen]
+    test = np.stack([task.test[n] for n in range(len(task.test))]), task.test.labels
+    return test, calibration_images(model, threshold, boards, CALIBRATION)
 
 
 # ---- Both ----
+
+
+def calibration_images(model, threshold: float, images, count: int):
+    """So many of the images: half are those that need most glimpses, since few need all, others at regular distances."""
+    stages = cascade_predict(model, images, threshold, batch_size=50).exit_stage
+    hardest, others = np.split(np.argsort(-stages, kind="stable"), [count // 2])
+    return images[[*hardest, *others[np.linspace(0, len(others) - 1, count // 2, dtype=int)]]]
 
 
 def read(path: Path, *results: Path, missing: str) -> tuple:
