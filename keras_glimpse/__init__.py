@@ -5,6 +5,7 @@ It implements "On Learning Where To Look" (Ranzato, 2014) for TensorFlow and Ker
 
 from keras_glimpse import _backend  # noqa: F401, I001  First: it says what is missing.
 from keras_glimpse import data as data
+from keras_glimpse.card import model_card as model_card
 from keras_glimpse.cascade.predict import CascadePrediction as CascadePrediction
 from keras_glimpse.cascade.predict import cascade_predict as cascade_predict
 from keras_glimpse.cascade.sources import SourcePrediction as SourcePrediction
@@ -33,6 +34,7 @@ from keras_glimpse.pictures import draw_glimpses as draw_glimpses
 from keras_glimpse.pictures import draw_map as draw_map
 from keras_glimpse.pretrained import load_pretrained as load_pretrained
 from keras_glimpse.pretrained import pretrained_folder as pretrained_folder
+from keras_glimpse.pretrained import pretrained_names as pretrained_names
 from keras_glimpse.sources.arrays import ArrayImage as ArrayImage
 from keras_glimpse.sources.encoded import EncodedImage as EncodedImage
 from keras_glimpse.sources.image import ImageSource as ImageSource

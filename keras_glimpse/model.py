@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Sequence
+from functools import partial
 
 import keras
 import numpy as np
@@ -18,6 +19,8 @@ from keras_glimpse._validation.arguments import (
     integers,
 )
 from keras_glimpse.attributes import Fixed
+from keras_glimpse.card import model_card
+from keras_glimpse.hub import is_on_hub, upload
 from keras_glimpse.layers import (
     Backbone,
     ConvGlimpseNet,
@@ -400,16 +403,24 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         made = {"location_heads": "location_head", "low_res_net": "low_res_net", "glimpse_nets": "glimpse_net"}
         return tuple(name for name in made if not self._of_user[made[name]])
 
-    def save(self, filepath, *args, **kwargs):
+    def save(self, filepath, *args, card: str | None = None, **kwargs):
         """Saves the model to a `.keras` file, as `keras.Model.save` does; `keras.models.load_model` loads it.
 
+        Or to the Hugging Face Hub, `hf://user/name`, with a model card, in one commit; `load_pretrained` and
+        `keras.models.load_model` load it. Requires `pip install keras-glimpse[hub]` and `hf auth login`.
+
         Args:
-            filepath: String or path that ends in `.keras`.
+            filepath: String or path that ends in `.keras`, or a string `hf://user/name`.
             *args: Other arguments of `keras.Model.save`.
+            card: Optional string, the model card for the Hub, from `model_card`. Defaults to `None`, a card of what is known
+                from the model.
             **kwargs: Other arguments of `keras.Model.save`: `overwrite`, `zipped`.
 
         Raises:
-            ValueError: If the path ends in `.h5` or `.hdf5`, which cannot store a subclassed model.
+            ValueError: If the path ends in `.h5` or `.hdf5`, which cannot store a subclassed model; if it starts with `hf://`
+                and is not `hf://user/name`, or the model is not built; or if there is a card and it does not.
+            ImportError: If it starts with `hf://` and huggingface_hub is not installed.
+            OSError: If the Hub cannot be reached, or refuses.
 
         Example:
         >>> import tempfile
@@ -420,6 +431,11 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         >>> keras.models.load_model(path).num_glimpses
         2
         """
+        if is_on_hub(filepath):
+            card = model_card(self, filepath) if card is None else card
+            return upload(filepath, card, partial(super().save, **{"zipped": False} | kwargs))
+        if card is not None:
+            raise ValueError(f"card is for the Hub: expected hf://user/name with it; got {filepath}")
         if os.fspath(filepath).endswith((".h5", ".hdf5")):
             raise ValueError(f"Expected a path that ends in .keras, since .h5 cannot hold a subclassed model; got {filepath}")
         return super().save(filepath, *args, **kwargs)

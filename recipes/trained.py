@@ -11,7 +11,7 @@ HELP = "name of a model in saved_models/, or a .keras file of a GlimpseClassifie
 
 def load(model: str | Path) -> keras_glimpse.GlimpseClassifier:
     """The pretrained model of this name, or that of a file; FileNotFoundError, TypeError or ValueError if it is none."""
-    names = sorted(path.parent.name for path in keras_glimpse.pretrained_folder().glob("*/model.keras"))
+    names = keras_glimpse.pretrained_names()
     if str(model) in names:
         return keras_glimpse.load_pretrained(str(model))
     if not Path(model).is_file():

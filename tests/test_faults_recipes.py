@@ -26,7 +26,7 @@ NAMES = {
 PATHS = {name: path for path, name in NAMES.items()}  # As they are imported.
 PROGRAMS = sorted(name for name, path in PATHS.items() if "__main__" in path.read_text())
 SCRIPTS = [name for name in PROGRAMS if "." not in name]
-SHIPPED = sorted(path.parent.name for path in keras_glimpse.pretrained_folder().glob("*/model.keras"))
+SHIPPED = keras_glimpse.pretrained_names()
 BOARDS = "deeppcb-defects"
 DIGITS = [name for name in SHIPPED if name != BOARDS]
 

@@ -18,11 +18,11 @@ PUBLIC = {
     *("export_saved_model", "export_litert", "export_onnx", "check_file"),
     *("open_image", "ImageSource", "UnreadableImage", "SourcePrediction", "predict_to_csv"),
     *("ArrayImage", "EncodedImage", "MapImage", "SlideImage"),
-    *("draw_glimpses", "draw_map", "load_pretrained", "pretrained_folder", "data"),
+    *("draw_glimpses", "draw_map", "load_pretrained", "pretrained_folder", "pretrained_names", "model_card", "data"),
 }
 OF_DATA = {"Digits", "Epoch", "Splits", "embedded_digits", "jittered", "jittered_mnist", "mnist", "mnist_digits", "plain"}
 MODULES = {"cascade", "evidence", "export", "layers", "model", "networks", "ops", "attributes", "tracing", "training"}
-MODULES |= {"command", "sources", "pictures", "pretrained", "quantization", "version"}
+MODULES |= {"card", "command", "hub", "sources", "pictures", "pretrained", "quantization", "version"}
 
 
 def imports(source: str):

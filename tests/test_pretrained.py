@@ -10,6 +10,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pretrained
 import pytest
 import tensorflow as tf
 from images import tasks
@@ -19,7 +20,7 @@ import keras_glimpse
 from keras_glimpse import data
 
 ROOT = Path(__file__).parent.parent
-NAMES = sorted(path.parent.name for path in keras_glimpse.pretrained_folder().glob("*/model.keras"))
+NAMES = keras_glimpse.pretrained_names()
 
 
 BOARDS = "deeppcb-defects"
@@ -105,7 +106,7 @@ def boards_to_test():
 
 
 def test_unknown_name():
-    with pytest.raises(ValueError, match=r"name must be one of \[.*\]; got 'imagenet'"):
+    with pytest.raises(ValueError, match=r"name must be hf://user/name or one of \[.*'mnist'\]; got 'imagenet'"):
         keras_glimpse.load_pretrained("imagenet")
 
 
@@ -134,11 +135,39 @@ def test_they_are_small():
         assert sum(path.stat().st_size for path in files) < limit
 
 
-def test_a_file_that_has_code_in_it_is_refused(tmp_path, monkeypatch):
+def test_a_file_that_has_code_in_it_is_refused(make_model, tmp_path, monkeypatch):
     (tmp_path / "evil").mkdir()
-    keras.Sequential([keras.Input((2,)), keras.layers.Lambda(lambda values: values + 1)]).save(
-        tmp_path / "evil" / "model.keras"
-    )
+    make_model(preprocess=keras.layers.Lambda(lambda images: images + 1)).save(tmp_path / "evil" / "model.keras")
     monkeypatch.setattr("keras_glimpse.pretrained.pretrained_folder", lambda: tmp_path)
     with pytest.raises(ValueError, match="[Ll]ambda"):
         keras_glimpse.load_pretrained("evil")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_they_know_their_classes(name):
+    with zipfile.ZipFile(keras_glimpse.pretrained_folder() / name / "model.keras") as file:
+        names = json.loads(file.read("config.json"))["config"]["class_names"]
+    assert names == card_of(name)["class_names"] == (["clean", "defective"] if name == BOARDS else list("0123456789"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_cards_are_those_that_the_recipe_writes(name):
+    card = pretrained.card(keras_glimpse.load_pretrained(name), card_of(name))
+    assert card == (keras_glimpse.pretrained_folder() / name / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_refreshed_model_is_the_same(tmp_path, monkeypatch):
+    """Made of what is in its folder alone; of that, only `model.keras` is another file."""
+    shutil.copytree(keras_glimpse.pretrained_folder() / "mnist", tmp_path / "mnist")
+    written = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    before = keras_glimpse.load_pretrained("mnist").get_weights()
+    for module in ("keras_glimpse.pretrained", "pretrained"):
+        monkeypatch.setattr(f"{module}.pretrained_folder", lambda: tmp_path)
+    monkeypatch.setattr(pretrained, "one_thread", lambda: None)  # TensorFlow has started.
+    monkeypatch.setattr(sys, "argv", ["pretrained.py", "--refresh", "--model", "mnist"])
+    pretrained.main()
+    for old, new in zip(before, keras_glimpse.load_pretrained("mnist").get_weights(), strict=True):
+        np.testing.assert_array_equal(new, old)
+    assert [path.name for path, content in written.items() if path.read_bytes() != content] == ["model.keras"]

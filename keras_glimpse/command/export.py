@@ -20,7 +20,7 @@ EXAMPLES = """\
 def add_to(commands) -> None:
     about = "Export a model, with the early exit inside the file if there is a threshold."
     parser = add_command(commands, "export", export, about, EXAMPLES, "nothing was written")
-    parser.add_argument("model", metavar="MODEL", help="a .keras file, or the name of a model of the package")
+    parser.add_argument("model", metavar="MODEL", help="a .keras file, the name of a model of the package, or hf://user/name")
     kind = parser.add_mutually_exclusive_group(required=True)
     kind.add_argument("--saved-model", metavar="DIR", type=Path, help="for TensorFlow Serving; takes images of any size")
     kind.add_argument("--litert", metavar="FILE", type=Path, help="for phones and browsers")

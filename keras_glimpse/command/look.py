@@ -21,7 +21,7 @@ def add_to(commands) -> None:
     about = "Classify images, of which only what is looked at is read."
     interrupted = "with --csv, the same command goes on where this one stopped"
     parser = add_command(commands, "look", look, about, EXAMPLES, interrupted)
-    parser.add_argument("model", metavar="MODEL", help="a .keras file, or the name of a model of the package")
+    parser.add_argument("model", metavar="MODEL", help="a .keras file, the name of a model of the package, or hf://user/name")
     parser.add_argument("files", metavar="FILE", nargs="+", help="an image, or a folder: all files in it are looked at")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the results there as they come; go on if it exists")
     parser.add_argument("--draw", type=Path, metavar="FOLDER", help="draw there where the model looked in each image")

@@ -9,6 +9,7 @@ import keras
 
 from keras_glimpse._validation.arguments import check_built_classifier
 from keras_glimpse.export.integrity import check_file
+from keras_glimpse.hub import is_on_hub
 from keras_glimpse.pretrained import load_pretrained
 
 PROGRAM = "keras-glimpse"
@@ -77,8 +78,8 @@ def files_of(paths: Iterable[str]) -> list[str]:
 
 
 def load(model: str) -> keras.Model:
-    """The model of a file, or one that is part of the package."""
-    if not model.endswith(".keras"):
+    """The model of a file, one that is part of the package, or one from the Hub."""
+    if is_on_hub(model) or not model.endswith(".keras"):
         return load_pretrained(model)
     check_file(model)
     loaded = keras.models.load_model(model, compile=False)

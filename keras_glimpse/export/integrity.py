@@ -14,7 +14,8 @@ import keras
 # What the exporters tell of a file: in the folder of a SavedModel that TensorFlow leaves to others; in a zip archive behind a
 # `.tflite` file, as the files that belong to LiteRT's own metadata are.
 MARK, ASSETS = "keras_glimpse.json", "assets.extra"
-PARTS = ("metadata.json", "config.json", "model.weights.h5")
+CONFIG, WEIGHTS = "config.json", "model.weights.h5"
+PARTS = ("metadata.json", CONFIG, WEIGHTS)
 NAMES = ("module", "class_name", "registered_name")
 MOST_PACKED = 100  # Largest plausible compression ratio; Keras stores without compression.
 # Each counts units with at least one weight.
@@ -29,13 +30,14 @@ def check_file(path: str | os.PathLike) -> None:
 
     - for a `.keras` file, that its parts are complete and match their checksums, and that the weights can be read and are at
       least as many as the configuration implies;
+    - for the folder that `save(path, zipped=False)` writes, the same without checksums, which it does not have;
     - for a `.tflite` file or a SavedModel, that it matches the SHA-256 recorded by `export_litert` or `export_saved_model`.
 
     This detects damage, not tampering: whoever can change a file can change its checksums.
 
     Args:
-        path: String or path of a `.keras` file, a `.tflite` file written by `export_litert`, or the folder of a SavedModel
-            written by `export_saved_model`.
+        path: String or path of a `.keras` file or such a folder, a `.tflite` file written by `export_litert`, or the folder of
+            a SavedModel written by `export_saved_model`.
 
     Raises:
         FileNotFoundError: If `path` does not exist.
@@ -52,13 +54,24 @@ def check_file(path: str | os.PathLike) -> None:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"There is no such file: {path}")
-    check = _check_saved_model if path.is_dir() else {".keras": _check_keras, ".tflite": _check_litert}.get(path.suffix)
+    if path.is_dir():
+        check = _check_keras_folder if (path / CONFIG).is_file() else _check_saved_model
+    else:
+        check = {".keras": _check_keras, ".tflite": _check_litert}.get(path.suffix)
     if check is None:
         raise ValueError(f"Expected a .keras file, a .tflite file or the folder of a SavedModel; got {path}")
     try:
         check(path)
     except Exception as error:  # Parsers raise whatever they stumble on.
         raise ValueError(f"{path} is corrupt: {error or type(error).__name__}") from error
+
+
+def config_of(path: Path) -> dict:
+    """The configuration in a `.keras` file, or in a folder with its parts."""
+    if path.is_dir():
+        return json.loads((path / CONFIG).read_bytes())
+    with zipfile.ZipFile(path) as file:
+        return json.loads(file.read(CONFIG))
 
 
 def files_in(folder: Path) -> list[str]:
@@ -80,10 +93,21 @@ def _check_keras(path):
         corrupt = file.testzip()
         if corrupt:
             raise ValueError(f"the checksum of {corrupt} is wrong.")
-        config = json.loads(file.read("config.json"))
-        numbers = _count_weights(file.read("model.weights.h5"))
+        weights = file.read(WEIGHTS)
+    _check_parts(config_of(path), weights)
+
+
+def _check_keras_folder(path):
+    for part in PARTS:
+        if not (path / part).is_file():
+            raise ValueError(f"{part} is missing.")
+    _check_parts(config_of(path), (path / WEIGHTS).read_bytes())
+
+
+def _check_parts(config, weights: bytes):
     if not isinstance(config, dict) or not {"class_name", "config"} <= config.keys():
         raise ValueError("config.json is not that of a Keras model.")
+    numbers = _count_weights(weights)
     for node in _nodes(config):
         _check_node(node, numbers)
 

@@ -56,11 +56,11 @@ def one_thread():
     tf.config.threading.set_inter_op_parallelism_threads(1)
 
 
-def images_of(model, digits: data.Digits) -> tuple:
-    """Test images and their labels, and images to calibrate by."""
+def images_of(model, digits: data.Digits, count: int = CALIBRATION) -> tuple:
+    """Test images and their labels, and so many training images to calibrate by."""
     splits = splits_for(model.image_shape, digits)
     test = [np.concatenate(parts) for parts in zip(*splits.test.as_numpy_iterator())]
-    return test, next(splits.train.unbatch().batch(CALIBRATION).as_numpy_iterator())[0]
+    return test, next(splits.train.unbatch().batch(count).as_numpy_iterator())[0]
 
 
 def export_all(model, threshold: float, test, calibration, folder: Path, wanted=None) -> list[dict]:
