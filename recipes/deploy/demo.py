@@ -7,7 +7,7 @@
 
 Then open http://127.0.0.1:8000, and choose, drop or paste a picture, take one with the camera, or draw one if it is small and
 grey. Nothing leaves this machine: the server answers only it, and the page's content security policy allows requests to where
-the page came from only. It runs LiteRT files by LiteRT.js (WebAssembly, one thread): for each threshold that of `export_litert`,
+the page came from only. The page runs files by LiteRT.js (WebAssembly, one thread): for each threshold that of `export_litert`,
 whose cascade skips the work that it does not need, and one that looks at everything and tells what it saw. LiteRT.js comes from
 npm, once; afterwards no network is needed. The camera needs https, or this machine.
 
@@ -55,9 +55,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("model", nargs="?", default="runs/quickstart/model.keras", help=f"{HELP}; default %(default)s")
     parser.add_argument("--size", type=at_least(1), nargs=2, metavar=("HEIGHT", "WIDTH"), help="for a model of any size")
-    parser.add_argument(
-        "--thresholds", type=threshold, nargs="+", default=THRESHOLDS, help="to choose from; default %(default)s"
-    )
+    parser.add_argument("--thresholds", type=threshold, nargs="+", default=THRESHOLDS, help="default %(default)s")
     parser.add_argument("--class-names", nargs="+", metavar="NAME", help="instead of those that the model has")
     parser.add_argument("--examples", type=Path, help=f"folder, of which the first {EXAMPLES} pictures can be tried by a click")
     parser.add_argument("--build", type=Path, metavar="FOLDER", help="write the page as static files, and serve nothing")
@@ -68,10 +66,12 @@ def main():
         model, examples = load(args.model), pictures_in(args.examples) if args.examples else []
         if args.class_names:
             model.class_names = args.class_names
+        image_shape(model, args.size)  # Raises before LiteRT.js is fetched.
         folder = args.build or Path(scratch) / "page"
         build(model, folder, litertjs(args.litertjs), args.size, args.thresholds, examples)
         if args.build:
-            return print(f"Wrote {folder}/")
+            print(f"Wrote {folder}/")
+            return
         with server(folder, args.port) as pages:
             print(f"Open http://127.0.0.1:{pages.server_port} in a browser; Ctrl+C ends the server.", flush=True)
             pages.serve_forever()
@@ -158,7 +158,7 @@ def costs(model, shape: tuple) -> dict | None:
 
 
 def macs_everywhere(model, shape: tuple) -> tuple[int, str]:
-    """What the first glimpse's network would cost on all of an image at the finest scale of its patches, and how it was counted.
+    """What the first glimpse's network would cost on all of an image at the finest scale, and how that is counted.
 
     Convolutions go over the image once. Other networks look at patches side by side, as many as cover the image.
     """

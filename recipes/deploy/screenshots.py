@@ -3,7 +3,7 @@
     pip install -e ".[recipes,demo]"                              # and Chromium, and npm
     python recipes/deploy/screenshots.py --data-dir ../DeepPCB    # two minutes
 
-The boards are of DeepPCB's official test split: the first that stop after 0, 1, ... glimpses, two of each. Each is shown 25 times.
+The boards are of DeepPCB's official test split: the first that stop after 0, 1, ... glimpses, two of each, shown 25 times.
 """
 
 import argparse

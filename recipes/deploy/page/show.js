@@ -80,7 +80,7 @@ function meters(probabilities) {
   const shown = names.length > ALL ? sorted.slice(0, SOME) : sorted.toSorted((a, b) => a - b);
   return shown.map(c => {
     const meter = bar(names[c], probabilities[c], percent(probabilities[c]));
-    const value = {ariaLabel: names[c], ariaValueMin: 0, ariaValueMax: 1, ariaValueNow: probabilities[c]};
+    const value = {ariaLabel: names[c], ariaValueMin: 0, ariaValueMax: 1, ariaValueNow: probabilities[c].toFixed(6)};
     if (c === sorted[0]) meter.classList.add("best");
     return Object.assign(meter, {role: "meter", ariaValueText: percent(probabilities[c]), ...value});
   });
