@@ -181,9 +181,12 @@ def test_bad_models(refused, tmp_path):
 
 
 def test_bad_options(demo, model, colour, refused, tmp_path, monkeypatch, capsys):
-    four = GlimpseClassifier(3)
+    four, quantized = (GlimpseClassifier(3, hidden_units=8) for _ in range(2))
     four.build((None, 20, 20, 4))
-    monkeypatch.setattr(demo, "load", {"digits": model, "colour": colour, "four": four}.get)
+    quantized.build((None, 20, 20, 3))
+    quantized.quantize("int8")
+    monkeypatch.setattr(demo, "load", {"digits": model, "colour": colour, "four": four, "quantized": quantized}.get)
+    assert "Expected a model that was not quantized" in refused("quantized")
     assert "images with one channel or three; got images (20, 20, 4)" in refused("four")
     assert "--size HEIGHT WIDTH is for models of images of any size" in refused("digits", "--size", 20, 20)
     assert "got (None, None, 3)" in refused("colour")

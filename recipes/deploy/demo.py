@@ -107,6 +107,8 @@ def image_shape(model, size) -> tuple[int, int, int]:
     *sides, channels = model.image_shape
     if channels not in (1, 3):
         raise ValueError(f"Expected a model of images with one channel or three; got images {model.image_shape}.")
+    if any(variable.dtype == "int8" for variable in model.variables):
+        raise ValueError("Expected a model that was not quantized; export_litert(quantize=...) makes the small files.")
     if (None in sides) == (size is None):
         raise ValueError(f"--size HEIGHT WIDTH is for models of images of any size, and needed there; got {model.image_shape}.")
     return *(size or sides), channels
