@@ -493,6 +493,10 @@ def test_the_camera_is_on_only_while_one_looks_through_it(photos):
     photos.keyboard.press("Escape")
     ready(photos)
     assert states() == ["ended"]
+    photos.evaluate("() => { navigator.mediaDevices.getUserMedia = async () => { throw new Error('not allowed'); }; }")
+    photos.get_by_role("button", name="Use the camera").click()
+    ready(photos)
+    assert photos.inner_text("#what") == "The camera cannot be used. (not allowed)"
 
 
 @pytest.mark.slow
@@ -511,14 +515,13 @@ def test_by_keyboard_alone(digits):
         if reached[-1] == "threshold":
             before = digits.input_value("#threshold")
             digits.keyboard.press("ArrowUp")
-            digits.keyboard.press("Enter")
             ready(digits)
             assert {before, digits.input_value("#threshold")} == {"60 %", "95 %"}
             break
     assert {"file", "camera", "clear", "example", "fit", "invert", "threshold"} <= {*reached}
     digits.locator("#file").focus()
     with digits.expect_file_chooser():
-        digits.keyboard.press("Enter")
+        digits.keyboard.press("Space")
     outline = digits.eval_on_selector(".button:focus-within", "label => getComputedStyle(label).outlineStyle")
     assert outline == "solid"
 

@@ -7,8 +7,9 @@ import {blank, frame, show} from "./show.js";
 const DIGIT = 20;  // Pixels: the height of MNIST's digits.
 const $ = selector => document.querySelector(selector);
 const {cascades, drawable, examples, image: {height, width, channels}} = about;
-const ways = ["choose, drop or paste a picture", cameraIsAvailable && "use the camera", drawable && "draw here", examples.length && "try an example"];
-const HINT = `To begin: ${ways.filter(Boolean).join(", ")}.`;
+const WAYS = {"choose, drop or paste a picture": true, "use the camera": cameraIsAvailable, "draw here": drawable,
+  "try an example": examples.length};
+const HINT = `To begin: ${Object.keys(WAYS).filter(way => WAYS[way]).join(", ")}.`;
 
 let picture, strokes = [];  // What is on the canvas is the picture if there is one, else the strokes.
 let explaining, loaded = {};  // Files: that one, and the cascades by threshold.
@@ -49,22 +50,22 @@ function begin() {
 
 // ---- Pictures: a file, from the clipboard, dropped, an example, or from the camera ----
 
-// Shows the picture that `get` promises, if it gives one.
-const use = (get, name) => enqueue(async () => {
-  const got = await get().catch(error => { throw new Error(`${name} is no picture that this browser can show. (${error.message})`); });
+// Shows the picture that `get` promises, if it gives one; `otherwise` is said if it fails.
+const use = (get, otherwise) => enqueue(async () => {
+  const got = await get().catch(error => { throw new Error(`${otherwise} (${error.message})`); });
   if (!got) return;
   picture = got;
   changed();
 });
 
-const useFile = file => file && use(() => createImageBitmap(file), file.name);
+const useFile = file => file && use(() => createImageBitmap(file), `${file.name} is no picture that this browser can show.`);
 
 function makeExamples() {
   for (const {name, file} of examples) {
     const button = document.createElement("button"), image = new Image();
     [image.src, image.alt] = [file, name];
     button.append(image);
-    button.onclick = () => use(async () => createImageBitmap(await (await fetch(file)).blob()), name);
+    button.onclick = () => use(async () => createImageBitmap(await (await fetch(file)).blob()), `${name} cannot be shown.`);
     $("#examples").append(button);
   }
 }
@@ -81,7 +82,7 @@ function receivePictures() {
     useFile(files(event.dataTransfer));
   });
   $("#camera").hidden = !cameraIsAvailable;
-  $("#camera").onclick = () => use(takePicture, "What the camera sees");
+  $("#camera").onclick = () => use(takePicture, "The camera cannot be used.");
 }
 
 // ---- Drawing ----

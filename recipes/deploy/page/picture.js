@@ -6,7 +6,8 @@ const {height, width, channels, largest} = about.image;
 export const canvas = document.querySelector("#canvas");
 [canvas.width, canvas.height] = [width, height];
 const context = canvas.getContext("2d", {willReadFrequently: true});
-Object.assign(context, {imageSmoothingQuality: "high", strokeStyle: "#fff", lineWidth: PEN, lineCap: "round", lineJoin: "round"});
+Object.assign(context, {strokeStyle: "#fff", lineWidth: PEN, lineCap: "round", lineJoin: "round"});
+context.imageSmoothingQuality = "high";
 
 function fill(colour) {
   context.fillStyle = colour;

@@ -35,7 +35,8 @@ function tell({probabilities, milliseconds}, stop, threshold) {
   const most = Math.max(...probabilities);
   const after = stop ? `after ${stop} glimpse${stop > 1 ? "s" : ""}` : "by the thumbnail alone";
   $("#answer").textContent = names[probabilities.indexOf(most)];
-  $("#what").textContent = `${percent(most)} sure, ${after}${most < threshold ? ": not enough, but there is no more to see" : ""}`;
+  const missed = most < threshold ? ": not enough, but there is no more to see" : "";
+  $("#what").textContent = `${percent(most)} sure, ${after}${missed}`;
   $("#spent").textContent = `${milliseconds.toFixed(1)} ms in this browser`;
 }
 
@@ -47,8 +48,9 @@ function tellCosts(stop) {
   const spans = {here: spent, everywhere};
   const bars = Object.entries(spans).map(([name, cost]) => bar(name, cost / longest, compact(cost)));
   bars[0].classList.add("spent");
-  $("#costs").replaceChildren(...bars, make("p", {}, `Looking everywhere is what the network of a glimpse \
-would take for all of the image, at the finest scale that it sees: ${how}, ${everywhere.toLocaleString("en")} multiply–accumulates.`));
+  const explained = `Looking everywhere is what the network of a glimpse would take for all of the image, at the finest scale \
+that it sees: ${how}, ${everywhere.toLocaleString("en")} multiply–accumulates.`;
+  $("#costs").replaceChildren(...bars, make("p", {}, explained));
 }
 
 function bar(name, share, text) {
@@ -65,7 +67,8 @@ function stages(seen, shapes, glimpses, stop) {
   const pictures = [[thumbnail], ...glimpses.map(glimpse => glimpse.patches.map(patch => patch.picture))];
   return pictures.map((figures, n) => {
     const [kind, badge] = n < stop ? ["", "not sure yet"] : n === stop ? ["stopped", "stopped here"] : ["skipped", "skipped"];
-    const header = make("header", {}, make("h2", {}, n ? `Glimpse ${n}` : "Thumbnail"), make("span", {className: "badge"}, badge));
+    const title = make("h2", {}, n ? `Glimpse ${n}` : "Thumbnail");
+    const header = make("header", {}, title, make("span", {className: "badge"}, badge));
     const probabilities = seen.stage_probabilities.subarray(n * names.length, (n + 1) * names.length);
     const card = make("article", {className: `stage ${kind}`}, header, make("div", {className: "pictures"}, ...figures),
       ...meters(probabilities));
@@ -103,7 +106,8 @@ function glimpsesOf(seen, shapes) {
 const describe = ({n, x, y}) => `Glimpse ${n} at ${Math.round(x)} pixels from the left and ${Math.round(y)} from the top.`;
 
 function picture(values, width, height, channels, caption, name) {
-  const canvas = make("canvas", {width, height, role: "img", ariaLabel: `${name}, ${caption}`}), image = new ImageData(width, height);
+  const canvas = make("canvas", {width, height, role: "img", ariaLabel: `${name}, ${caption}`});
+  const image = new ImageData(width, height);
   for (let i = 0; i < image.data.length; i++) {
     const channel = channels < 3 ? 0 : i % 4;  // Grey, if it is not colour.
     image.data[i] = i % 4 === 3 ? 255 : 255 * values[Math.floor(i / 4) * channels + channel];
