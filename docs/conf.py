@@ -4,6 +4,9 @@ With `-b doctest -D nb_execution_mode=off` it runs the examples of the guide ins
 """
 
 import os
+import runpy
+import shutil
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported, here and in the notebooks.
 
@@ -75,6 +78,21 @@ def signature_of_init(app, what, name, obj, options, signature, returns):
     return signature, returns
 
 
+# The page of recipes/deploy/demo.py, in the folder demo/ of the site; without LiteRT.js in its cache the site has none.
+demo = runpy.run_path(str(Path(__file__).parent.parent / "recipes" / "deploy" / "demo.py"))
+litertjs = demo["CACHE"] / demo["PACKAGES"]
+if litertjs.is_dir():
+    tags.add("demo")  # noqa: F821  Sphinx has it here.
+
+
+def build_demo(app, error):
+    folder = Path(app.outdir) / "demo"
+    if app.builder.name == "html" and not error and app.tags.has("demo"):
+        shutil.rmtree(folder, ignore_errors=True)
+        demo["build"](keras_glimpse.load_pretrained("jittered-mnist-best"), folder, litertjs)
+
+
 def setup(app):
+    app.connect("build-finished", build_demo)
     app.connect("autodoc-process-signature", signature_of_init)
     app.connect("autodoc-process-docstring", read_docstring, priority=400)  # Before napoleon.
