@@ -1,6 +1,6 @@
 """Training on files, beside training on the same images in memory.
 
-    python recipes/files/training.py --data-dir ../DeepPCB        # about 3 minutes on two cores
+    python recipes/files/training.py --data-dir ../DeepPCB        # about 12 minutes on two cores
     python recipes/files/training.py --smoke                      # few, small and made-up boards; keeps nothing
 
 `fit` on the paths of boards of 640x640 pixels and on their array, in turn, short epochs: the network of row [board] of
@@ -20,6 +20,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
+import tensorflow as tf
 from arguments import at_least, in_one_line
 from benchmark import report
 from images import training
@@ -33,16 +34,18 @@ SAMPLES = 16
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, help="folder with DeepPCB's PCBData")
-    parser.add_argument("--count", type=at_least(1), default=200, help="boards of an epoch (default: %(default)s)")
-    parser.add_argument("--rounds", type=at_least(1), default=5, help="epochs of each (default: %(default)s)")
+    parser.add_argument("--count", type=at_least(1), default=2000, help="boards of an epoch (default: %(default)s)")
+    parser.add_argument("--rounds", type=at_least(1), default=3, help="epochs of each (default: %(default)s)")
     parser.add_argument("--smoke", action="store_true", help="few boards, one epoch")
     args = parser.parse_args()
     keras.utils.set_random_seed(0)
     row = training.rows()["board"]["ours"]
     with in_one_line():
-        test = defective(args.data_dir, args.smoke).test
-        chosen = np.random.default_rng(0).permutation(len(test))[: args.count]
-        paths, labels, images = test.rows[0][chosen], test.labels[chosen], np.stack([test[n] for n in chosen])
+        task = defective(args.data_dir, args.smoke)
+        parts = task.train(tf.zeros([2], tf.int64)), task.validation, task.test
+        paths, labels = (np.concatenate(each) for each in zip(*((part.rows[0], part.labels) for part in parts)))
+        chosen = np.random.default_rng(0).permutation(len(paths))[: args.count]
+        paths, labels, images = paths[chosen], labels[chosen], np.stack([task.test.make(path) for path in paths[chosen]])
         searches = {
             f"{SAMPLES} candidates in the image": training.glimpses(row, images.shape[1:], 2),
             "3x3 around the prediction": GlimpseClassifier(2, 1, low_res_size=64, patch_size=48),
