@@ -324,8 +324,8 @@ def test_export_quantized_and_onnx(model, images, tmp_path, capsys):
 def test_export_for_mediapipe(model, images, tmp_path, capsys):
     pytest.importorskip("mediapipe")
     size = ["--size", "20", "24"]
-    for options in ([], ["--quantize", "int8", "--images", str(images)]):
-        assert main(["export", model, "--mediapipe", str(tmp_path / "model.tflite"), *size, *options]) == 0
+    for quantize in ([], ["--quantize", "int8", "--images", str(images)]):
+        assert main(["export", model, "--mediapipe", str(tmp_path / "model.tflite"), *size, *quantize]) == 0
         assert capsys.readouterr().out == f"Wrote {tmp_path}/model.tflite\n"
         keras_glimpse.check_file(tmp_path / "model.tflite")
 

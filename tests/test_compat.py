@@ -222,7 +222,10 @@ def private_names(path):
                 yield f"{path.name}: {node.name}.{method.name}"
         if is_private and not ast.unparse(node).startswith(("self.", "cls.")):
             yield f"{path.name}: {ast.unparse(node)}"
-        if isinstance(node, ast.ImportFrom) and node.module and {"src", "python"} & {*node.module.split(".")}:
+        modules = (node.module or "").split(".") if isinstance(node, ast.ImportFrom) else []
+        if {"src", "python"} & {*modules} and modules[
+            0
+        ] != "mediapipe":  # Whose public modules are in `mediapipe.tasks.python`.
             yield f"{path.name}: {node.module}"
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+
 import keras_glimpse
 from keras_glimpse import data
 
