@@ -223,9 +223,7 @@ def private_names(path):
         if is_private and not ast.unparse(node).startswith(("self.", "cls.")):
             yield f"{path.name}: {ast.unparse(node)}"
         modules = (node.module or "").split(".") if isinstance(node, ast.ImportFrom) else []
-        if {"src", "python"} & {*modules} and modules[
-            0
-        ] != "mediapipe":  # Whose public modules are in `mediapipe.tasks.python`.
+        if {"src", "python"} & {*modules} and modules[0] != "mediapipe":  # Its public modules are in `tasks.python`.
             yield f"{path.name}: {node.module}"
 
 

@@ -66,7 +66,7 @@ def export_mediapipe(
     images = calibration_images(model, (*sides, channels), quantize, None, calibration)
     images = None if images is None else _to_rgb(images)
     signature = tf.TensorSpec((1, *sides, 3), tf.uint8, name="images")
-    metadata = _metadata()  # First: it says if MediaPipe is missing.
+    metadata = _metadata()  # Before the work of converting, since it says if MediaPipe is missing.
     with complete_file(path) as scratch, float_products(model):
         content = convert(partial(_classify, model), model, signature, quantize, images)
         names = model.class_names or map(str, range(model.num_classes))
@@ -94,7 +94,8 @@ def _to_rgb(images):
 def _metadata() -> bytes:
     """What the file tells MediaPipe of its input and output.
 
-    The last steps of MediaPipe's own `MetadataWriter` are ours: since 0.10.30 it imports a C++ module that is in no wheel.
+    The last steps of MediaPipe's own `MetadataWriter` are ours: since version 0.10.30 it imports a C++ module that its
+    wheels lack. Version 0.10.21 has it, but needs NumPy 1.
     """
     try:
         from mediapipe.tasks.metadata.metadata_schema_py_generated import ColorSpaceType, SubGraphMetadataT
