@@ -31,8 +31,9 @@ def export_mediapipe(
     `export_litert` writes the cascade.
 
     The input is `images` `[1, height, width, 3]`, uint8, RGB; MediaPipe resizes images to it. For the model, they are unsigned
-    integers, as in training. A model of one channel gets their luma, `0.299 R + 0.587 G + 0.114 B`, rounded. The output is
-    `probabilities` `[1, num_classes]`, float32. The labels are `class_names`, or the numbers of the classes.
+    integers, as in training. A model of one channel gets their luma, `0.299 R + 0.587 G + 0.114 B`, rounded; MediaPipe must be
+    given RGB for it too. The output is `probabilities` `[1, num_classes]`, float32. The labels are `class_names`, or the
+    numbers of the classes.
 
     Args:
         model: A built `GlimpseClassifier` for images of one or three channels, trained on unsigned integers, or on floats in
