@@ -14,6 +14,7 @@ from keras_glimpse.training.checkpoints import Checkpoints as Checkpoints
 from keras_glimpse.cascade.curve import CascadeCurve as CascadeCurve
 from keras_glimpse.cascade.curve import cascade_curve as cascade_curve
 from keras_glimpse.export import export_litert as export_litert
+from keras_glimpse.export import export_mediapipe as export_mediapipe
 from keras_glimpse.export import export_onnx as export_onnx
 from keras_glimpse.export import export_saved_model as export_saved_model
 from keras_glimpse.training.greedy import fit_greedy as fit_greedy

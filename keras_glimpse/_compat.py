@@ -159,6 +159,18 @@ def litert_operations() -> list[str]:
     return [name for name in vars(BuiltinOperator) if name.isupper()]
 
 
+def with_litert_metadata(content: bytes, name: str, metadata: bytes) -> bytes:
+    """A LiteRT file with one more entry of metadata, which only the converter writes."""
+    from tensorflow.lite.python.schema_py_generated import BufferT, MetadataT
+    from tensorflow.lite.tools import flatbuffer_utils
+
+    file = flatbuffer_utils.read_model_from_bytearray(content)
+    entry, buffer = MetadataT(), BufferT()
+    entry.name, entry.buffer, buffer.data = name, len(file.buffers), metadata
+    file.metadata, file.buffers = [*file.metadata, entry], [*file.buffers, buffer]
+    return flatbuffer_utils.convert_object_to_bytearray(file)
+
+
 def weights_of(model) -> tf.Module:
     """What TensorFlow saves for a graph of a model: its weights, without Keras."""
     module = tf.Module()

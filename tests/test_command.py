@@ -320,12 +320,23 @@ def test_export_quantized_and_onnx(model, images, tmp_path, capsys):
     assert (tmp_path / "model.onnx").stat().st_size
 
 
+@pytest.mark.slow
+def test_export_for_mediapipe(model, images, tmp_path, capsys):
+    pytest.importorskip("mediapipe")
+    size = ["--size", "20", "24"]
+    for quantize in ([], ["--quantize", "int8", "--images", str(images)]):
+        assert main(["export", model, "--mediapipe", str(tmp_path / "model.tflite"), *size, *quantize]) == 0
+        assert capsys.readouterr().out == f"Wrote {tmp_path}/model.tflite\n"
+        keras_glimpse.check_file(tmp_path / "model.tflite")
+
+
 def test_errors_of_export(model, images, tmp_path, capsys):
     litert = ["export", model, "--litert", tmp_path / "model.tflite"]
     assert "--size says" in failure(capsys, *litert)
     assert "--images is needed" in failure(capsys, *litert, "--quantize", "int8")
     assert "--size says" in failure(capsys, *litert, "--quantize", "int8", "--images", images)
     assert "are for --litert" in failure(capsys, "export", model, "--onnx", tmp_path / "a.onnx", "--quantize", "float16")
+    assert "--threshold is not for" in failure(capsys, "export", model, "--mediapipe", tmp_path / "a", "--threshold", 0.9)
     assert "--size is for" in failure(capsys, "export", model, "--saved-model", tmp_path / "a", "--size", 20, 24)
     assert "does not exist" in failure(capsys, "export", model, "--saved-model", tmp_path / "none" / "1")
 

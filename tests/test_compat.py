@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 from packaging.requirements import Requirement
 from packaging.version import Version
+from tensorflow.lite.python import schema_py_generated as schema
 
 import keras_glimpse
 from keras_glimpse import _compat
@@ -69,6 +70,15 @@ def test_variables_of_an_optimizer():
 
 def test_operations_of_litert():
     assert {"FULLY_CONNECTED", "CONV_2D", "IF"} <= {*_compat.litert_operations()}
+
+
+def test_metadata_of_litert_files():
+    square = tf.function(lambda x: x**2).get_concrete_function(tf.TensorSpec((1,)))
+    content = tf.lite.TFLiteConverter.from_concrete_functions([square]).convert()
+    described = _compat.with_litert_metadata(content, "ABOUT", b"squares")
+    file = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(described, 0))
+    assert {each.name: bytes(file.buffers[each.buffer].data) for each in file.metadata}[b"ABOUT"] == b"squares"
+    assert len(file.subgraphs) == 1 and described[4:8] == content[4:8]
 
 
 def test_trackers_are_what_keras_shows():
@@ -212,7 +222,8 @@ def private_names(path):
                 yield f"{path.name}: {node.name}.{method.name}"
         if is_private and not ast.unparse(node).startswith(("self.", "cls.")):
             yield f"{path.name}: {ast.unparse(node)}"
-        if isinstance(node, ast.ImportFrom) and node.module and {"src", "python"} & {*node.module.split(".")}:
+        modules = (node.module or "").split(".") if isinstance(node, ast.ImportFrom) else []
+        if {"src", "python"} & {*modules} and modules[0] != "mediapipe":  # Its public modules are in `tasks.python`.
             yield f"{path.name}: {node.module}"
 
 

@@ -1,5 +1,7 @@
 """ONNX files answer as Keras does, in onnxruntime."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -41,6 +43,15 @@ def test_the_cascade_runs_inside(sharp_model, rng, tmp_path):
     np.testing.assert_allclose(probabilities, expected.probabilities, atol=1e-4)
     np.testing.assert_array_equal(stages, expected.exit_stage)
     assert set(stages) == {0, 1, 2}
+
+
+def test_what_is_known_of_a_file(make_model, tmp_path):
+    model = make_model(num_glimpses=1, class_names=["clean", "Käfer", "虫"])
+    keras_glimpse.export_onnx(model, tmp_path / "model.onnx", 0.8)
+    told = onnxruntime.InferenceSession(tmp_path / "model.onnx").get_modelmeta().custom_metadata_map
+    told = {name: json.loads(value) for name, value in told.items()}
+    assert told["class_names"] == ["clean", "Käfer", "虫"] and told["keras_glimpse"] == keras_glimpse.__version__
+    assert told["image_shape"] == [20, 24, 1] and told["num_classes"] == 3 and told["threshold"] == 0.8
 
 
 def test_bad_exports(sharp_model, tmp_path):

@@ -14,7 +14,7 @@ from keras_glimpse import check_file
 @pytest.fixture(scope="module")
 def written(make_model, tmp_path_factory):
     """A model in the three formats that are checked."""
-    model, folder = make_model(num_glimpses=1), tmp_path_factory.mktemp("written")
+    model, folder = make_model(num_glimpses=1, class_names=["clean", "Käfer", "虫"]), tmp_path_factory.mktemp("written")
     model.save(folder / "model.keras")
     keras_glimpse.export_litert(model, folder / "model.tflite", 0.9)
     keras_glimpse.export_saved_model(model, folder / "1", 0.9)
@@ -142,10 +142,14 @@ def test_other_files(files):
         check_file(files / "model.onnx")
 
 
-def test_what_is_known_of_a_litert_file(files):
+def test_what_is_known_of_a_file(files):
     with zipfile.ZipFile(files / "model.tflite") as file:
-        about = json.loads(file.read("keras_glimpse.json"))
-    assert about["threshold"] == 0.9 and about["image_shape"] == [20, 24, 1] and about["quantize"] is None
+        litert = json.loads(file.read("keras_glimpse.json"))
+    saved_model = json.loads((files / "1" / "assets.extra" / "keras_glimpse.json").read_text())
+    for about in (litert, saved_model):
+        assert about["threshold"] == 0.9 and about["image_shape"] == [20, 24, 1] and about["num_classes"] == 3
+        assert about["class_names"] == ["clean", "Käfer", "虫"]
+    assert litert["quantize"] is None
 
 
 def test_damaged_pretrained_models(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_glimpse.command.options import SIZE, add_command, files_of, load, threshold
-from keras_glimpse.export import export_litert, export_onnx, export_saved_model
+from keras_glimpse.export import export_litert, export_mediapipe, export_onnx, export_saved_model
 from keras_glimpse.sources.opening import open_image
 
 CALIBRATED_BY = 300  # Images, at most.
@@ -14,6 +14,7 @@ EXAMPLES = """\
   keras-glimpse export model.keras --litert model.tflite --threshold 0.9 --size 480 640
   keras-glimpse export model.keras --litert small.tflite --size 480 640 --quantize int8 --images boards/
   keras-glimpse export jittered-mnist --onnx digits.onnx
+  keras-glimpse export jittered-mnist --mediapipe digits.tflite
 """
 
 
@@ -24,22 +25,25 @@ def add_to(commands) -> None:
     kind = parser.add_mutually_exclusive_group(required=True)
     kind.add_argument("--saved-model", metavar="DIR", type=Path, help="for TensorFlow Serving; takes images of any size")
     kind.add_argument("--litert", metavar="FILE", type=Path, help="for phones and browsers")
+    kind.add_argument("--mediapipe", metavar="FILE", type=Path, help="for MediaPipe's image classifier, without early exit")
     kind.add_argument("--onnx", metavar="FILE", type=Path, help="for ONNX Runtime")
     parser.add_argument("--threshold", type=threshold, help="confidence at which to stop; default all glimpses")
-    parser.add_argument("--size", **SIZE, help="size of the images that a LiteRT or ONNX file is for, if the model takes any")
-    parser.add_argument("--quantize", choices=("float16", "dynamic", "int8"), help="a smaller LiteRT file")
+    parser.add_argument("--size", **SIZE, help="size of the images that a file is for, if the model takes any")
+    parser.add_argument("--quantize", choices=("float16", "dynamic", "int8"), help="a smaller file for LiteRT or MediaPipe")
     parser.add_argument(
         "--images", metavar="FOLDER", help="images to calibrate int8 with, averaged to the size of the file if larger"
     )
 
 
 def export(args) -> int:
-    if (args.quantize or args.images) and not args.litert:
-        raise ValueError("--quantize and --images are for --litert.")
+    if (args.quantize or args.images) and not (args.litert or args.mediapipe):
+        raise ValueError("--quantize and --images are for --litert and --mediapipe.")
+    if args.threshold and args.mediapipe:
+        raise ValueError("--threshold is not for --mediapipe: MediaPipe runs all glimpses.")
     if bool(args.images) != (args.quantize == "int8"):
         raise ValueError("--images is needed with --quantize int8, and only then.")
     if args.size and args.saved_model:
-        raise ValueError("--size is for --litert and --onnx.")
+        raise ValueError("--size is for --litert, --mediapipe and --onnx.")
     model = load(args.model)
     size = args.size and tuple(args.size)
     if size is None and None in model.image_shape and not args.saved_model:
@@ -49,9 +53,12 @@ def export(args) -> int:
     elif args.onnx:
         export_onnx(model, args.onnx, args.threshold, image_shape=size)
     else:
-        images = args.images and _calibration(model, args.images, size)
-        export_litert(model, args.litert, args.threshold, args.quantize, calibration=images, image_shape=size)
-    print(f"Wrote {args.saved_model or args.litert or args.onnx}")
+        quantized = {"quantize": args.quantize, "calibration": args.images and _calibration(model, args.images, size)}
+        if args.mediapipe:
+            export_mediapipe(model, args.mediapipe, image_shape=size, **quantized)
+        else:
+            export_litert(model, args.litert, args.threshold, image_shape=size, **quantized)
+    print(f"Wrote {args.saved_model or args.litert or args.mediapipe or args.onnx}")
     return 0
 
 

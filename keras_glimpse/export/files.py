@@ -47,12 +47,13 @@ def complete_folder(path: str | os.PathLike, about: dict) -> Iterator[Path]:
                 os.replace(old, path)
 
 
-def write_marked(path: Path, content: bytes, about: dict) -> None:
-    """Writes a `.tflite` file, followed by a zip archive, ignored by LiteRT, with metadata and the checksum."""
+def write_marked(path: Path, content: bytes, about: dict, files: dict[str, str] | None = None) -> None:
+    """Writes a `.tflite` file, followed by a zip archive, ignored by LiteRT, with metadata, the checksum, and text `files`."""
     path.write_bytes(content)
     about = about | {"bytes": len(content), "sha256": integrity.sha256(content)}
     with zipfile.ZipFile(path, "a") as file:
-        file.writestr(integrity.MARK, json.dumps(about) + "\n")
+        for name, text in ((files or {}) | {integrity.MARK: json.dumps(about) + "\n"}).items():
+            file.writestr(name, text)
 
 
 def _checksums(folder):

@@ -31,13 +31,14 @@ def check_file(path: str | os.PathLike) -> None:
     - for a `.keras` file, that its parts are complete and match their checksums, and that the weights can be read and are at
       least as many as the configuration implies;
     - for the folder that `save(path, zipped=False)` writes, the same without checksums, which it does not have;
-    - for a `.tflite` file or a SavedModel, that it matches the SHA-256 recorded by `export_litert` or `export_saved_model`.
+    - for a `.tflite` file or a SavedModel, that it matches the SHA-256 recorded by `export_litert`, `export_mediapipe` or
+      `export_saved_model`.
 
     This detects damage, not tampering: whoever can change a file can change its checksums.
 
     Args:
-        path: String or path of a `.keras` file or such a folder, a `.tflite` file written by `export_litert`, or the folder of
-            a SavedModel written by `export_saved_model`.
+        path: String or path of a `.keras` file or such a folder, a `.tflite` file written by `export_litert` or
+            `export_mediapipe`, or the folder of a SavedModel written by `export_saved_model`.
 
     Raises:
         FileNotFoundError: If `path` does not exist.
@@ -149,8 +150,11 @@ def _check_litert(path):
     try:
         with zipfile.ZipFile(path) as file:
             about = json.loads(file.read(MARK))
+            corrupt = file.testzip()
     except (KeyError, zipfile.BadZipFile) as error:
         raise ValueError(f"it does not end with the {MARK} that export_litert puts there: {error}") from error
+    if corrupt:
+        raise ValueError(f"the checksum of {corrupt} is wrong.")
     if sha256(path.read_bytes()[: about["bytes"]]) != about["sha256"]:
         raise ValueError("it does not match its recorded checksum.")
 

@@ -71,15 +71,13 @@ def export_litert(
     >>> model.build((None, 48, 48, 1))
     >>> export_litert(model, tempfile.mkdtemp() + "/model.tflite", threshold=0.95)
     """
-    check_one_of(QUANTIZE, quantize=quantize)
-    name, modes = (f"export_litert(quantize={quantize!r})", ()) if quantize else ("export_litert", ("int8",))
-    check_exportable(name, model, threshold, float32=True, quantized=modes)
+    check_convertible("export_litert", model, threshold, quantize)
     if batch_size is not None:
         check_integers(1, batch_size=batch_size)
     if threshold is not None and batch_size != 1:
         raise ValueError(f"A cascade looks at one image at a time: batch_size must be 1 with a threshold; got {batch_size}.")
     shape = exported_shape("export_litert", model, image_shape)
-    images = _calibration_images(model, shape, quantize, threshold, calibration)
+    images = calibration_images(model, shape, quantize, threshold, calibration)
     compute = cascade_of_one if batch_size == 1 else cascade_of_batch
     signature = tf.TensorSpec((batch_size, *shape), tf.float32, name="images")
     with complete_file(path) as scratch, float_products(model):
@@ -87,7 +85,15 @@ def export_litert(
         write_marked(scratch, content, about(model, shape, threshold) | {"quantize": quantize})
 
 
-def _calibration_images(model, shape, quantize, threshold, calibration):
+def check_convertible(function: str, model, threshold: float | None, quantize: str | None) -> None:
+    """Raises unless `function` can export the model to LiteRT, quantized in this way."""
+    check_one_of(QUANTIZE, quantize=quantize)
+    name, modes = (f"{function}(quantize={quantize!r})", ()) if quantize else (function, ("int8",))
+    check_exportable(name, model, threshold, float32=True, quantized=modes)
+
+
+def calibration_images(model, shape: tuple, quantize: str | None, threshold: float | None, calibration) -> np.ndarray | None:
+    """The images to calibrate with as float32, unsigned integers scaled to [0, 1]; raises unless they are needed and right."""
     if (quantize == "int8") != (calibration is not None):
         raise ValueError(
             f'Calibration images are wanted with quantize="int8" and only then; got quantize={quantize!r} '

@@ -1,5 +1,6 @@
 """ONNX files, written by Keras's export."""
 
+import json
 import os
 import warnings
 
@@ -8,7 +9,7 @@ import tensorflow as tf
 
 from keras_glimpse._validation.arguments import check_exportable
 from keras_glimpse.export.files import complete_file
-from keras_glimpse.export.graphs import cascade_of_batch, cascade_of_one, exported_shape
+from keras_glimpse.export.graphs import about, cascade_of_batch, cascade_of_one, exported_shape
 from keras_glimpse.ops.runtime import ANY, for_runtime
 from keras_glimpse.quantization import float_products
 
@@ -51,6 +52,9 @@ def export_onnx(
     on unsigned integers. The output is `probabilities` `[batch, num_classes]`. With a threshold, the file contains the cascade
     (`If` operations), takes one image at a time, and has a second output `exit_stage` `[1]`, int32.
 
+    The file's metadata (`session.get_modelmeta().custom_metadata_map` in onnxruntime) has `class_names`, if the model has them,
+    `image_shape`, `num_classes` and `threshold`, each as JSON.
+
     Args:
         model: A built `GlimpseClassifier`.
         path: String or path of the file to write. An existing file is replaced atomically.
@@ -82,12 +86,21 @@ def export_onnx(
         answer = Answer(model, threshold)
         answer(tf.zeros((1, *shape)))
         answer.export(str(scratch), format="onnx", input_signature=signature, verbose=False)
+        _describe(scratch, about(model, shape, threshold))
         _check_valid(scratch)
+
+
+def _describe(path, about):
+    import onnx  # Which tf2onnx brings.
+
+    file = onnx.load(path)
+    onnx.helper.set_model_props(file, {name: json.dumps(value) for name, value in about.items()})
+    onnx.save(file, path)
 
 
 def _check_valid(path):
     """Raises if the file is invalid: tf2onnx only logs operations that it cannot convert, and writes the file anyway."""
-    import onnx  # Which tf2onnx brings.
+    import onnx
 
     try:
         onnx.checker.check_model(str(path), full_check=True)
