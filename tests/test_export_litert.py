@@ -120,6 +120,18 @@ def test_places_are_not_quantized(make_model, rng, tmp_path, quantize):
     assert places and {each.type for each in places} <= {schema.TensorType.FLOAT32, schema.TensorType.INT32}
 
 
+def test_calibration_of_a_model_with_preprocess(make_model, rng, tmp_path):
+    """It is given pixels from 0 to 255, integers or floats, and so they calibrate."""
+    model = make_model(preprocess=keras.layers.Rescaling(1 / 255))
+    images = rng.integers(0, 256, (20, 20, 24, 1)).astype(np.uint8)
+    for name, calibration in (("integers", images), ("floats", images.astype("float32"))):
+        keras_glimpse.export_litert(model, tmp_path / f"{name}.tflite", quantize="int8", calibration=calibration)
+    pixels = images[:1].astype("float32")
+    integers, floats = (answers(tmp_path / f"{name}.tflite", pixels)[0]["probabilities"] for name in ("integers", "floats"))
+    np.testing.assert_array_equal(integers, floats)
+    np.testing.assert_allclose(integers, tf.nn.softmax(model.predict(images[:1], verbose=0)), atol=0.02)
+
+
 def test_bad_exports(sharp_model, tmp_path):
     with pytest.raises(ValueError, match=r"threshold must lie in \(0, 1\]; got 1.5"):
         keras_glimpse.export_litert(sharp_model, tmp_path / "model.tflite", 1.5)

@@ -67,4 +67,5 @@ def _calibration(model, folder, size):
     files = files_of([folder])
     few = [files[n] for n in np.linspace(0, len(files) - 1, min(CALIBRATED_BY, len(files)), dtype=int)]
     *sides, channels = model.image_shape
-    return np.stack([open_image(path, channels).thumbnail(size or tuple(sides)) for path in few])
+    images = np.stack([open_image(path, channels).thumbnail(size or tuple(sides)) for path in few])
+    return 255 * images if model.preprocess else images

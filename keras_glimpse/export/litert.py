@@ -51,8 +51,8 @@ def export_litert(
         quantize: `None`, `"float16"` (weights), `"dynamic"` (8-bit weights) or `"int8"` (8-bit matrix products and
             convolutions). Defaults to `None`.
         calibration: Array `[n, height, width, channels]`, required for `"int8"`: a few hundred representative images, to
-            determine the range of activations. Unsigned integers are scaled to [0, 1]. With a threshold, at least ten must use
-            all glimpses. Defaults to `None`.
+            determine the range of activations. Unsigned integers are scaled to [0, 1], unless the model has `preprocess`. With
+            a threshold, at least ten must use all glimpses. Defaults to `None`.
         batch_size: Positive integer, images per call, or `None` for any number. Must be 1 with a threshold. Defaults to `1`.
         image_shape: Tuple `(height, width)` of the images that the file takes, required for a model of images that differ in
             size. Defaults to `None`, the size that the model was built for.
@@ -93,7 +93,7 @@ def check_convertible(function: str, model, threshold: float | None, quantize: s
 
 
 def calibration_images(model, shape: tuple, quantize: str | None, threshold: float | None, calibration) -> np.ndarray | None:
-    """The images to calibrate with as float32, unsigned integers scaled to [0, 1]; raises unless they are needed and right."""
+    """The images to calibrate with, as the file will be given them, in float32; raises unless they are needed and right."""
     if (quantize == "int8") != (calibration is not None):
         raise ValueError(
             f'Calibration images are wanted with quantize="int8" and only then; got quantize={quantize!r} '
@@ -109,7 +109,7 @@ def calibration_images(model, shape: tuple, quantize: str | None, threshold: flo
         raise ValueError("Expected calibration images of finite numbers; got some that are infinite or not numbers.")
     if threshold is not None:
         _check_every_stage_is_reached(model, calibration, threshold)
-    return to_unit_range(calibration, calibration.dtype).numpy()
+    return calibration.astype(np.float32) if model.preprocess else to_unit_range(calibration, calibration.dtype).numpy()
 
 
 def _check_every_stage_is_reached(model, calibration, threshold):
