@@ -163,5 +163,5 @@ def test_c_program_equals_keras(sharp_model, images, tmp_path):
     keras_glimpse.export_saved_model(sharp_model, tmp_path / "1", 0.8)
     expected = keras_glimpse.cascade_predict(sharp_model, images, 0.8).probabilities
     for batch in (images.astype(np.float32) / 255, images):  # serving_default, uint8
-        served = server.serve(program, tmp_path / "1", batch, [(0, 60)])
+        served = server.serve(program, [tmp_path / "1"], batch, [(0, 60)])
         np.testing.assert_allclose(served.answers, expected, atol=1e-4)

@@ -359,7 +359,7 @@ def test_saved_models(make, batches, name, tmp_path):
     served = tf.saved_model.load(str(tmp_path / "1"))
     shapes = {key: next(iter(serve.structured_input_signature[1].values())).shape for key, serve in served.signatures.items()}
     assert {key: tuple(shape) for key, shape in shapes.items()} == {
-        **dict.fromkeys(["serving_default", "uint8", "explain"], (None, None, None, 3)),
+        **dict.fromkeys(["serving_default", "uint8", "classify", "explain"], (None, None, None, 3)),
         "portable": (1, None, None, 3),
         "encoded": (None,),
     }
@@ -368,6 +368,8 @@ def test_saved_models(make, batches, name, tmp_path):
     for (images, _), answer in zip(batches, expected):
         floats = images / np.float32(255)
         np.testing.assert_allclose(served.signatures["uint8"](images=tf.constant(images))["probabilities"], answer, atol=1e-5)
+        found = served.signatures["classify"](images=tf.constant(floats))
+        np.testing.assert_allclose(found["scores"], np.sort(answer)[:, ::-1], atol=1e-5)
         found = served.signatures["explain"](images=tf.constant(floats))
         np.testing.assert_allclose(found["stage_probabilities"][:, -1], answer, atol=1e-5)
         assert {*found["macs"].numpy()} == {stage_macs(model)[-1]}

@@ -1,5 +1,6 @@
 """The soak test: requests from threads without Python; what is wrong with a model on purpose is seen and counted."""
 
+import csv
 import importlib
 import json
 import sys
@@ -55,7 +56,7 @@ def soak(recipes, program, tmp_path, rng):
         tf.saved_model.save(module, str(tmp_path / flaw), {"uint8": module.__call__})
         images = rng.integers(1, 256, (50, 4, 4, 3), np.uint8)
         asked = recipes[1].plan(50, 300, SIZES, seed=0)
-        expected, served = recipes[1].run(program, tmp_path / flaw, images, asked, threads)
+        expected, served = recipes[1].run(program, [tmp_path / flaw], images, asked, threads)
         return images, asked, served, recipes[1].figures(asked, expected, served)
 
     return run
@@ -94,6 +95,68 @@ def test_growth_of_memory_is_seen(soak):
     assert figures["memory"]["in use"]["slope_per_100000_requests"] < 0.3 * grows
 
 
+class Version(tf.Module):
+    """Answers what it is, to whatever image, and keeps `numbers` weights."""
+
+    def __init__(self, answer, numbers=1):
+        self.answer, self.weights = tf.constant([answer], tf.float32), tf.Variable(tf.ones([numbers]))
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 4, 4, 3], tf.uint8, name="images")])
+    def __call__(self, images):
+        return {"probabilities": tf.repeat(self.answer * self.weights[:1], tf.shape(images)[0], axis=0)}
+
+
+@pytest.fixture
+def replaced(recipes, program, tmp_path):
+    """Soaks two versions that replace each other under load; images, requests and what came of them."""
+
+    def run(requests, every, numbers=1, answers=((0.9, 0.1), (0.2, 0.8))):
+        for name, answer in enumerate(answers):
+            tf.saved_model.save(module := Version(answer, numbers), str(tmp_path / str(name)), {"uint8": module.__call__})
+        images, asked = np.zeros((50, 4, 4, 3), np.uint8), recipes[1].plan(50, requests, SIZES, seed=0)
+        return asked, *recipes[1].run(program, [tmp_path / "0", tmp_path / "1"], images, asked, 4, every, warm_up=5)
+
+    return run
+
+
+@pytest.mark.slow
+def test_versions_are_replaced_under_load(recipes, replaced):
+    asked, expected, served = replaced(20_000, 500)
+    figures = recipes[1].figures(asked, expected, served)
+    assert figures["failures"] == figures["answers_that_differ"] == 0 and figures["times_replaced"] >= 3
+    assert min(figures["requests_by_version"]) > 500 and sum(figures["requests_by_version"]) == 20_000
+    starts = np.cumsum(asked[:, 1]) - asked[:, 1]
+    of_requests = np.split(served.answers[:, 0], starts[1:])
+    assert all({*answers} in ({np.float32(0.9)}, {np.float32(0.2)}) for answers in of_requests)
+
+
+@pytest.mark.slow
+def test_memory_of_versions_is_given_back(replaced):
+    """Each has weights of 40 MB. If they stayed, four replacements would add 120 MB to the two that there are at a time."""
+    *_, served = replaced(60_000, 1000, numbers=10_000_000)
+    _, _, resident, in_use, times = served.samples.T
+    assert times[-1] >= 4
+    for kib in (resident, in_use):
+        assert kib[times >= 2].max() - kib[times < 2].max() < 80_000
+
+
+def test_answers_of_two_versions_in_one_request_are_wrong(recipes):
+    """Answers 0.9 and 0.2 are right by themselves; the last request has both."""
+    expected = np.tile(np.float32([[[0.9]], [[0.2]]]), (1, 50, 1))
+    answers = np.float32([0.9, 0.9, 0.2, 0.2, 0.2, 0.9])[:, None]
+    asked, samples = np.array([[0, 2], [3, 2], [5, 2]]), np.array([[0, 0, 1, 1, 0], [3, 1, 1, 1, 1]])
+    figures = recipes[1].figures(asked, expected, recipes[0].Served(answers, np.ones(3), samples, ""))
+    assert figures["answers_that_differ"] == 1 and figures["largest_difference"] == pytest.approx(0.7)
+    assert figures["requests_by_version"] in ([2, 1], [1, 2])
+
+
+def test_versions_of_different_classes(recipes, tmp_path):
+    for name, answer in enumerate([(0.5, 0.5), (0.2, 0.3, 0.5)]):
+        tf.saved_model.save(module := Version(answer), str(tmp_path / str(name)), {"uint8": module.__call__})
+    with pytest.raises(ValueError, match=r"the same number of classes; got \[2, 3\]"):
+        recipes[0].serve(None, [tmp_path / "0", tmp_path / "1"], np.zeros((1, 4, 4, 3), np.uint8), [(0, 1)])
+
+
 def test_figures_of_samples_are_those_of_the_line(recipes):
     samples = np.array([[0, 10], [100, 500], [200, 600], [300, 700], [400, 790]])
     assert recipes[1].growth(samples, 100) == {
@@ -112,7 +175,7 @@ def test_a_server_that_dies(recipes, tmp_path):
     dies.write_text("#!/bin/sh\necho 0 0.0 1 1\necho 7 0.1 1 1\necho out of order >&2\nkill -SEGV $$\n")
     dies.chmod(0o755)
     with pytest.raises(RuntimeError, match="ended with -11 after 7 requests or a few more: out of order"):
-        recipes[0].serve(dies, tmp_path / "1", np.zeros((1, 4, 4, 3), np.uint8), [(0, 1)])
+        recipes[0].serve(dies, [tmp_path / "1"], np.zeros((1, 4, 4, 3), np.uint8), [(0, 1)])
 
 
 def test_the_shipped_model(recipes, program, tmp_path, monkeypatch, capsys):
@@ -137,12 +200,47 @@ def test_the_shipped_model(recipes, program, tmp_path, monkeypatch, capsys):
     assert json.loads((tmp_path / "out" / "soak.json").read_text())["answers_that_differ"] == result["images"]
 
 
+@pytest.mark.slow
+def test_two_versions_of_the_shipped_model(recipes, program, tmp_path, monkeypatch, capsys):
+    """The second, whose networks are those of the first with the classes rotated, is made for the run."""
+    arguments = ["soak", "--requests", "10000", "--replace", "1000", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    monkeypatch.setattr(recipes[1], "build", lambda folder: program)
+    monkeypatch.setattr(recipes[1].data, "mnist_digits", recipes[1].data.embedded_digits)
+    recipes[1].main()
+    result = json.loads((tmp_path / "soak_versions.json").read_text())
+    assert result["failures"] == result["answers_that_differ"] == result["labels_that_differ"] == 0
+    assert result["times_replaced"] >= 1 and min(result["requests_by_version"]) > 0
+    assert result["saved_models"] == ["jittered-mnist/saved_model/1", "jittered-mnist/saved_model/2"]
+    assert (tmp_path / "soak_versions.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_batches_are_measured(recipes, program, tmp_path, monkeypatch, capsys):
+    batching = importlib.import_module("batching")
+    monkeypatch.setattr(sys, "argv", ["batching", "--requests", "200", "--rounds", "1", "--out", str(tmp_path)])
+    monkeypatch.setattr(batching, "build", lambda folder: program)
+    monkeypatch.setattr(batching, "SIZES", (1, 64))
+    monkeypatch.setattr(batching, "THREADS", (1, 2))
+    monkeypatch.setattr(recipes[1].data, "mnist_digits", recipes[1].data.embedded_digits)
+    batching.main()
+    with (tmp_path / "benchmark_serving.csv").open() as file:
+        rows = [{name: float(value) for name, value in row.items() if name != "commit"} for row in csv.DictReader(file)]
+    assert [(row["batch"], row["threads"]) for row in rows] == [(1, 1), (1, 2), (64, 1), (64, 2)]
+    assert all(0 < row["p50 ms"] <= row["p99 ms"] for row in rows)
+    for row in rows:  # As many are in work at a time as are done in a second, times how long one takes.
+        assert 0 < row["images/s"] / row["batch"] * row["p50 ms"] / 1000 < 1.5 * row["threads"]
+    assert "max_batch_size { value: 64 }" in (tmp_path / "batching.txt").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--batch-sizes", "1,0"], "must be at least 1; got 0"),
         (["--batch-sizes", "5000"], "batch sizes must be at most 1347, the number of images; got 5000"),
         (["none"], "none/saved_model.pb"),
+        (["none", "--replace", "5"], "argument --replace: is for two SavedModels or more, and needed with them; got 1"),
+        (["none", "other"], "argument --replace: is for two SavedModels or more, and needed with them; got 2"),
         (["flawed"], "with a signature 'explain'; flawed has ['__saved_model_init_op', 'uint8']"),
     ],
 )

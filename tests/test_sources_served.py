@@ -101,6 +101,14 @@ def test_orientation(rng, serve, model, orientation, size):
     assert_same(serve, model, [encoded(picture(rng, *size), orientation=orientation)])
 
 
+@pytest.mark.parametrize("size", [(60, 90), (100, 120)])
+def test_small_files_without_exif(rng, serve, model, size):
+    """Shorter than where a directory of EXIF might be; PIL always writes one."""
+    file = tf.io.encode_jpeg(picture(rng, *size), quality=60).numpy()
+    assert b"Exif" not in file and len(file) < 4000
+    assert_same(serve, model, [file])
+
+
 def test_what_is_no_image_fails_by_itself(rng, serve):
     good = encoded(picture(rng, 100, 120))
     bad = {

@@ -157,7 +157,8 @@ def _turn(contents):
     header = _bytes(contents, 0, EXIF)
     marks = [header[n : tf.size(header) - 5 + n] == byte for n, byte in enumerate(b"Exif\0\0")]
     found = tf.where(tf.reduce_all(marks, axis=0))[:, 0]
-    exif = tf.pad(header[tf.cast(tf.concat([found, [0]], 0)[0], tf.int32) + 6 :], [[0, 12 * ENTRIES + 32]])
+    exif = header[tf.cast(tf.concat([found, [0]], 0)[0], tf.int32) + 6 :]
+    exif = tf.pad(exif, [[0, EXIF + 12 * ENTRIES + 32]])  # What is read as its directory is inside, whatever it says.
     number = partial(_number, exif, exif[0] == ord("I"))
     directory = tf.clip_by_value(number(4, 4), 0, EXIF)
     entries = directory + 2 + 12 * tf.range(tf.minimum(number(directory, 2), ENTRIES))

@@ -10,13 +10,16 @@ from keras_glimpse._validation.arguments import check_exportable, check_integers
 from keras_glimpse.export.encoded import EncodedInGraph
 from keras_glimpse.export.files import complete_folder
 from keras_glimpse.export.graphs import about, cascade_of_batch, cascade_of_one, explain
+from keras_glimpse.export.warmup import warmup_images, write_warmup
 from keras_glimpse.ops.runtime import ANY, TENSORFLOW
 from keras_glimpse.quantization import float_products
 
 MAX_PIXELS = 2**26
 
 
-def export_saved_model(model, path: str | os.PathLike, threshold: float | None = None, max_pixels: int = MAX_PIXELS) -> None:
+def export_saved_model(
+    model, path: str | os.PathLike, threshold: float | None = None, max_pixels: int = MAX_PIXELS, *, warmup=None
+) -> None:
     """Exports the model to a SavedModel, which runs without Keras and this package.
 
     All signatures but `portable` with a threshold take batches of any size. Their input is `images`
@@ -26,14 +29,17 @@ def export_saved_model(model, path: str | os.PathLike, threshold: float | None =
       Returns `probabilities` `[batch, num_classes]`. With a threshold, the networks of a glimpse run only on the images still
       below it.
     - `uint8`: the same for uint8 images, which are scaled to [0, 1]; for models trained on such images.
+    - `classify`: float32 images. Returns `classes` `[batch, num_classes]`, strings, the most probable first: the model's
+      `class_names`, or the numbers of the classes if it has none; and `scores` `[batch, num_classes]`, their probabilities.
     - `explain`: float32 images. Returns `stage_probabilities` `[batch, active_glimpses + 1, num_classes]`, `locations`
       `[batch, active_glimpses, 2]`, `exit_stage` `[batch]`, int32, and `macs` `[batch]`, int64. All glimpses are computed for
       all images; `exit_stage` and `macs` are those of the cascade. `macs` is absent if `stage_macs` cannot count the networks.
     - `encoded`: the contents of JPEG and PNG files, a string tensor `encoded` `[batch]`; in TensorFlow Serving's REST API,
-      `{"b64": ...}`. Images may differ in size. Returns `probabilities` `[batch, num_classes]` and `exit_stage` `[batch]`,
-      int32. A JPEG is decoded only as far as it is looked at: at an eighth of its size for the thumbnail, say, and then the
-      windows of its glimpses, at all scales from the image itself; a PNG as a whole. A JPEG's orientation in EXIF is respected.
-      Absent for models that cannot read images in parts: with `preprocess`, or without an averaged thumbnail.
+      `{"b64": ...}`. Images may differ in size. Returns `probabilities` `[batch, num_classes]`, `exit_stage` `[batch]`, int32,
+      and `classes` and `scores` as `classify` does. A JPEG is decoded only as far as it is looked at: at an eighth of its size
+      for the thumbnail, say, and then the windows of its glimpses, at all scales from the image itself; a PNG as a whole. A
+      JPEG's orientation in EXIF is respected. Absent for models that cannot read images in parts: with `preprocess`, or
+      without an averaged thumbnail.
     - `portable`: as `serving_default`, but with operations that converters support:
       `TFLiteConverter.from_saved_model(path, signature_keys=["portable"])` or `--signature_def portable` of tf2onnx. The other
       signatures crop with an operation that only TensorFlow has, which is faster there. With a threshold, it takes one image,
@@ -46,10 +52,16 @@ def export_saved_model(model, path: str | os.PathLike, threshold: float | None =
         threshold: Optional float in (0, 1], the confidence at which to stop. Defaults to `None`, which uses all glimpses.
         max_pixels: Positive integer, the most pixels of an encoded image: the request fails before larger ones are decoded.
             Defaults to `2**26`.
+        warmup: Optional array `[n, height, width, channels]` of floats or unsigned integers, representative images of which
+            TensorFlow Serving computes some in each signature before the model answers. Two requests a signature, of one and
+            of up to 8 images, are written to `assets.extra`: those that use the most glimpses, and one that stops first. With a
+            threshold, at least one must use all glimpses. Requires `pip install keras-glimpse[serving]`. Defaults to `None`.
 
     Raises:
-        TypeError: If `model` is not a `GlimpseClassifier`.
-        ValueError: If the model is not built, or `threshold` or `max_pixels` is out of range.
+        TypeError: If `model` is not a `GlimpseClassifier`, or warm-up images have an invalid type.
+        ValueError: If the model is not built, or `threshold` or `max_pixels` is out of range; or warm-up images are of the
+            wrong shape, not finite, or all stop early.
+        ImportError: If there are warm-up images and tensorflow-serving-api is not installed.
         FileNotFoundError: If the parent folder does not exist.
         FileExistsError: If `path` contains files that this function did not write.
 
@@ -66,8 +78,13 @@ def export_saved_model(model, path: str | os.PathLike, threshold: float | None =
     """
     check_exportable("export_saved_model", model, threshold)
     check_integers(1, max_pixels=max_pixels)
+    if warmup is not None:
+        warmup = warmup_images(model, warmup, threshold)
     with complete_folder(path, about(model, model.image_shape, threshold)) as folder:
-        tf.saved_model.save(weights_of(model), str(folder), _signatures(model, threshold, max_pixels))
+        signatures = _signatures(model, threshold, max_pixels)
+        tf.saved_model.save(weights_of(model), str(folder), signatures)
+        if warmup is not None:
+            write_warmup(folder, model, signatures, warmup)
 
 
 def _signatures(model, threshold, max_pixels):
@@ -75,6 +92,7 @@ def _signatures(model, threshold, max_pixels):
     images = {
         "serving_default": (cascade_of_batch, TENSORFLOW, None, tf.float32),
         "uint8": (cascade_of_batch, TENSORFLOW, None, tf.uint8),
+        "classify": (_classify, TENSORFLOW, None, tf.float32),
         "explain": (explain, TENSORFLOW, None, tf.float32),
         "portable": (float_products(model)(portable), ANY, threshold and 1, tf.float32),
     }
@@ -90,6 +108,17 @@ def _signatures(model, threshold, max_pixels):
     return signatures
 
 
+def _classify(model, images, threshold, runtime):
+    return _best_first(model, cascade_of_batch(model, images, threshold, runtime)["probabilities"])
+
+
+def _best_first(model, probabilities):
+    """The names of the classes and their probabilities, as TensorFlow Serving's own Classify API calls and orders them."""
+    names = model.class_names or tuple(map(str, range(model.num_classes)))
+    scores, order = tf.math.top_k(probabilities, model.num_classes)
+    return {"classes": tf.gather(tf.constant(names), order), "scores": scores}
+
+
 def _cascade_of_encoded(model, threshold, max_pixels, encoded):
     def of_one(contents):
         image = EncodedInGraph.of(contents, model.channels, max_pixels)
@@ -99,5 +128,6 @@ def _cascade_of_encoded(model, threshold, max_pixels, encoded):
             answer = cascade_of_one(model, image._replace(stored=tf.identity(image.stored)), threshold, TENSORFLOW)
         return {name: values[0] for name, values in answer.items()}
 
-    answer = {"probabilities": tf.TensorSpec((model.num_classes,), tf.float32), "exit_stage": tf.TensorSpec((), tf.int32)}
-    return tf.map_fn(of_one, encoded, fn_output_signature=answer)
+    each = {"probabilities": tf.TensorSpec((model.num_classes,), tf.float32), "exit_stage": tf.TensorSpec((), tf.int32)}
+    answer = tf.map_fn(of_one, encoded, fn_output_signature=each)
+    return answer | _best_first(model, answer["probabilities"])

@@ -6,6 +6,7 @@ It loads a SavedModel by TensorFlow's C API and answers requests from several th
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ class Served(NamedTuple):
 
     answers: np.ndarray  # `[images of all requests, classes]`, in the order of the requests; NaN where there is none.
     seconds: np.ndarray  # `[requests]`, from the request to its answer; NaN where it failed.
-    samples: np.ndarray  # `[samples, 4]`: requests done, seconds since the first, KiB resident, KiB allocated by malloc.
+    samples: np.ndarray  # `[samples, 5]`: requests done, seconds, KiB resident, KiB allocated by malloc, versions replaced.
     complaints: str  # what the program said of the first failures
 
 
@@ -55,31 +56,52 @@ def signature(saved_model: Path, name: str):
     return signatures[name]
 
 
-def serve(program: Path, saved_model: Path, images: np.ndarray, requests: np.ndarray, threads: int = 1) -> Served:
+def serve(
+    program: Path,
+    versions: Sequence[Path],
+    images: np.ndarray,
+    requests: np.ndarray,
+    threads: int = 1,
+    replace_every: int = 0,
+    warm_up: int = 0,
+) -> Served:
     """Has `program`, from `build`, compute `probabilities` by a SavedModel's signature for such images.
 
     Args:
+        versions: SavedModels, of which the first is served, or which take turns.
         images: `[n, height, width, channels]`, float32 for `serving_default` or bytes for `uint8`.
         requests: `[requests, 2]`: the first image, and how many.
         threads: how many requests are in work at a time.
+        replace_every: requests after which the next version replaces the one that is served; 0 for never.
+        warm_up: how many of the requests a version computes before it is served.
 
     Raises:
         RuntimeError: the program itself ended with an error; the message has what it said.
     """
     requests = np.asarray(requests, np.int64)
-    chosen = signature(saved_model, "uint8" if images.dtype == np.uint8 else "serving_default")
-    source, target = chosen.inputs["images"], chosen.outputs["probabilities"]
     rows = np.cumsum(requests[:, 1]) - requests[:, 1]
+    name = "uint8" if images.dtype == np.uint8 else "serving_default"
+    names, classes = zip(*(_tensors(version, name) for version in versions))
+    if len({*classes}) > 1:
+        raise ValueError(f"Expected versions with the same number of classes; got {list(classes)}.")
     with tempfile.TemporaryDirectory() as scratch:
         files = [Path(scratch) / name for name in ("images", "requests", "answers", "seconds")]
-        answers = np.full((requests[:, 1].sum(), target.tensor_shape.dim[-1].size), np.nan, np.float32)
+        answers = np.full((requests[:, 1].sum(), classes[0]), np.nan, np.float32)
         contents = images, np.column_stack([requests, rows]), answers, np.full(len(requests), np.nan)
         for path, content in zip(files, contents):
             content.tofile(path)
-        figures = map(str, [*images.shape[1:], threads, max(1, len(requests) // SAMPLES)])
-        samples, complaints = _run([program, saved_model, source.name, target.name, images.dtype.name, *figures, *files])
+        figures = map(str, [*images.shape[1:], threads, max(1, len(requests) // SAMPLES), replace_every, warm_up])
+        of_versions = [each for version in zip(versions, *zip(*names)) for each in version]
+        samples, complaints = _run([program, images.dtype.name, *figures, *files, *of_versions])
         answers = np.fromfile(files[2], np.float32).reshape(answers.shape)
         return Served(answers, np.fromfile(files[3]), samples, complaints)
+
+
+def _tensors(saved_model, name):
+    """The names of the tensors that go in and come out, and the number of classes."""
+    chosen = signature(saved_model, name)
+    target = chosen.outputs["probabilities"]
+    return (chosen.inputs["images"].name, target.name), target.tensor_shape.dim[-1].size
 
 
 def _run(command):

@@ -1,0 +1,77 @@
+"""Warm-up requests, which TensorFlow Serving replays when it loads a SavedModel: else the first users wait while TensorFlow
+initializes what it needs."""
+
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from keras_glimpse._validation.images import check_images
+from keras_glimpse.cascade.predict import cascade_predict
+from keras_glimpse.export.integrity import ASSETS
+from keras_glimpse.ops.thumbnail import to_unit_range
+
+FILE = Path(ASSETS) / "tf_serving_warmup_requests"  # Where TensorFlow Serving looks.
+BATCH = 8  # Images of a request. The server refuses a model with a warm-up request above its max_batch_size.
+
+
+def warmup_images(model, images, threshold: float | None) -> np.ndarray:
+    """Of the images, the one that stops first, and then up to `BATCH` that stop last, of which one uses all glimpses."""
+    _prediction_log()
+    images = np.asarray(images)
+    if images.ndim != 4:
+        raise ValueError(f"Expected warm-up images [n, height, width, channels]; got an array of shape {images.shape}.")
+    check_images(images, model.image_shape, model.least_sides, at_least=1)
+    if not np.isfinite(images).all():
+        raise ValueError("Expected warm-up images of finite numbers; got some that are infinite or not numbers.")
+    glimpses = model.active_glimpses
+    stages = np.full(len(images), glimpses) if threshold is None else cascade_predict(model, images, threshold).exit_stage
+    if max(stages) < glimpses:
+        counts = np.bincount(stages, minlength=glimpses + 1).tolist()
+        raise ValueError(
+            f"Expected a warm-up image for which every glimpse is needed at threshold {threshold}; of {len(images)}, {counts} "
+            "stop after 0, 1, ... glimpses. Give more, or harder, images."
+        )
+    order = np.argsort(stages, kind="stable")
+    return images[[order[0], *order[::-1][:BATCH]]]
+
+
+def write_warmup(folder: Path, model, signatures: dict, images: np.ndarray) -> None:
+    """Writes two requests for each signature: the first of the images, and the others, or as many as the signature takes."""
+    log = _prediction_log()
+    values = _as_each_dtype(model, images)
+    (folder / FILE).parent.mkdir(exist_ok=True)
+    with tf.io.TFRecordWriter(str(folder / FILE)) as file:
+        for name, function in signatures.items():
+            (spec,), _ = function.structured_input_signature
+            inputs = values[spec.dtype]
+            for batch in (inputs[:1], inputs[1:][: spec.shape[0]]):
+                record = log.PredictionLog()
+                request = record.predict_log.request
+                request.model_spec.signature_name = name
+                request.inputs[spec.name].CopyFrom(tf.make_tensor_proto(batch, spec.dtype))
+                file.write(record.SerializeToString())
+
+
+def _as_each_dtype(model, images):
+    """The images as floats, as bytes, and as files: a JPEG of the first, of each other a PNG and a JPEG."""
+    if model.preprocess is None:
+        floats, largest = to_unit_range(images, images.dtype).numpy(), 255
+    else:
+        floats, largest = images.astype(np.float32), 1  # Whose inputs are not scaled.
+    pixels = np.clip(np.rint(largest * floats), 0, 255).astype(np.uint8)
+    values = {tf.float32: floats, tf.uint8: pixels}
+    if model.reads_parts:
+        both = [encode(image).numpy() for image in pixels for encode in (tf.io.encode_png, tf.io.encode_jpeg)]
+        values[tf.string] = both[1:]
+    return values
+
+
+def _prediction_log():
+    try:
+        from tensorflow_serving.apis import prediction_log_pb2
+    except ImportError as error:
+        raise ImportError(
+            "Warm-up requests need tensorflow-serving-api: pip install keras-glimpse[serving]; or export without `warmup`."
+        ) from error
+    return prediction_log_pb2
