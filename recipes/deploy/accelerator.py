@@ -3,9 +3,9 @@
     pip install ai-edge-litert numpy                        # no TensorFlow, no Keras
     python recipes/deploy/accelerator.py FOLDER IMAGES.npy  # unsigned bytes, or floats scaled as in training
 
-Prints the class, its probability and the number of glimpses of each image. For an Edge TPU or an NPU, first let its compiler
-translate `first_look.tflite` and the `glimpse_*.tflite`, and give `Cascade` its delegate: `delegates=[load_delegate("NAME.so")]`,
-from `ai_edge_litert.interpreter`. Without one, as here, the networks of integers run on the CPU.
+Prints the class, its probability and the number of glimpses of each image. Here the networks of integers run on the CPU. For an
+accelerator, let its compiler translate `first_look.tflite` and each `glimpse_*.tflite`, and give `Cascade` its delegate, by
+`load_delegate` of `ai_edge_litert.interpreter`.
 """
 
 import argparse
@@ -26,6 +26,7 @@ class Cascade:
 
     def __init__(self, folder: Path, delegates: list | None = None):
         self.about = json.loads((folder / "assets.extra" / "keras_glimpse.json").read_text())
+        self.threshold = self.about["threshold"] or np.inf
         self.cpu = Interpreter(str(folder / "cpu.tflite"), num_threads=1)
         self.between = {name: self.cpu.get_signature_runner(name) for name in self.cpu.get_signature_list()}
         self.first_look, *self.glimpses = (Network(folder / name, delegates) for name in self.about["networks"])
@@ -33,16 +34,17 @@ class Cascade:
     def __call__(self, image: np.ndarray) -> tuple[np.ndarray, int]:
         """The probabilities `[classes]` and the number of glimpses, of an image `[height, width, channels]`, float32."""
         known = {"images": image[None]}
-        known |= self._on_cpu("thumbnail", known)
-        seen = self.first_look(known)
+        seen = self.first_look(self._on_cpu("thumbnail", known))
         known |= {"hidden": seen["hidden"], "logits": seen["logits"][:, None], "locations": np.zeros((1, 0, 2), np.float32)}
-        for number, glimpse in enumerate([*self.glimpses, None]):
-            probabilities = self._on_cpu(f"answer_{number}", known)["probabilities"][0]
-            if glimpse is None or probabilities.max() >= (self.about["threshold"] or np.inf):
-                return probabilities, number
-            place = self._on_cpu(f"look_{number + 1}", known)
-            for name, new in (("logits", glimpse(place)["logits"]), ("locations", place["location"])):
-                known[name] = np.concatenate([known[name], new[:, None]], axis=1)
+        probabilities, exit_stage = self._on_cpu("answer_0", known)["probabilities"][0], 0
+        while exit_stage < len(self.glimpses) and not probabilities.max() >= self.threshold:
+            seen = self._on_cpu(f"look_{exit_stage + 1}", known)
+            seen |= self.glimpses[exit_stage](seen)
+            known["logits"] = np.concatenate([known["logits"], seen["logits"][:, None]], axis=1)
+            known["locations"] = np.concatenate([known["locations"], seen["location"][:, None]], axis=1)
+            exit_stage += 1
+            probabilities = self._on_cpu(f"answer_{exit_stage}", known)["probabilities"][0]
+        return probabilities, exit_stage
 
     def _on_cpu(self, signature: str, known: dict) -> dict:
         run = self.between[signature]

@@ -32,7 +32,7 @@ def main():
 
 
 def needs(content: bytes) -> dict:
-    """The operations to register, of all branches, and the smallest arena that works.
+    """The operations to register, of all branches, and the smallest arena that works, `operations` and `arena_bytes`.
 
     The arena is measured with TFLM's runtime for Python, on 64 bits and to a KiB. Pointers, which are a part of it, are half as
     large on 32 bits; kernels that are optimized for a certain microcontroller may want more.
@@ -42,6 +42,8 @@ def needs(content: bytes) -> dict:
 
 def operations(content: bytes) -> list[str]:
     """Sorted, by their names in LiteRT's schema."""
+    if content[4:8] != b"TFL3":
+        raise ValueError("Expected the content of a .tflite file; got something else.")
     model = schema.Model.GetRootAsModel(content, 0)
     names = {code: name for name, code in vars(schema.BuiltinOperator).items() if name.isupper()}
     codes = (model.OperatorCodes(n) for n in range(model.OperatorCodesLength()))
@@ -60,8 +62,10 @@ def smallest_arena(content: bytes) -> int:
 
 
 def _works(content, arena):
-    from tflite_micro.python.tflite_micro import runtime
-
+    try:
+        from tflite_micro.python.tflite_micro import runtime  # Only this needs it, and there are few platforms with it.
+    except ImportError as error:
+        raise ImportError('The arena is measured with tflite-micro: pip install "keras-glimpse[micro]".') from error
     try:
         interpreter = runtime.Interpreter.from_bytes(content, arena_size=arena)
     except RuntimeError:

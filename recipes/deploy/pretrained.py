@@ -1,8 +1,9 @@
 """Make `saved_models/` of rows that have been trained: each model for Keras, TensorFlow Serving and LiteRT, with a card.
 
-pip install -e ".[recipes,litert,onnx]"
+pip install -e ".[recipes,litert,micro,onnx]"
 python recipes/deploy/pretrained.py --model mnist                                       # about a minute for a model of digits
 python recipes/deploy/pretrained.py --model deeppcb-defects --data-dir ../DeepPCB       # some minutes
+python recipes/deploy/pretrained.py --refresh           # only what cards tell of microcontrollers, of the files that are there
 
 The rows are those that `recipes/tables/run.py` and `recipes/images/run.py` keep in `runs/tables` and `runs/images`.
 """
@@ -22,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import images.training
 import keras
+import micro
 import numpy as np
 import tensorflow as tf
 from arguments import in_one_line
@@ -61,12 +63,16 @@ def main():
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="has tables/ and images/; default %(default)s")
     parser.add_argument("--data-dir", type=Path, help="DeepPCB, for deeppcb-defects")
     parser.add_argument("--model", action="append", choices=MODELS, help="only this one; repeatable")
+    parser.add_argument("--refresh", action="store_true", help="measure only what files need on microcontrollers")
     args = parser.parse_args()
     one_thread()
     with in_one_line():
         for name in args.model or MODELS:
             about, row, trained = MODELS[name]
-            make(name, about, trained(row, args.runs, args.data_dir))
+            if args.refresh:
+                refresh(pretrained_folder() / name)
+            else:
+                make(name, about, trained(row, args.runs, args.data_dir))
 
 
 def make(name: str, about: str, trained: Trained) -> None:
@@ -75,9 +81,10 @@ def make(name: str, about: str, trained: Trained) -> None:
         folder = Path(scratch)
         trained.model.save(folder / "model.keras")
         files = export_all(trained.model, trained.threshold, *trained.images(), folder, SHIPPED)
+        files = with_micro(folder, files)
         content = {"name": name} | trained.results | {"files": files}
         (folder / "card.json").write_text(json.dumps(content, indent=2) + "\n")
-        (folder / "README.md").write_text(card(name, about, trained, files))
+        (folder / "README.md").write_text(card(name, about, trained, files) + micro_section(files))
         shutil.rmtree(pretrained_folder() / name, ignore_errors=True)
         shutil.copytree(folder, pretrained_folder() / name)
     print(f"Wrote {pretrained_folder() / name}/")
@@ -107,6 +114,41 @@ model = keras_glimpse.load_pretrained("{name}")
 images = np.zeros({(1, *trained.model.image_shape)}, "uint8")
 result = keras_glimpse.cascade_predict(model, images, threshold={trained.threshold:.4g})
 ```
+"""
+
+
+# ---- Microcontrollers ----
+
+
+MICRO = "\n## Microcontrollers\n"
+
+
+def refresh(folder: Path) -> None:
+    """Measures anew what the files of a model need on a microcontroller; all else of its card stays."""
+    card_path, readme = folder / "card.json", folder / "README.md"
+    content = json.loads(card_path.read_text())
+    content["files"] = with_micro(folder, content["files"])
+    card_path.write_text(json.dumps(content, indent=2) + "\n")
+    readme.write_text(readme.read_text().partition(MICRO)[0] + micro_section(content["files"]))
+    print(f"Wrote the card of {folder}/")
+
+
+def with_micro(folder: Path, files: list[dict]) -> list[dict]:
+    """Adds what `micro.needs` says of the `.tflite` files that are there."""
+    paths = [folder / file["file"] for file in files]
+    needs = [{"micro": micro.needs(path.read_bytes())} if path.suffix == ".tflite" and path.exists() else {} for path in paths]
+    return [file | needed for file, needed in zip(files, needs)]
+
+
+def micro_section(files: list[dict]) -> str:
+    """The last section of a card."""
+    lines = [(file["file"], file["micro"]) for file in files if "micro" in file]
+    lines = [(f"`{name}`: {needs['arena_bytes'] / 1024:,.0f} KiB", ", ".join(needs["operations"])) for name, needs in lines]
+    text = "\n".join(fill(f"- {arena}; {operations}.", 128, subsequent_indent="  ") for arena, operations in lines)
+    return f"""{MICRO}
+The arena that TensorFlow Lite for Microcontrollers needs, on a computer of 64 bits, and the operations to register:
+
+{text}
 """
 
 
