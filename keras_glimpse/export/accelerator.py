@@ -105,16 +105,16 @@ def _in_integers(model, compute, calibration: dict[str, np.ndarray], integers: t
     """The content of a file with a network for one image.
 
     Rounding in layer after layer adds up to a bias of the logits: of up to 2.5 in those of boards, where it cost a percentage
-    point. So a first file, which takes and gives floats, tells their mean error, and the second subtracts it.
+    point. So a first file, which takes and gives floats, tells their mean error, and in the second they are without it.
     """
-    with_bias = _converted(model, compute, calibration, tf.float32)
-    bias = tf.constant(_mean_error(with_bias, compute, calibration))
+    first = _converted(model, compute, calibration, tf.float32)
+    correction = tf.constant(-_mean_error(first, compute, calibration))
 
-    def unbiased(*inputs):
+    def corrected(*inputs):
         answer = compute(*inputs)
-        return answer | {"logits": answer["logits"] - bias}
+        return answer | {"logits": answer["logits"] + correction}  # Which the converter adds to the bias of the last layer.
 
-    return _converted(model, unbiased, calibration, integers)
+    return _converted(model, corrected, calibration, integers)
 
 
 def _converted(model, compute, calibration, outside: tf.DType) -> bytes:
