@@ -29,8 +29,8 @@ def check_file(path: str | os.PathLike) -> None:
 
     - for a `.keras` file, that its parts are complete and match their checksums, and that the weights can be read and are at
       least as many as the configuration implies;
-    - for a `.tflite` file, a SavedModel or a folder for an accelerator, that it matches the SHA-256 recorded by `export_litert`,
-      `export_saved_model` or `export_accelerator`.
+    - for a `.tflite` file, a SavedModel or a folder for an accelerator, that it matches the SHA-256 recorded by
+      `export_litert`, `export_saved_model` or `export_accelerator`.
 
     This detects damage, not tampering: whoever can change a file can change its checksums.
 

@@ -1,6 +1,6 @@
 """Run what `export_accelerator` writes: networks of integers on an accelerator, with the early exit between them on the CPU.
 
-    pip install ai-edge-litert numpy                        # no TensorFlow, no Keras
+    pip install -e ".[litert]"                              # or only ai-edge-litert and numpy: no TensorFlow, no Keras
     python recipes/deploy/accelerator.py FOLDER IMAGES.npy  # unsigned bytes, or floats scaled as in training
 
 Prints the class, its probability and the number of glimpses of each image. Here the networks of integers run on the CPU. For an
