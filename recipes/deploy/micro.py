@@ -1,6 +1,6 @@
 """What a `.tflite` file needs on a microcontroller, and the file as a C++ header, with that, for `micro.cc`.
 
-pip install ai-edge-litert tflite-micro                 # Linux on x86-64
+pip install -e ".[micro]"                               # Linux on x86-64
 python recipes/deploy/micro.py saved_models/mnist/cascade-int8.tflite --out model.h
 """
 
