@@ -308,6 +308,11 @@ class GlimpseNetworks(keras.Model):
         if self._pixels:
             self._pixels.see(images[:32])
 
+    def check_pixels(self, images) -> None:
+        """Raises ValueError if pixels are outside the range that the model expects."""
+        if self._pixels:
+            self._pixels.check(images)
+
     # ---- Images that are read in parts ----
 
     @property

@@ -147,3 +147,10 @@ def test_no_gradient_through_the_crop(rng):
     with tf.GradientTape() as tape:
         total = tf.reduce_sum(MultiScaleCrop(6)(image, location))
     assert tape.gradient(total, location) is None
+
+
+@pytest.mark.parametrize("method", ["area", "strided", "bilinear"])
+def test_a_thumbnail_as_large_as_the_image(rng, method):
+    """It is the image: what exported files of accelerators take."""
+    image = rng.integers(0, 256, (2, 7, 9, 3), np.uint8)
+    np.testing.assert_allclose(downsample(image, (7, 9), method), image / np.float32(255))

@@ -132,6 +132,60 @@ def test_calibration_of_a_model_with_preprocess(make_model, rng, tmp_path):
     np.testing.assert_allclose(integers, tf.nn.softmax(model.predict(images[:1], verbose=0)), atol=0.02)
 
 
+@pytest.mark.parametrize("quantize", one_fast([None, "float16", "int8"]))
+def test_compiled_model(sharp_model, rng, tmp_path, quantize):
+    """LiteRT's other API answers as its interpreter does and, without rounding, as Keras does: it stops at the same stages."""
+    api, path = pytest.importorskip("ai_edge_litert.compiled_model"), tmp_path / "model.tflite"
+    images = rng.random((60, 20, 24, 1), dtype=np.float32)
+    calibration = images if quantize == "int8" else None
+    keras_glimpse.export_litert(sharp_model, path, 0.8, quantize, calibration=calibration)
+    model = api.CompiledModel.from_file(str(path), options=api.Options(cpu_options=api.CpuOptions(num_threads=1)))
+    inputs, outputs = model.create_input_buffers(0), model.create_output_buffers(0)
+    order = model.get_signature_by_index(0)["outputs"]
+    buffers, found = dict(zip(order, outputs)), []
+    for image in images:
+        inputs[0].write(image[None])
+        model.run_by_index(0, inputs, outputs)
+        found.append((buffers["probabilities"].read(4, np.float32), buffers["exit_stage"].read(1, np.int32)[0]))
+    probabilities, stages = map(np.array, zip(*found))
+    expected = answers(path, images)
+    np.testing.assert_array_equal(stages, [each["exit_stage"][0] for each in expected])
+    np.testing.assert_allclose(probabilities, [each["probabilities"][0] for each in expected], atol=1e-6)
+    if quantize is None:
+        wanted, exit_stage, _ = keras_glimpse.cascade_predict(sharp_model, images, 0.8)
+        np.testing.assert_array_equal(stages, exit_stage)
+        np.testing.assert_allclose(probabilities, wanted, atol=1e-4)  # The logits are in the hundreds.
+        assert {*stages} == {0, 1, 2}
+
+
+@pytest.mark.slow
+def test_the_trap_of_the_weight_cache(make_model, rng, tmp_path):
+    """XNNPACK answers with the weights of another model, whose cache it finds; recipes/litert.py has a cache for each file."""
+    recipe = pytest.importorskip("litert")
+    from ai_edge_litert.compiled_model import CompiledModel, CpuOptions, Options
+
+    image, paths = rng.random((1, 20, 24, 1), dtype=np.float32), [tmp_path / "a.tflite", tmp_path / "b.tflite"]
+    for seed, path in enumerate(paths):
+        keras.utils.set_random_seed(seed)
+        keras_glimpse.export_litert(make_model(num_glimpses=1), path, 0.9)
+    wanted = [answers(path, image[0][None])[0]["probabilities"] for path in paths]
+    assert np.abs(wanted[0] - wanted[1]).max() > 0.01
+
+    def with_cache(path):
+        cpu = CpuOptions(num_threads=1, xnnpack_weight_cache_path=str(tmp_path / "cache"))
+        model = CompiledModel.from_file(str(path), options=Options(cpu_options=cpu))
+        inputs, outputs = model.create_input_buffers(0), model.create_output_buffers(0)
+        inputs[0].write(image)
+        model.run_by_index(0, inputs, outputs)
+        return outputs[model.get_signature_by_index(0)["outputs"].index("probabilities")].read(3, np.float32)
+
+    for path in paths:  # The answer of the first file both times: docs/on-device.md warns of it.
+        np.testing.assert_allclose(with_cache(path), wanted[0][0], atol=1e-6)
+    for path, expected in 2 * [*zip(paths, wanted)]:
+        np.testing.assert_allclose(recipe.Compiled(path, tmp_path)(image), expected, atol=1e-6)
+    assert len([*tmp_path.glob("*.xnnpack")]) == 2
+
+
 def test_bad_exports(sharp_model, tmp_path):
     with pytest.raises(ValueError, match=r"threshold must lie in \(0, 1\]; got 1.5"):
         keras_glimpse.export_litert(sharp_model, tmp_path / "model.tflite", 1.5)

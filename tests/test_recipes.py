@@ -55,3 +55,11 @@ def test_on_device(recipe, capsys):
     pytest.importorskip("ai_edge_litert")
     recipe("on_device", "--smoke", "--rounds", "1").main()
     assert "cascade at 0.95" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, column", [("compiled_model", "CompiledModel"), ("integers", "points")])
+def test_other_tables_of_files(recipe, capsys, name, column):
+    pytest.importorskip("ai_edge_litert")
+    recipe(name, "--smoke").main()
+    assert column in capsys.readouterr().out

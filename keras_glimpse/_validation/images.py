@@ -82,11 +82,23 @@ class PixelRange:
         if self.has_warned or not pixel > self.limit:
             return
         self.has_warned = True
+        warnings.warn(self._wrong(pixel), stacklevel=2)
+
+    def check(self, images) -> None:
+        """Raises ValueError for floats that `see` warns of, and for unsigned integers that were scaled to [0, 1] before."""
+        largest = np.max(images)
+        if tf.as_dtype(dtype_of(images)).is_unsigned:
+            if largest <= 1:
+                most = np.iinfo(images.dtype).max
+                raise ValueError(f"Unsigned integers are scaled to [0, 1]: expected pixels up to {most}; got up to {largest}.")
+        elif not largest <= self.limit:
+            raise ValueError(self._wrong(largest))
+
+    def _wrong(self, pixel):
         expected = "in [0, 1], as the bytes that the model was trained on are scaled" if self.largest else "around 1"
-        warnings.warn(
+        return (
             f"Images of floats are used as they are: expected pixels {expected}; got up to {pixel:g}. Divide them by 255, or "
-            "pass unsigned integers, which are scaled to [0, 1].",
-            stacklevel=2,
+            "pass unsigned integers, which are scaled to [0, 1]."
         )
 
 

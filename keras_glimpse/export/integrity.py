@@ -31,14 +31,14 @@ def check_file(path: str | os.PathLike) -> None:
     - for a `.keras` file, that its parts are complete and match their checksums, and that the weights can be read and are at
       least as many as the configuration implies;
     - for the folder that `save(path, zipped=False)` writes, the same without checksums, which it does not have;
-    - for a `.tflite` file or a SavedModel, that it matches the SHA-256 recorded by `export_litert`, `export_mediapipe` or
-      `export_saved_model`.
+    - for a `.tflite` file, a SavedModel or a folder for an accelerator, that it matches the SHA-256 recorded by the function
+      that wrote it: `export_litert`, `export_mediapipe`, `export_saved_model` or `export_accelerator`.
 
     This detects damage, not tampering: whoever can change a file can change its checksums.
 
     Args:
         path: String or path of a `.keras` file or such a folder, a `.tflite` file written by `export_litert` or
-            `export_mediapipe`, or the folder of a SavedModel written by `export_saved_model`.
+            `export_mediapipe`, or the folder written by `export_saved_model` or `export_accelerator`.
 
     Raises:
         FileNotFoundError: If `path` does not exist.

@@ -1,9 +1,10 @@
 """LiteRT files with early exit inside, made of built-in operations only."""
 
+import contextlib
 import os
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
@@ -11,12 +12,11 @@ import tensorflow as tf
 
 from keras_glimpse._compat import litert_operations, weights_of
 from keras_glimpse._validation.arguments import check_exportable, check_integers, check_one_of
-from keras_glimpse._validation.images import check_spec
 from keras_glimpse.cascade.predict import cascade_predict
+from keras_glimpse.export.calibration import calibration_images
 from keras_glimpse.export.files import complete_file, write_marked
 from keras_glimpse.export.graphs import about, cascade_of_batch, cascade_of_one, exported_shape
 from keras_glimpse.ops.runtime import ANY, LITERT_QUANTIZED
-from keras_glimpse.ops.thumbnail import to_unit_range
 from keras_glimpse.quantization import float_products
 
 QUANTIZE = (None, "float16", "dynamic", "int8")
@@ -77,7 +77,7 @@ def export_litert(
     if threshold is not None and batch_size != 1:
         raise ValueError(f"A cascade looks at one image at a time: batch_size must be 1 with a threshold; got {batch_size}.")
     shape = exported_shape("export_litert", model, image_shape)
-    images = calibration_images(model, shape, quantize, threshold, calibration)
+    images = calibration_for(quantize, model, shape, threshold, calibration)
     compute = cascade_of_one if batch_size == 1 else cascade_of_batch
     signature = tf.TensorSpec((batch_size, *shape), tf.float32, name="images")
     with complete_file(path) as scratch, float_products(model):
@@ -92,7 +92,7 @@ def check_convertible(function: str, model, threshold: float | None, quantize: s
     check_exportable(name, model, threshold, float32=True, quantized=modes)
 
 
-def calibration_images(model, shape: tuple, quantize: str | None, threshold: float | None, calibration) -> np.ndarray | None:
+def calibration_for(quantize: str | None, model, shape: tuple, threshold: float | None, calibration) -> np.ndarray | None:
     """The images to calibrate with, as the file will be given them, in float32; raises unless they are needed and right."""
     if (quantize == "int8") != (calibration is not None):
         raise ValueError(
@@ -101,15 +101,10 @@ def calibration_images(model, shape: tuple, quantize: str | None, threshold: flo
         )
     if calibration is None:
         return None
-    calibration = np.asarray(calibration)
-    check_spec(calibration.shape, calibration.dtype, shape)
-    if not len(calibration):
-        raise ValueError("Expected at least one calibration image; got none.")
-    if not np.isfinite(calibration).all():
-        raise ValueError("Expected calibration images of finite numbers; got some that are infinite or not numbers.")
+    images = calibration_images(model, shape, calibration)
     if threshold is not None:
-        _check_every_stage_is_reached(model, calibration, threshold)
-    return calibration.astype(np.float32) if model.preprocess else to_unit_range(calibration, calibration.dtype).numpy()
+        _check_every_stage_is_reached(model, images, threshold)
+    return images
 
 
 def _check_every_stage_is_reached(model, calibration, threshold):
@@ -126,17 +121,27 @@ def _check_every_stage_is_reached(model, calibration, threshold):
 def convert(compute: Callable, model, signature: tf.TensorSpec, quantize: str | None = None, calibration=None) -> bytes:
     """Converts a function of images and a `runtime`, with the model's weights, to a LiteRT file; returns its content."""
     compute = partial(compute, runtime=LITERT_QUANTIZED if quantize else ANY)
-    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
-        warnings.simplefilter("ignore")  # The converter warns of its own internals.
-        function = tf.function(compute, autograph=False).get_concrete_function(signature)
-        tf.saved_model.save(weights_of(model), folder, {"serving_default": function})
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    with converter_of(model, {"serving_default": (compute, [signature])}) as converter:
         if quantize:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if quantize == "float16":
             converter.target_spec.supported_types = [tf.float16]
         return _to_int8(converter, signature, calibration) if quantize == "int8" else converter.convert()
+
+
+@contextlib.contextmanager
+def converter_of(model, signatures: dict[str, tuple[Callable, list[tf.TensorSpec]]]) -> Iterator[tf.lite.TFLiteConverter]:
+    """Yields a converter to built-in operations, for functions of tensors by the name of their signature."""
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+        warnings.simplefilter("ignore")  # The converter warns of its own internals.
+        functions = {
+            name: tf.function(compute, autograph=False).get_concrete_function(*specs)
+            for name, (compute, specs) in signatures.items()
+        }
+        tf.saved_model.save(weights_of(model), folder, functions)
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=[*functions])
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        yield converter
 
 
 def _to_int8(converter, signature, calibration) -> bytes:

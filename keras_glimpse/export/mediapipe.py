@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras_glimpse._compat import with_litert_metadata
 from keras_glimpse.export.files import complete_file, write_marked
 from keras_glimpse.export.graphs import about, cascade_of_one, exported_shape
-from keras_glimpse.export.litert import calibration_images, check_convertible, convert
+from keras_glimpse.export.litert import calibration_for, check_convertible, convert
 from keras_glimpse.quantization import float_products
 
 LABELS = "labels.txt"
@@ -64,7 +64,7 @@ def export_mediapipe(
     *sides, channels = exported_shape("export_mediapipe", model, image_shape)
     if channels not in (1, 3):
         raise ValueError(f"export_mediapipe needs a model of one or three channels; this one is for {model.image_shape}.")
-    images = calibration_images(model, (*sides, channels), quantize, None, calibration)
+    images = calibration_for(quantize, model, (*sides, channels), None, calibration)
     images = None if images is None else _to_rgb(images)
     signature = tf.TensorSpec((1, *sides, 3), tf.uint8, name="images")
     metadata = _metadata()  # Before the work of converting, since it says if MediaPipe is missing.

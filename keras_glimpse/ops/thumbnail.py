@@ -42,7 +42,9 @@ def downsample(image: tf.Tensor, size: tuple[int, int], method: str = "area", ru
     array([[ 2.5,  4.5],
            [10.5, 12.5]], dtype=float32)
     """
-    if method == "area":
+    if image.shape[1:3] == size:
+        thumbnail = tf.convert_to_tensor(image)
+    elif method == "area":
         by_op = _is_averaged_by_op(image, runtime)
         thumbnail = tf.raw_ops.ResizeArea(images=image, size=size) if by_op else _average(image, size, runtime)
     else:

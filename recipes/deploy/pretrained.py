@@ -1,6 +1,6 @@
 """Make `saved_models/` of rows that have been trained: each model for Keras, TensorFlow Serving and LiteRT, with a card.
 
-pip install -e ".[recipes,litert,onnx]"
+pip install -e ".[recipes,litert,micro,onnx]"
 python recipes/deploy/pretrained.py --model mnist                                       # about a minute for a model of digits
 python recipes/deploy/pretrained.py --model deeppcb-defects --data-dir ../DeepPCB       # some minutes
 
@@ -19,11 +19,13 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from textwrap import fill
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import images.training
 import keras
+import micro
 import numpy as np
 import tensorflow as tf
 from arguments import in_one_line, refuse
@@ -81,6 +83,7 @@ def make(model, content: dict, images: tuple | None) -> None:
         else:
             folder.mkdir()
             content = content | {"files": export_all(model, content["threshold"], *images, folder, SHIPPED)}
+        content = content | {"files": with_micro(folder, content["files"])}
         model.class_names = content["class_names"]
         model.save(folder / "model.keras")
         (folder / "card.json").write_text(json.dumps(content, indent=2) + "\n")
@@ -93,13 +96,14 @@ def make(model, content: dict, images: tuple | None) -> None:
 def card(model, content: dict) -> str:
     """The card of a model by its `card.json`: every figure comes from a stored result."""
     row, cascade = content["row"], content["cascade"]
+    files = [file for file in content["files"] if file["file"] in SHIPPED]
     measured = ([content["threshold"]], [cascade["error"] / 100], [cascade["macs"]])
     return model_card(
         model,
         content["name"],
         errors=[error / 100 for error in row["details"]["errors"]],
         cascade=CascadeCurve(*map(np.array, measured), full_error=row["error"] / 100),
-        notes=table([file for file in content["files"] if file["file"] in SHIPPED]),
+        notes=f"{table(files)}\n\n{micro_section(files)}",
         **{what: content[what] for what in SAID},
     )
 
@@ -112,6 +116,27 @@ def table(files: list[dict]) -> str:
 {rows}
 
 Latency is of one image on one thread of the machine that measured it; the `.tflite` files have the cascade inside."""
+
+
+# ---- Microcontrollers ----
+
+
+def with_micro(folder: Path, files: list[dict]) -> list[dict]:
+    """Adds what `micro.needs` says of the `.tflite` files that are there."""
+    paths = [folder / file["file"] for file in files]
+    needs = [{"micro": micro.needs(path.read_bytes())} if path.suffix == ".tflite" and path.exists() else {} for path in paths]
+    return [file | needed for file, needed in zip(files, needs)]
+
+
+def micro_section(files: list[dict]) -> str:
+    lines = [(file["file"], file["micro"]) for file in files if "micro" in file]
+    lines = [(f"`{name}`: {needs['arena_bytes'] / 1024:,.0f} KiB", ", ".join(needs["operations"])) for name, needs in lines]
+    text = "\n".join(fill(f"- {arena}; {operations}.", 128, subsequent_indent="  ") for arena, operations in lines)
+    return f"""## Microcontrollers
+
+The arena that TensorFlow Lite for Microcontrollers needs, on a computer of 64 bits, and the operations to register:
+
+{text}"""
 
 
 # ---- Digits ----
