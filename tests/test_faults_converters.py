@@ -10,7 +10,7 @@ from tensorflow.lite.python import schema_py_generated as schema
 
 import keras_glimpse
 from keras_glimpse.ops import crop as crop_module
-from keras_glimpse.ops.thumbnail import block_mean
+from keras_glimpse.ops.thumbnail import block_mean, downsample
 
 litert = pytest.importorskip("ai_edge_litert.interpreter")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -230,6 +230,13 @@ def test_means_of_many_pixels(rng):
     exact = image.astype(np.float64).reshape(1, 4, 64, 4, 64, 1).mean(axis=(2, 4))
     portable = tf.function(lambda x: block_mean(x, (64, 64)))
     np.testing.assert_allclose(portable(image), exact, atol=3e-7, rtol=0)
+
+
+def test_a_thumbnail_does_not_make_files_large():
+    """Of a large image, a matrix for the thumbnail would be megabytes."""
+    signature = tf.TensorSpec((1, 2048, 2048, 1))
+    graph = tf.function(lambda x: downsample(x, (16, 16)), input_signature=[signature]).get_concrete_function().graph
+    assert graph.as_graph_def().ByteSize() < 20_000
 
 
 @pytest.mark.parametrize("threshold", [None, 0.45])

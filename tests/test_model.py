@@ -161,7 +161,11 @@ def test_class_names_are_saved_and_drawn(make_model, batch, tmp_path):
     assert loaded.class_names is None
 
 
-@pytest.mark.parametrize("names", ["abc", ("a", "b"), ("a", "b", "b"), ("a", "b", ""), ("a", "b", "c\n"), (0, 1, 2), 3])
+NOT_NAMES = ["abc", ("a", "b"), ("a", "b", "b"), ("a", "b", ""), ("a", "b", "c\n"), (0, 1, 2), 3]
+NOT_NAMES += [("a", "b", "b\0"), ("a", "b", "\udcff"), {"a", "b", "c"}, {"a": 2, "b": 1, "c": 0}]
+
+
+@pytest.mark.parametrize("names", NOT_NAMES, ids=ascii)
 def test_errors_of_class_names(make_model, names):
     with pytest.raises(ValueError, match="class_names must be"):
         make_model(class_names=names)

@@ -49,6 +49,15 @@ def test_patches_and_thumbnails_are_those_of_arrays(rng, shape, dtype):
         np.testing.assert_allclose(source.thumbnail(size), downsample(image[None], size)[0], atol=1e-6)
 
 
+@pytest.mark.parametrize("far", [np.nan, -5.0, 1e6])
+def test_places_far_away_need_no_memory(rng, far):
+    """Nor when they are whole pixels apart, as those of a search are, of which one crop is made."""
+    source = ArrayImage(rng.integers(0, 256, (641, 641, 1), np.uint8))
+    found = source.patches([[0, 0], [0, 1 / 640], [far, far]], 12, (1, 2))
+    np.testing.assert_allclose(found[:2], source.patches([[0, 0], [0, 1 / 640]], 12, (1, 2)), atol=2e-6)
+    assert not found[2].any()
+
+
 def test_a_pyramid_is_exact_where_edges_meet_and_close_elsewhere(rng):
     image = smooth(rng, 256, 384)
     halves = [image[:256, :384].astype(np.float32)]

@@ -3,12 +3,15 @@
 import contextlib
 import numbers
 import operator
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence, Set
 
 import keras
 import numpy as np
 
 from keras_glimpse._compat import all_layers
+
+REFUSED = {"Cc", "Cs", "Zl", "Zp"}  # In names: what ends lines or strings in some file, and surrogates, which UTF-8 lacks.
 
 
 def check_integers(minimum: int, **arguments) -> None:
@@ -95,10 +98,10 @@ def class_names_of(names: Sequence[str] | None, num_classes: int) -> tuple[str, 
     """The names of classes as a tuple; raises unless they are None, or a different string for each class."""
     if names is None:
         return None
-    names = tuple(names) if not isinstance(names, str) and np.iterable(names) else (names,)
+    names = (names,) if isinstance(names, str | Set | Mapping) or not np.iterable(names) else tuple(names)
     for name in names:
-        if not isinstance(name, str) or not name.strip() or "\n" in name or "\r" in name:
-            raise ValueError(f"class_names must be strings of one line, and not empty; got {name!r}.")
+        if not isinstance(name, str) or not name.strip() or not REFUSED.isdisjoint(map(unicodedata.category, name)):
+            raise ValueError(f"class_names must be strings of one line, not empty, without control characters; got {name!r}.")
     if len(names) != num_classes or len({*names}) != num_classes:
         raise ValueError(f"class_names must be {num_classes} different names, one for each class; got {names!r}.")
     return tuple(map(str, names))

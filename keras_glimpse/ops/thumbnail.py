@@ -12,7 +12,7 @@ from keras_glimpse.ops.runtime import ANY, TENSORFLOW, is_portable
 
 METHODS = ("area", "strided", "bilinear")
 LONG_SUM = 1000  # A running sum of more float32 numbers than this loses a digit.
-FEW_PARTS = 16  # Columns of a thumbnail of so many are computed sooner by a matrix.
+FEW_PARTS = 16  # A thumbnail of so few columns is computed sooner by a matrix, if that is small too: files contain it.
 LARGE_IMAGE = 2**18  # Numbers in an image of which no float32 copy is made, if it is of another dtype.
 
 
@@ -68,7 +68,8 @@ def block_mean(image: tf.Tensor, block: tuple[int, int], runtime: str = ANY) -> 
     tall, wide = block
     if is_portable(runtime):
         pixels = tf.cast(image, tf.float32)
-        if runtime == ANY and channels == 1 and is_known(height, width) and width // wide <= FEW_PARTS:
+        few = is_known(height, width) and width // wide <= FEW_PARTS and tall * width <= LONG_SUM
+        if runtime == ANY and channels == 1 and few:
             return _mean_by_matrix(pixels, height, width, tall, wide)
         for window in [(1, wide), (tall, 1)] if tall * wide > LONG_SUM else [(tall, wide)]:
             pixels = tf.nn.avg_pool2d(pixels, window, window, "VALID")

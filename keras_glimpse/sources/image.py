@@ -256,7 +256,7 @@ def _windows(box, middles, size, scale):
     """Windows of a box around places in its pixels, averaged; so many at a time that memory is bounded."""
     width, parts = size * scale, []
     most = max(1, STRIP // (width**2 * box.shape[2]))
-    begins = middles - (width - 1) / 2
+    begins = np.clip(middles - (width - 1) / 2, -width, box.shape[:2])  # Farther outside there is nothing but 0 either.
     apart = np.rint(begins - begins.min(axis=0)).astype(int)
     whole_pixels = np.abs(begins - begins.min(axis=0) - apart).max() < SAME
     region = _crop(box, begins.min(axis=0)[None], apart.max(axis=0) + width)[0] if whole_pixels else None
