@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_glimpse._compat import Saveable, all_layers
 from keras_glimpse._validation.arguments import (
+    check_built_classifier,
     check_exportable,
     check_integers,
     check_layers,
@@ -411,14 +412,15 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
 
         Args:
             filepath: String or path that ends in `.keras`, or a string `hf://user/name`.
-            *args: Other arguments of `keras.Model.save`.
+            *args: Other arguments of `keras.Model.save`, not for the Hub.
             card: Optional string, the model card for the Hub, from `model_card`. Defaults to `None`, a card of what is known
                 from the model.
-            **kwargs: Other arguments of `keras.Model.save`: `overwrite`, `zipped`.
+            **kwargs: Other arguments of `keras.Model.save`, `overwrite` and `zipped`, not for the Hub.
 
         Raises:
             ValueError: If the path ends in `.h5` or `.hdf5`, which cannot store a subclassed model; if it starts with `hf://`
-                and is not `hf://user/name`, or the model is not built; or if there is a card and it does not.
+                and is not `hf://user/name`, or the model is not built, or there are other arguments than `card`; or if there
+                is a card and it does not.
             ImportError: If it starts with `hf://` and huggingface_hub is not installed.
             OSError: If the Hub cannot be reached, or refuses.
 
@@ -432,8 +434,13 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         2
         """
         if is_on_hub(filepath):
+            if args or kwargs:
+                raise ValueError(
+                    f"{filepath} is a new version in a repository: only card goes with it; got {[*args, *kwargs]}."
+                )
+            check_built_classifier("save", self)
             card = model_card(self, filepath) if card is None else card
-            return upload(filepath, card, partial(super().save, **{"zipped": False} | kwargs))
+            return upload(filepath, card, partial(super().save, zipped=False))
         if card is not None:
             raise ValueError(f"card is for the Hub: expected hf://user/name with it; got {filepath}")
         if os.fspath(filepath).endswith((".h5", ".hdf5")):

@@ -125,6 +125,15 @@ def test_logits_have_no_bias(tmp_path):
     assert np.abs(np.mean(found - low_res_net(images)[1], axis=0)).max() < step / 8
 
 
+def test_an_operation_without_integer_form(images, tmp_path):
+    layers = keras.layers.Flatten(), keras.layers.Activation(keras.ops.floor), keras.layers.Dense(3)
+    model = keras_glimpse.GlimpseClassifier(3, 1, glimpse_net=keras.Sequential(layers), low_res_size=4, patch_size=4)
+    model.build((None, 20, 24, 1))
+    with pytest.raises(ValueError, match="operations that have an integer form; floats are left in .*Floor"):
+        keras_glimpse.export_accelerator(model, tmp_path / "files", calibration=images)
+    assert not list(tmp_path.iterdir())
+
+
 def test_bad_exports(make_model, images, tmp_path):
     model, path = make_model(num_glimpses=1), tmp_path / "files"
 

@@ -148,8 +148,11 @@ def test_without_the_library(monkeypatch, model):
 def test_what_cannot_be_saved(hub, model, monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="card is for the Hub: expected hf://user/name with it; got .*model.keras"):
         model.save(tmp_path / "model.keras", card="# Mine")
-    with pytest.raises(ValueError, match="model_card needs a model that is built"):
-        keras_glimpse.GlimpseClassifier(3).save(URL)
+    for card in (None, "# Mine"):
+        with pytest.raises(ValueError, match="save needs a model that is built"):
+            keras_glimpse.GlimpseClassifier(3).save(URL, card=card)
+    with pytest.raises(ValueError, match=r"only card goes with it; got \['overwrite'\]"):
+        model.save(URL, overwrite=False)
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setenv("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")
     with pytest.raises(OSError, match=f"(?s){URL} could not be written at {hub.url}: .*Invalid username or password"):

@@ -131,6 +131,21 @@ def check_answer(name, answer, expected):
     assert not found
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("channels", [2, 4])
+def test_other_channels(make_model, tmp_path, rng, channels):
+    """Of four, TensorFlow decodes PNGs, but no JPEGs; of two, neither."""
+    model = make_model((20, 24, channels), num_glimpses=1)
+    images = rng.integers(0, 256, (3, 20, 24, channels), np.uint8)
+    keras_glimpse.export_saved_model(model, tmp_path / "1", warmup=images)
+    encoded = tf.saved_model.load(str(tmp_path / "1")).signatures.get("encoded")
+    assert requests(tmp_path / "1").get("encoded") == ([("encoded", 1), ("encoded", 3)] if channels == 4 else None)
+    if encoded:
+        files = tf.stack([tf.io.encode_png(image) for image in images])
+        np.testing.assert_allclose(encoded(encoded=files)["probabilities"], tf.nn.softmax(model(images)), atol=1e-5)
+    assert (encoded is None) == (channels == 2)
+
+
 @pytest.mark.parametrize(
     ("warmup", "error", "message"),
     [

@@ -114,7 +114,9 @@ def _in_integers(model, compute, calibration: dict[str, np.ndarray], integers: t
         answer = compute(*inputs)
         return answer | {"logits": answer["logits"] + correction}  # Which the converter adds to the bias of the last layer.
 
-    return _converted(model, corrected, calibration, integers)
+    content = _converted(model, corrected, calibration, integers)
+    _check_integers(content)
+    return content
 
 
 def _converted(model, compute, calibration, outside: tf.DType) -> bytes:
@@ -128,11 +130,23 @@ def _converted(model, compute, calibration, outside: tf.DType) -> bytes:
         return converter.convert()
 
 
-def _mean_error(content: bytes, compute, calibration) -> np.ndarray:
-    """Of the logits `[1, classes]` of a file that takes and gives floats."""
+def _check_integers(content: bytes) -> None:
+    """Raises if there is a float: the converter leaves operations that have no integer form as they are."""
+    tensors = _interpreter(content).get_tensor_details()
+    floats = [tensor["name"] for tensor in tensors if np.issubdtype(tensor["dtype"], np.floating)]
+    if floats:
+        raise ValueError(f"export_accelerator needs operations that have an integer form; floats are left in {floats}.")
+
+
+def _interpreter(content: bytes) -> tf.lite.Interpreter:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # It is deprecated in favour of a package that we need not have.
-        run = tf.lite.Interpreter(model_content=content).get_signature_runner()
+        return tf.lite.Interpreter(model_content=content)
+
+
+def _mean_error(content: bytes, compute, calibration) -> np.ndarray:
+    """Of the logits `[1, classes]` of a file that takes and gives floats."""
+    run = _interpreter(content).get_signature_runner()
     one_by_one = _one_by_one(calibration)
     return np.mean([run(**each)["logits"] - compute(*map(tf.constant, each.values()))["logits"] for each in one_by_one], axis=0)
 

@@ -15,6 +15,7 @@ from keras_glimpse.ops.runtime import ANY, TENSORFLOW
 from keras_glimpse.quantization import float_products
 
 MAX_PIXELS = 2**26
+DECODED = (1, 3, 4)  # Channels to which TensorFlow decodes a PNG; a JPEG only to one or three.
 
 
 def export_saved_model(
@@ -38,8 +39,8 @@ def export_saved_model(
       `{"b64": ...}`. Images may differ in size. Returns `probabilities` `[batch, num_classes]`, `exit_stage` `[batch]`, int32,
       and `classes` and `scores` as `classify` does. A JPEG is decoded only as far as it is looked at: at an eighth of its size
       for the thumbnail, say, and then the windows of its glimpses, at all scales from the image itself; a PNG as a whole. A
-      JPEG's orientation in EXIF is respected. Absent for models that cannot read images in parts: with `preprocess`, or
-      without an averaged thumbnail.
+      JPEG's orientation in EXIF is respected. Absent for models that cannot read images in parts, with `preprocess` or
+      without an averaged thumbnail, and for images of other than one, three or four channels; of four, only PNGs are decoded.
     - `portable`: as `serving_default`, but with operations that converters support:
       `TFLiteConverter.from_saved_model(path, signature_keys=["portable"])` or `--signature_def portable` of tf2onnx. The other
       signatures crop with an operation that only TensorFlow has, which is faster there. With a threshold, it takes one image,
@@ -102,7 +103,7 @@ def _signatures(model, threshold, max_pixels):
         )
         for name, (compute, runtime, batch, dtype) in images.items()
     }
-    if model.reads_parts:
+    if model.reads_parts and model.channels in DECODED:
         encoded = tf.function(partial(_cascade_of_encoded, model, threshold, max_pixels), autograph=False)
         signatures["encoded"] = encoded.get_concrete_function(tf.TensorSpec((None,), tf.string, name="encoded"))
     return signatures

@@ -39,7 +39,7 @@ def warmup_images(model, images, threshold: float | None) -> np.ndarray:
 def write_warmup(folder: Path, model, signatures: dict, images: np.ndarray) -> None:
     """Writes two requests for each signature: the first of the images, and the others, or as many as the signature takes."""
     log = _prediction_log()
-    values = _as_each_dtype(model, images)
+    values = _as_each_dtype(model, images, "encoded" in signatures)
     (folder / FILE).parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(folder / FILE)) as file:
         for name, function in signatures.items():
@@ -53,17 +53,17 @@ def write_warmup(folder: Path, model, signatures: dict, images: np.ndarray) -> N
                 file.write(record.SerializeToString())
 
 
-def _as_each_dtype(model, images):
-    """The images as floats, as bytes, and as files: a JPEG of the first, of each other a PNG and a JPEG."""
+def _as_each_dtype(model, images, encoded: bool):
+    """The images as floats, as bytes, and as files: a JPEG of the first, of each other a PNG too; of four channels, PNGs only."""
     if model.preprocess is None:
         floats, largest = to_unit_range(images, images.dtype).numpy(), 255
     else:
         floats, largest = images.astype(np.float32), 1  # Whose inputs are not scaled.
     pixels = np.clip(np.rint(largest * floats), 0, 255).astype(np.uint8)
     values = {tf.float32: floats, tf.uint8: pixels}
-    if model.reads_parts:
-        both = [encode(image).numpy() for image in pixels for encode in (tf.io.encode_png, tf.io.encode_jpeg)]
-        values[tf.string] = both[1:]
+    if encoded:
+        encoders = [tf.io.encode_png, tf.io.encode_jpeg][: 1 if model.channels == 4 else 2]
+        values[tf.string] = [encode(image).numpy() for image in pixels for encode in encoders][len(encoders) - 1 :]
     return values
 
 
