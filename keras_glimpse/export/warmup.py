@@ -54,7 +54,7 @@ def write_warmup(folder: Path, model, signatures: dict, images: np.ndarray) -> N
 
 
 def _as_each_dtype(model, images, encoded: bool):
-    """The images as floats, as bytes, and as files: a JPEG of the first, of each other a PNG too; of four channels, PNGs only."""
+    """The images as floats, as bytes, and as files: a JPEG of the first, a PNG and a JPEG of others; PNGs of four channels."""
     if model.preprocess is None:
         floats, largest = to_unit_range(images, images.dtype).numpy(), 255
     else:
