@@ -40,8 +40,9 @@ def export_mediapipe(
             [0, 1] if it has no `preprocess`.
         path: String or path of the file to write. An existing file is replaced atomically.
         quantize: `None`, `"float16"`, `"dynamic"` or `"int8"`, as in `export_litert`. Defaults to `None`.
-        calibration: Array `[n, height, width, channels]` of unsigned integers, or of floats in [0, 1], required for `"int8"`: a
-            few hundred representative images, with the channels of the model. Defaults to `None`.
+        calibration: Array `[n, height, width, channels]` of unsigned integers, or of floats in [0, 1] (in [0, 255] if the model
+            has `preprocess`), required for `"int8"`: a few hundred representative images, with the channels of the model.
+            Defaults to `None`.
         image_shape: Tuple `(height, width)` of the images that the file takes, required for a model of images that differ in
             size. Defaults to `None`, the size that the model was built for.
 
@@ -65,7 +66,7 @@ def export_mediapipe(
     if channels not in (1, 3):
         raise ValueError(f"export_mediapipe needs a model of one or three channels; this one is for {model.image_shape}.")
     images = calibration_for(quantize, model, (*sides, channels), None, calibration)
-    images = None if images is None else _to_rgb(images)
+    images = None if images is None else _to_rgb(images, largest=255 if model.preprocess else 1)
     signature = tf.TensorSpec((1, *sides, 3), tf.uint8, name="images")
     metadata = _metadata()  # Before the work of converting, since it says if MediaPipe is missing.
     with complete_file(path) as scratch, float_products(model):
@@ -82,14 +83,14 @@ def _classify(model, images, runtime):
     return {"probabilities": cascade_of_one(model, images, None, runtime)["probabilities"]}
 
 
-def _to_rgb(images):
-    """Images of floats in [0, 1] and one or three channels as MediaPipe passes them."""
-    if images.min() < 0 or images.max() > 1:
+def _to_rgb(images, largest):
+    """Images of floats in [0, largest] and one or three channels as MediaPipe passes them."""
+    if images.min() < 0 or images.max() > largest:
         raise ValueError(
-            "Expected calibration images of unsigned integers, or of floats in [0, 1]; "
+            f"Expected calibration images of unsigned integers, or of floats in [0, {largest}]; "
             f"got floats from {images.min():g} to {images.max():g}."
         )
-    return np.repeat(np.round(255 * images).astype(np.uint8), 3 // images.shape[-1], axis=-1)
+    return np.repeat(np.round(255 / largest * images).astype(np.uint8), 3 // images.shape[-1], axis=-1)
 
 
 def _metadata() -> bytes:
