@@ -66,7 +66,7 @@ def export_mediapipe(
     if channels not in (1, 3):
         raise ValueError(f"export_mediapipe needs a model of one or three channels; this one is for {model.image_shape}.")
     images = calibration_for(quantize, model, (*sides, channels), None, calibration)
-    images = None if images is None else _to_rgb(images, 255 if model.preprocess else 1)
+    images = None if images is None else _to_rgb(images, largest=255 if model.preprocess else 1)
     signature = tf.TensorSpec((1, *sides, 3), tf.uint8, name="images")
     metadata = _metadata()  # Before the work of converting, since it says if MediaPipe is missing.
     with complete_file(path) as scratch, float_products(model):
@@ -84,7 +84,7 @@ def _classify(model, images, runtime):
 
 
 def _to_rgb(images, largest):
-    """Images of floats from 0 to `largest` and one or three channels as MediaPipe passes them."""
+    """Images of floats in [0, largest] and one or three channels as MediaPipe passes them."""
     if images.min() < 0 or images.max() > largest:
         raise ValueError(
             f"Expected calibration images of unsigned integers, or of floats in [0, {largest}]; "

@@ -6,7 +6,10 @@
 
 One image at a time, for the first table all test images of jittered MNIST, or of MNIST for a model of 28x28 images; what is
 compared runs in turn, in one process. Leaves `recipes/results/benchmark_litert.csv` and `benchmark_litert_size.csv` of the
-default model; the tables of others are printed only.
+default model, and files with their names of other models of the package; the tables of a model of yours are printed only.
+
+"Networks alone" is the limit of the cascade: the thumbnail network, and each glimpse network as often as the cascade comes to
+it, measured in files of their own, without anything between them.
 """
 
 import sys
@@ -25,9 +28,10 @@ from tables import networks
 from tables.digits import splits_for
 from trained import HELP, load_of_digits
 
-from keras_glimpse import GlimpseClassifier, LowResNet, export_litert
+from keras_glimpse import GlimpseClassifier, LowResNet, cascade_predict, export_litert, pretrained_names
 
-DEFAULT = "jittered-mnist"
+DEFAULT, THRESHOLD = "jittered-mnist", 0.95
+CALIBRATION = 400  # Images
 SIDES = (256, 1024, 4096)  # Beside that of the model.
 
 
@@ -39,37 +43,51 @@ def main():
         model, digits = load_of_digits(args.model), benchmark.digits_for(args.smoke)
     test = splits_for(model.image_shape, digits).test.unbatch().batch(200 if args.smoke else 30_000)
     images = next(test.as_numpy_iterator())[0].astype(np.float32) / 255
-    report = partial(benchmark.report, smoke=args.smoke or args.model != DEFAULT)
-    report("benchmark_litert", f"LiteRT, one thread, {len(images):,} images", early_exit(model, images, args.rounds))
+    report = partial(benchmark.report, smoke=args.smoke or args.model not in pretrained_names())
+    suffix = "" if args.model == DEFAULT else f"_{args.model}"
+    report(f"benchmark_litert{suffix}", f"LiteRT, one thread, {len(images):,} images", early_exit(model, images, args.rounds))
     rows = sizes(model, images[0], SIDES[:1] if args.smoke else SIDES, args.rounds)
-    report("benchmark_litert_size", "LiteRT, one thread, strided thumbnails, the image already in memory", rows)
+    report(f"benchmark_litert_size{suffix}", "LiteRT, one thread, strided thumbnails, the image already in memory", rows)
 
 
 def early_exit(model, images, rounds):
     """Mean latency over the test set."""
-    shape, thumbnail = images.shape[1:], keras.Input(images.shape[1:])
-    nets = [keras.Model(thumbnail, model.low_res_net(thumbnail)[1]), networks.dense(), networks.conv()]
-    for net in nets:
+    shape, exit_stage = images.shape[1:], cascade_predict(model, images, THRESHOLD).exit_stage
+    image, patches = keras.Input(shape), keras.Input((model.crop.size, model.crop.size, shape[2] * len(model.crop.scales)))
+    stages = [
+        keras.Model(image, model.low_res_net(image)[1]),
+        *(keras.Model(patches, net(patches)) for net in model.glimpse_nets),
+    ]
+    dense, conv = f"dense {np.prod(shape)}-500-10", "conv"
+    others = {dense: networks.dense(), conv: networks.conv()}
+    for net in others.values():
         net.build((None, *shape))
-    low_res, dense, conv = (partial(export_plainly, net, shape) for net in nets)
-    exports = {"thumbnail network alone": low_res}
-    exports |= {"all glimpses": partial(export_litert, model), "cascade at 0.95": partial(export_litert, model, threshold=0.95)}
-    exports |= {f"dense {np.prod(shape)}-500-10": dense, "conv": conv}
-    timers = {}
-    for name, export in exports.items():
-        some = images[:: 30 if name == "conv" else 1]  # It takes as long for every image.
-        timers[name] = partial(mean_seconds, litert.opened(export), some)
+    harder_first = np.argsort(-exit_stage, kind="stable")
+    cascade = {"threshold": THRESHOLD}
+    in_8_bits = cascade | {"quantize": "int8", "calibration": images[harder_first[:: -(-len(images) // CALIBRATION)]]}
+    exports = {f"stage {n}": partial(export_plainly, net) for n, net in enumerate(stages)}
+    exports |= {"all glimpses": partial(export_litert, model)}
+    exports |= {
+        "cascade": partial(export_litert, model, **cascade),
+        "cascade, int8": partial(export_litert, model, **in_8_bits),
+    }
+    exports |= {name: partial(export_plainly, net) for name, net in others.items()}
+    inputs = {f"stage {n}": np.zeros((1000, *net.input_shape[1:]), np.float32) for n, net in enumerate(stages)}
+    inputs[conv] = images[::30]  # It takes as long for every image.
+    timers = {name: partial(mean_seconds, litert.opened(export), inputs.get(name, images)) for name, export in exports.items()}
     median = benchmark.in_turn(timers, rounds)
-    *_, dense, conv = median.values()
+    alone = [median.pop(f"stage {n}") for n in range(len(stages))]
+    median = {"networks alone": np.dot(alone, [(exit_stage >= n).mean() for n in range(len(stages))])} | median
     return [
-        {"what": name, "µs, mean": 1e6 * each, "times as fast as dense": dense / each, "times as fast as conv": conv / each}
+        {"what": name, "µs, mean": 1e6 * each}
+        | {f"times as fast as {other}": median[full] / each for other, full in (("dense", dense), ("conv", conv))}
         for name, each in median.items()
     ]
 
 
-def export_plainly(net, image_shape, path):
+def export_plainly(net, path):
     """As Keras does it."""
-    signature = [keras.InputSpec(shape=(1, *image_shape), dtype="float32")]
+    signature = [keras.InputSpec(shape=(1, *net.input_shape[1:]), dtype="float32")]
     builtins = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}
     net.export(path, format="litert", input_signature=signature, target_spec=builtins, verbose=False)
 
