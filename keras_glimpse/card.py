@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from textwrap import fill
 
+import numpy as np
+
 from keras_glimpse import hub
 from keras_glimpse._validation.arguments import check_built_classifier, check_exportable
 from keras_glimpse.cascade.curve import CascadeCurve
@@ -74,18 +76,22 @@ def model_card(
     parts = [
         f"---\n{_metadata(model, title, license, dataset, errors)}\n---",
         f"# {title}",
-        about and fill(about, 128),
-        "\n".join(fill(f"- **{what}**: {fact}", 128, subsequent_indent="  ") for what, fact in bullets.items() if fact),
+        about and "\n\n".join(map(_filled, about.split("\n\n"))),
+        "\n".join(_filled(f"- **{what}**: {fact}", subsequent_indent="  ") for what, fact in bullets.items() if fact),
         notes,
         *(f"## {runtime}\n\n{example}" for runtime, example in _examples(model, name, title, f"{threshold:.4g}").items()),
     ]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 
+def _filled(text, **indent):
+    return fill(text, 128, break_long_words=False, break_on_hyphens=False, **indent)
+
+
 def _check_measured(model, errors, cascade):
     if errors is not None:
         stages = model.num_glimpses + 1
-        if not 0 < len(errors) <= stages or not all(0 <= error <= 1 for error in errors):
+        if not np.iterable(errors) or not 0 < len(errors) <= stages or not all(0 <= error <= 1 for error in errors):
             raise ValueError(f"errors must be fractions in [0, 1], at most {stages}, one for each stage; got {errors!r}.")
     if cascade is not None:
         if not isinstance(cascade, CascadeCurve):
@@ -124,8 +130,9 @@ def _of_model(model):
         f"{_glimpses(last)}, and can stop as soon as a class is probable enough.",
         "Input": f"images of {size}, {channels} channel{'s' * (channels != 1)}; {scaled}floats as in training.",
         "Classes": f"{model.num_classes}" + (f", in this order: {', '.join(names)}" if names else "") + ".",
-        "Cost": macs is not None
-        and f"{', '.join(f'{cost:,}' for cost in macs)} multiply-accumulates after 0 to {_glimpses(last)}.",
+        "Cost": None
+        if macs is None
+        else f"{', '.join(f'{cost:,}' for cost in macs)} multiply-accumulates after 0 to {_glimpses(last)}.",
     }
 
 

@@ -439,6 +439,8 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
                     f"{filepath} is a new version in a repository: only card goes with it; got {[*args, *kwargs]}."
                 )
             check_built_classifier("save", self)
+            if not isinstance(card, str | None):
+                raise TypeError(f"card must be a string, such as model_card returns; got {type(card).__name__}.")
             card = model_card(self, filepath) if card is None else card
             return upload(filepath, card, partial(super().save, zipped=False))
         if card is not None:

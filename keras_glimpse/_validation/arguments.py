@@ -131,7 +131,7 @@ def check_exportable(function: str, model, threshold: float | None, float32: boo
         if quantized is not None and mode not in quantized:
             raise ValueError(
                 f"{function} cannot export layers of {mode}; {layer.name!r} has {layer.dtype_policy.name}. "
-                'Export the model as it was before `quantize`; export_litert(quantize="int8") then makes 8-bit files.'
+                'Export the model as it was before `quantize`; quantize="int8" of export_litert makes 8-bit files then.'
             )
 
 

@@ -123,5 +123,4 @@ function setUp() {
 }
 
 setUp();
-enqueue(async () => { await open(); explaining = await load("explaining.tflite"); });
-changed();
+enqueue(async () => { await open(); explaining = await load("explaining.tflite"); changed(); });
