@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -131,9 +131,9 @@ class Files(NamedTuple):
             case "accelerator":
                 keras_glimpse.export_accelerator(self.model, path, self.threshold, calibration=self.calibration)
 
-    def by_keras(self, kind: str, images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Probabilities, and the stages of the exits of a cascade."""
-        if kind == "mediapipe":
+    def by_keras(self, images: np.ndarray, all_glimpses: bool) -> tuple[np.ndarray, np.ndarray | None]:
+        """Probabilities, and the stages of the exits of the cascade."""
+        if all_glimpses:
             return tf.nn.softmax(self.model.predict(images, BATCH, verbose=0)).numpy(), None
         expected = keras_glimpse.cascade_predict(self.model, images, self.threshold, BATCH)
         return expected.probabilities, expected.exit_stage
@@ -155,11 +155,11 @@ def measure(name: str, files: Files, images: np.ndarray, kinds: list[tuple[str, 
         runs = {each: attempt(opened, *each) for each in in_progress(kinds, f"{name}: exporting")}
         turns = in_progress((1 + rounds) * [*runs], f"{name}: measuring")
         passes = [(each, runs[each] if isinstance(runs[each], Exception) else attempt(runs[each])) for each in turns]
-        by_keras = cache(lambda kind: files.by_keras(kind, images))
+        by_keras = cache(partial(files.by_keras, images))
         rows = []
         for runtime, precision in kinds:
             kind = RUNTIMES[runtime].kind
-            found = compare([run for each, run in passes if each == (runtime, precision)], *by_keras(kind))
+            found = compare([run for each, run in passes if each == (runtime, precision)], *by_keras(kind == "mediapipe"))
             path = Path(folder) / f"{kind}-{precision}"
             size = sum(each.stat().st_size for each in (path, *path.rglob("*")) if each.is_file()) or None
             row = {"model": name, "runtime": runtime, "precision": precision} | found | {"bytes": size}
@@ -303,7 +303,11 @@ def by_c_api(path: Path, images: np.ndarray, stack: ExitStack) -> Callable[[], P
     return run
 
 
-ISOLATED = {"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp"}  # A finer clock.
+# Pages that are isolated have a clock with steps of 5 µs, others of 100.
+ISOLATED = {
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Embedder-Policy": "require-corp",
+}
 IMPORTS = """<!doctype html><link rel="icon" href="data:,"><script type="importmap">{"imports": {
   "@litertjs/core": "./litertjs/core/dist/index.js", "@litertjs/wasm-utils": "./litertjs/wasm-utils/dist/index.js"
 }}</script>"""
@@ -347,10 +351,16 @@ def by_browser(path: Path, images: np.ndarray, stack: ExitStack) -> Callable[[],
 
 @cache
 def browser(stack: ExitStack):
+    """One for all files, until the stack is closed."""
+    return stack.enter_context(launched())
+
+
+@contextmanager
+def launched():
     from playwright.sync_api import sync_playwright
 
-    driver = stack.enter_context(sync_playwright())
-    return stack.enter_context(driver.chromium.launch(executable_path=chromium()))
+    with sync_playwright() as driver, driver.chromium.launch(executable_path=chromium()) as browser:
+        yield browser
 
 
 class Runtime(NamedTuple):
