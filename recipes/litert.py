@@ -18,13 +18,20 @@ class LiteRT:
         self._interpreter = Interpreter(model_path=str(path), num_threads=1)
         self._interpreter.allocate_tensors()
         self._input = self._interpreter.get_input_details()[0]["index"]
-        outputs = self._interpreter.get_output_details()
-        self._output = next(each["index"] for each in outputs if len(each["shape"]) == 2)  # Not the stage of the exit.
+        outputs = {len(each["shape"]): each["index"] for each in self._interpreter.get_output_details()}
+        self._output, self._stage = outputs[2], outputs.get(1)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         self.put(image)
-        self._interpreter.invoke()
+        self.seconds()
+        return self.probabilities()
+
+    def probabilities(self) -> np.ndarray:
         return self._interpreter.get_tensor(self._output)
+
+    def exit_stage(self) -> int | None:
+        """After how many glimpses it stopped; None of a file without a cascade."""
+        return None if self._stage is None else int(self._interpreter.get_tensor(self._stage)[0])
 
     def put(self, image: np.ndarray) -> None:
         self._interpreter.set_tensor(self._input, image)
@@ -54,13 +61,20 @@ class Compiled:
         self._model = CompiledModel.from_file(str(path), options=Options(cpu_options=cpu))
         self._inputs, self._outputs = self._model.create_input_buffers(0), self._model.create_output_buffers(0)
         signature = self._model.get_signature_by_index(0)
-        self._output = signature["outputs"].index("probabilities")
+        self._output = dict(zip(signature["outputs"], self._outputs))
         self._shape = self._model.get_output_tensor_details(signature["key"])["probabilities"]["shape"]
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         self.put(image)
         self.seconds()
-        return self._outputs[self._output].read(int(np.prod(self._shape)), np.float32).reshape(self._shape)
+        return self.probabilities()
+
+    def probabilities(self) -> np.ndarray:
+        return self._output["probabilities"].read(int(np.prod(self._shape)), np.float32).reshape(self._shape)
+
+    def exit_stage(self) -> int | None:
+        """After how many glimpses it stopped; None of a file without a cascade."""
+        return int(self._output["exit_stage"].read(1, np.int32)[0]) if "exit_stage" in self._output else None
 
     def put(self, image: np.ndarray) -> None:
         self._inputs[0].write(image)
