@@ -63,3 +63,12 @@ def test_other_tables_of_files(recipe, capsys, name, column):
     pytest.importorskip("ai_edge_litert")
     recipe(name, "--smoke").main()
     assert column in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_boards_on_device(recipe, capsys):
+    """The cascade is faster than the same convolutions over the whole image, if by less than its MACs say."""
+    pytest.importorskip("ai_edge_litert")
+    recipe("boards_on_device", "--smoke", "--rounds", "1").main()
+    said = capsys.readouterr().out
+    assert "2 boards" in said and "whole image" in said and "1.183e+09" in said
