@@ -31,7 +31,7 @@ from trained import HELP, load_of_digits
 from keras_glimpse import GlimpseClassifier, LowResNet, cascade_predict, export_litert, pretrained_names
 
 DEFAULT, THRESHOLD = "jittered-mnist", 0.95
-CALIBRATION = 400  # Images
+CALIBRATION, HARDEST = 400, 20  # Images; and how many need every glimpse, at least.
 SIDES = (256, 1024, 4096)  # Beside that of the model.
 
 
@@ -64,7 +64,8 @@ def early_exit(model, images, rounds):
         net.build((None, *shape))
     harder_first = np.argsort(-exit_stage, kind="stable")
     cascade = {"threshold": THRESHOLD}
-    in_8_bits = cascade | {"quantize": "int8", "calibration": images[harder_first[:: -(-len(images) // CALIBRATION)]]}
+    some = np.concatenate([harder_first[:HARDEST], harder_first[:: -(-len(images) // CALIBRATION)]])
+    in_8_bits = cascade | {"quantize": "int8", "calibration": images[some]}
     exports = {f"stage {n}": partial(export_plainly, net) for n, net in enumerate(stages)}
     exports |= {"all glimpses": partial(export_litert, model)}
     exports |= {
