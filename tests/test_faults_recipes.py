@@ -74,6 +74,7 @@ def test_the_recipes_that_take_a_model():
     assert {name for name in SCRIPTS if '"--model"' in PATHS[name].read_text()} == {
         "on_device",
         "pretrained",
+        "runtimes",
     }
     assert len(DIGITS) >= 3 and BOARDS in SHIPPED
 
@@ -330,7 +331,7 @@ def test_a_recipe_names_the_extra_that_it_needs(name):
 @pytest.mark.parametrize("path", ["README.md", "docs/on-device.md", "docs/serving.md"])
 def test_examples_import_what_an_extra_brings(path):
     text = (ROOT / path).read_text()
-    brought = installed_by("recipes", "litert")
+    brought = installed_by("recipes", "litert", "mediapipe")
     for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         for module, distributions in imported_by(block).items():
             assert distributions & brought, module

@@ -2,8 +2,10 @@
 
 import os
 from functools import partial
+from pathlib import Path
 
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from keras_glimpse._compat import weights_of
 from keras_glimpse._validation.arguments import check_exportable, check_integers
@@ -84,8 +86,30 @@ def export_saved_model(
     with complete_folder(path, about(model, model.image_shape, threshold)) as folder:
         signatures = _signatures(model, threshold, max_pixels)
         tf.saved_model.save(weights_of(model), str(folder), signatures)
+        _shorten_names(folder / "saved_model.pb")
         if warmup is not None:
             write_warmup(folder, model, signatures, warmup)
+
+
+def _shorten_names(path: Path) -> None:
+    """Numbers the operations inside functions: a third of the file is their names, which nothing refers to from outside."""
+    saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    for function in saved.meta_graphs[0].graph_def.library.function:
+        # In capitals, as no argument of a function is.
+        short = {node.name: f"N{number}" for number, node in enumerate(function.node_def)}
+
+        def renamed(reference, short=short):
+            """Of `operation:output:0`, of `^operation` or of an argument."""
+            name, colon, output = reference.removeprefix("^").partition(":")
+            return f"{'^' * reference.startswith('^')}{short.get(name, name)}{colon}{output}"
+
+        for node in function.node_def:
+            node.name = short[node.name]
+            node.input[:] = map(renamed, node.input)
+            node.attr.pop("_class", None)  # Beside which operation to place it, by name.
+        for returned in (function.ret, function.control_ret):
+            returned.update({name: renamed(reference) for name, reference in returned.items()})
+    path.write_bytes(saved.SerializeToString(deterministic=True))
 
 
 def _signatures(model, threshold, max_pixels):
@@ -93,7 +117,6 @@ def _signatures(model, threshold, max_pixels):
     images = {
         "serving_default": (cascade_of_batch, TENSORFLOW, None, tf.float32),
         "uint8": (cascade_of_batch, TENSORFLOW, None, tf.uint8),
-        "classify": (_classify, TENSORFLOW, None, tf.float32),
         "explain": (explain, TENSORFLOW, None, tf.float32),
         "portable": (float_products(model)(portable), ANY, threshold and 1, tf.float32),
     }
@@ -103,14 +126,13 @@ def _signatures(model, threshold, max_pixels):
         )
         for name, (compute, runtime, batch, dtype) in images.items()
     }
+    serve = signatures["serving_default"]
+    classify = tf.function(lambda images: _best_first(model, serve(images=images)["probabilities"]), autograph=False)
+    signatures["classify"] = classify.get_concrete_function(tf.TensorSpec((None, *model.image_shape), name="images"))
     if model.reads_parts and model.channels in DECODED:
         encoded = tf.function(partial(_cascade_of_encoded, model, threshold, max_pixels), autograph=False)
         signatures["encoded"] = encoded.get_concrete_function(tf.TensorSpec((None,), tf.string, name="encoded"))
     return signatures
-
-
-def _classify(model, images, threshold, runtime):
-    return _best_first(model, cascade_of_batch(model, images, threshold, runtime)["probabilities"])
 
 
 def _best_first(model, probabilities):

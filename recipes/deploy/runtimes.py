@@ -2,7 +2,7 @@
 
     pip install -e ".[recipes,litert,onnx,mediapipe,micro,demo]"              # and a C compiler, Chromium and npm
     python recipes/deploy/runtimes.py --data-dir ../DeepPCB                   # half an hour on two cores
-    python recipes/deploy/runtimes.py --model mnist --runtime "LiteRT Micro"  # measures these lines anew; both repeatable
+    python recipes/deploy/runtimes.py --model mnist --runtime MediaPipe  # measures these lines anew; both repeatable
 
 The first 1,000 test images of a seeded shuffle, one at a time on one thread, through files that are exported for it, with the
 threshold of the model's card. All runtimes take turns, `--rounds` times after a round to warm up: the time of an image is its
