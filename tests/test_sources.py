@@ -218,6 +218,7 @@ def assert_same(got, want):
         np.testing.assert_allclose(one, other, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_training_on_files_is_training_on_arrays(files):
     images, paths, labels = files
     split = {"validation_split": 0.25}
