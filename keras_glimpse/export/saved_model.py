@@ -85,7 +85,9 @@ def export_saved_model(
         warmup = warmup_images(model, warmup, threshold)
     with complete_folder(path, about(model, model.image_shape, threshold)) as folder:
         signatures = _signatures(model, threshold, max_pixels)
-        tf.saved_model.save(weights_of(model), str(folder), signatures)
+        # Gradients of quantized layers refer to operations by name, and a server needs none.
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        tf.saved_model.save(weights_of(model), str(folder), signatures, options)
         _shorten_names(folder / "saved_model.pb")
         if warmup is not None:
             write_warmup(folder, model, signatures, warmup)
