@@ -9,7 +9,8 @@ from pathlib import Path
 from keras_glimpse.version import __version__
 
 PREFIX = "hf://"
-PARTS = ("config.json", "metadata.json", "model.weights.h5")  # What Keras writes of a model into a folder.
+CONFIG, WEIGHTS = "config.json", "model.weights.h5"
+PARTS = ("metadata.json", CONFIG, WEIGHTS)  # Of which a saved model consists, in a folder or in a `.keras` file.
 FILE = "model.keras"
 
 

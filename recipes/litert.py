@@ -4,6 +4,7 @@ import hashlib
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,28 @@ from ai_edge_litert.compiled_model import CompiledModel, CpuKernelMode, CpuOptio
 from ai_edge_litert.interpreter import Interpreter
 
 
-class LiteRT:
-    """A `.tflite` file for one image at a time: called with `[1, height, width, channels]`, it gives `[1, classes]`."""
+class File:
+    """A `.tflite` file for one image at a time: called with `[1, height, width, channels]`, it gives `[1, classes]`.
+
+    Subclasses define `put` (an image), `probabilities`, `exit_stage` and, when they are made, the function `run`.
+    """
+
+    run: Callable[[], None]
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        self.put(image)
+        self.run()
+        return self.probabilities()
+
+    def seconds(self) -> float:
+        """The time that the image which was put in takes, without that of copying it."""
+        start = time.perf_counter()
+        self.run()
+        return time.perf_counter() - start
+
+
+class LiteRT(File):
+    """By LiteRT's interpreter."""
 
     def __init__(self, path: Path):
         self._interpreter = Interpreter(model_path=str(path), num_threads=1)
@@ -20,11 +41,7 @@ class LiteRT:
         self._input = self._interpreter.get_input_details()[0]["index"]
         outputs = {len(each["shape"]): each["index"] for each in self._interpreter.get_output_details()}
         self._output, self._stage = outputs[2], outputs.get(1)
-
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        self.put(image)
-        self.seconds()
-        return self.probabilities()
+        self.run = self._interpreter.invoke
 
     def probabilities(self) -> np.ndarray:
         return self._interpreter.get_tensor(self._output)
@@ -36,15 +53,9 @@ class LiteRT:
     def put(self, image: np.ndarray) -> None:
         self._interpreter.set_tensor(self._input, image)
 
-    def seconds(self) -> float:
-        """The time that the image which was put in takes, without that of copying it."""
-        start = time.perf_counter()
-        self._interpreter.invoke()
-        return time.perf_counter() - start
 
-
-class Compiled:
-    """The same by LiteRT's `CompiledModel`.
+class Compiled(File):
+    """By LiteRT's `CompiledModel`.
 
     Args:
         path: Path of the file.
@@ -63,11 +74,7 @@ class Compiled:
         signature = self._model.get_signature_by_index(0)
         self._output = dict(zip(signature["outputs"], self._outputs))
         self._shape = self._model.get_output_tensor_details(signature["key"])["probabilities"]["shape"]
-
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        self.put(image)
-        self.seconds()
-        return self.probabilities()
+        self.run = partial(self._model.run_by_index, 0, self._inputs, self._outputs)
 
     def probabilities(self) -> np.ndarray:
         return self._output["probabilities"].read(int(np.prod(self._shape)), np.float32).reshape(self._shape)
@@ -79,11 +86,14 @@ class Compiled:
     def put(self, image: np.ndarray) -> None:
         self._inputs[0].write(image)
 
-    def seconds(self) -> float:
-        """The time that the image which was put in takes, without that of copying it."""
-        start = time.perf_counter()
-        self._model.run_by_index(0, self._inputs, self._outputs)
-        return time.perf_counter() - start
+
+def mean_seconds(file: File, images: np.ndarray) -> float:
+    """The mean time of an image."""
+    total = 0.0
+    for image in images:
+        file.put(image[None])
+        total += file.seconds()
+    return total / len(images)
 
 
 def opened(export: Callable) -> LiteRT:

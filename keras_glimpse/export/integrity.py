@@ -11,11 +11,11 @@ from pathlib import Path
 import h5py
 import keras
 
+from keras_glimpse.hub import CONFIG, PARTS, WEIGHTS
+
 # What the exporters tell of a file: in the folder of a SavedModel that TensorFlow leaves to others; in a zip archive behind a
 # `.tflite` file, as the files that belong to LiteRT's own metadata are.
 MARK, ASSETS = "keras_glimpse.json", "assets.extra"
-CONFIG, WEIGHTS = "config.json", "model.weights.h5"
-PARTS = ("metadata.json", CONFIG, WEIGHTS)
 NAMES = ("module", "class_name", "registered_name")
 MOST_PACKED = 100  # Largest plausible compression ratio; Keras stores without compression.
 # Each counts units with at least one weight.

@@ -12,8 +12,7 @@ import tensorflow as tf
 
 from keras_glimpse._compat import litert_operations, weights_of
 from keras_glimpse._validation.arguments import check_exportable, check_integers, check_one_of
-from keras_glimpse.cascade.predict import cascade_predict
-from keras_glimpse.export.calibration import calibration_images
+from keras_glimpse.export.calibration import calibration_images, check_every_stage_is_reached
 from keras_glimpse.export.files import complete_file, write_marked
 from keras_glimpse.export.graphs import about, cascade_of_batch, cascade_of_one, exported_shape
 from keras_glimpse.ops.runtime import ANY, LITERT_QUANTIZED
@@ -103,19 +102,9 @@ def calibration_for(quantize: str | None, model, shape: tuple, threshold: float 
         return None
     images = calibration_images(model, shape, calibration)
     if threshold is not None:
-        _check_every_stage_is_reached(model, images, threshold)
+        # A network without calibration data would stay float32.
+        check_every_stage_is_reached(model, images, threshold, CALIBRATED_BY, f"at least {CALIBRATED_BY} calibration images")
     return images
-
-
-def _check_every_stage_is_reached(model, calibration, threshold):
-    """Raises if too few calibration images reach the last stage: a network without calibration data would stay float32."""
-    stages = cascade_predict(model, calibration, threshold).exit_stage
-    counts = np.bincount(stages, minlength=model.active_glimpses + 1)
-    if counts[-1] < CALIBRATED_BY:
-        raise ValueError(
-            f"Expected at least {CALIBRATED_BY} calibration images for which every glimpse is needed at threshold {threshold}; "
-            f"of {len(stages)}, {counts.tolist()} stop after 0, 1, ... glimpses. Give more, or harder, images."
-        )
 
 
 def convert(compute: Callable, model, signature: tf.TensorSpec, quantize: str | None = None, calibration=None) -> bytes:

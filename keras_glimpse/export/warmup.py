@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_glimpse._validation.images import check_images
-from keras_glimpse.cascade.predict import cascade_predict
+from keras_glimpse.export.calibration import check_every_stage_is_reached
 from keras_glimpse.export.integrity import ASSETS
 from keras_glimpse.ops.thumbnail import to_unit_range
 
@@ -24,14 +24,10 @@ def warmup_images(model, images, threshold: float | None) -> np.ndarray:
     check_images(images, model.image_shape, model.least_sides, at_least=1)
     if not np.isfinite(images).all():
         raise ValueError("Expected warm-up images of finite numbers; got some that are infinite or not numbers.")
-    glimpses = model.active_glimpses
-    stages = np.full(len(images), glimpses) if threshold is None else cascade_predict(model, images, threshold).exit_stage
-    if max(stages) < glimpses:
-        counts = np.bincount(stages, minlength=glimpses + 1).tolist()
-        raise ValueError(
-            f"Expected a warm-up image for which every glimpse is needed at threshold {threshold}; of {len(images)}, {counts} "
-            "stop after 0, 1, ... glimpses. Give more, or harder, images."
-        )
+    if threshold is None:
+        stages = np.full(len(images), model.active_glimpses)
+    else:
+        stages = check_every_stage_is_reached(model, images, threshold, 1, "a warm-up image")
     order = np.argsort(stages, kind="stable")
     return images[[order[0], *order[::-1][:BATCH]]]
 

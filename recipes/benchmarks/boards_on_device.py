@@ -21,7 +21,7 @@ import numpy as np
 from arguments import in_one_line
 from images import alternatives
 from images.boards import defective
-from on_device import export_plainly, mean_seconds
+from on_device import export_plainly
 
 from keras_glimpse import cascade_predict, count_macs, export_litert, load_pretrained, pretrained_folder
 
@@ -40,7 +40,8 @@ def main():
     macs = {"whole image": count_macs(whole), "cascade": cascade_predict(model, images, threshold).macs.mean()}
     exports = {"whole image": partial(export_plainly, whole), "cascade": partial(export_litert, model, threshold=threshold)}
     some = {"whole image": images[:: max(1, len(images) // 5)]}  # It takes as long for every image.
-    timers = {name: partial(mean_seconds, litert.opened(export), some.get(name, images)) for name, export in exports.items()}
+    files = {name: litert.opened(export) for name, export in exports.items()}
+    timers = {name: partial(litert.mean_seconds, file, some.get(name, images)) for name, file in files.items()}
     seconds = benchmark.in_turn(timers, args.rounds)
     rows = [
         {

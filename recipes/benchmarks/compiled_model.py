@@ -18,7 +18,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from arguments import in_one_line
 from benchmark import benchmark_parser, digits_for, in_turn, report
-from litert import Compiled, LiteRT
+from litert import Compiled, LiteRT, mean_seconds
 from tables.digits import splits_for
 
 import keras_glimpse
@@ -52,14 +52,6 @@ def compare(name: str, path: Path, images: np.ndarray, rounds: int) -> list[dict
         row = {"model": name, "file": path.name, "glimpses": int(stage), "images": len(some)}
         rows.append(row | {what: 1e6 * each for what, each in seconds.items()})
     return rows
-
-
-def mean_seconds(file, images):
-    total = 0.0
-    for image in images:
-        file.put(image[None])
-        total += file.seconds()
-    return total / len(images)
 
 
 if __name__ == "__main__":

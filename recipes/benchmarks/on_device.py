@@ -75,7 +75,9 @@ def early_exit(model, images, rounds):
     exports |= {name: partial(export_plainly, net) for name, net in others.items()}
     inputs = {f"stage {n}": np.zeros((1000, *net.input_shape[1:]), np.float32) for n, net in enumerate(stages)}
     inputs[conv] = images[::30]  # It takes as long for every image.
-    timers = {name: partial(mean_seconds, litert.opened(export), inputs.get(name, images)) for name, export in exports.items()}
+    timers = {
+        name: partial(litert.mean_seconds, litert.opened(export), inputs.get(name, images)) for name, export in exports.items()
+    }
     median = benchmark.in_turn(timers, rounds)
     alone = [median.pop(f"stage {n}") for n in range(len(stages))]
     median = {"networks alone": np.dot(alone, [(exit_stage >= n).mean() for n in range(len(stages))])} | median
@@ -91,14 +93,6 @@ def export_plainly(net, path):
     signature = [keras.InputSpec(shape=(1, *net.input_shape[1:]), dtype="float32")]
     builtins = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}
     net.export(path, format="litert", input_signature=signature, target_spec=builtins, verbose=False)
-
-
-def mean_seconds(file, images):
-    total = 0.0
-    for image in images:
-        file.put(image[None])
-        total += file.seconds()
-    return total / len(images)
 
 
 def sizes(model, digit, sides, rounds):
