@@ -29,6 +29,7 @@ from keras_glimpse.layers import LocationHead as LocationHead
 from keras_glimpse.layers import LocationMap as LocationMap
 from keras_glimpse.layers import LowResNet as LowResNet
 from keras_glimpse.layers import MultiScaleCrop as MultiScaleCrop
+from keras_glimpse.layers import Thumbnail as Thumbnail
 from keras_glimpse.cascade.macs import count_macs as count_macs
 from keras_glimpse.cascade.macs import stage_macs as stage_macs
 from keras_glimpse.model import GlimpseClassifier as GlimpseClassifier

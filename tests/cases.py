@@ -13,6 +13,7 @@ from keras_glimpse import (
     LocationMap,
     LowResNet,
     MultiScaleCrop,
+    Thumbnail,
 )
 
 
@@ -26,6 +27,7 @@ LAYERS = {
     "low_res": (LowResNet(3, 4, 8), [(20, 24, 2)]),
     "low_res_deep": (LowResNet(3, (5, 6), (8, 7), "bilinear"), [(20, 24, 1)]),
     "low_res_strided": (LowResNet(3, 6, 8, "strided"), [(21, 25, 1)]),
+    "thumbnail": (Thumbnail((5, 6)), [(20, 24, 2)]),
     "location": (LocationHead(), [(8,), (3,)]),
     "location_gated": (LocationHead(gated=True), [(8,), (3,)]),
     "crop": (MultiScaleCrop(5, (1, 2)), [(20, 24, 3), (2,)]),

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes").rglob("*.py"))
 PUBLIC = {
     *("GlimpseClassifier", "LowResNet", "LocationHead", "MultiScaleCrop", "GlimpseNet"),
-    *("ConvLowResNet", "LocationMap", "ConvGlimpseNet", "Backbone"),
+    *("ConvLowResNet", "LocationMap", "ConvGlimpseNet", "Backbone", "Thumbnail"),
     *("fit_greedy", "paper_sgd", "SearchSchedule", "Checkpoints"),
     *("cascade_predict", "CascadePrediction", "cascade_curve", "CascadeCurve", "count_macs", "stage_macs"),
     *("export_saved_model", "export_litert", "export_mediapipe", "export_onnx", "export_accelerator", "check_file"),

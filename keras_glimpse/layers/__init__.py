@@ -8,3 +8,4 @@ from keras_glimpse.layers.location_head import LocationHead as LocationHead
 from keras_glimpse.layers.location_map import LocationMap as LocationMap
 from keras_glimpse.layers.low_res_net import LowResNet as LowResNet
 from keras_glimpse.layers.multi_scale_crop import MultiScaleCrop as MultiScaleCrop
+from keras_glimpse.layers.thumbnail import Thumbnail as Thumbnail

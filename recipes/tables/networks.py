@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+import keras_glimpse
 from keras_glimpse import GlimpseClassifier, LowResNet
 
 
@@ -34,7 +35,7 @@ def conv_glimpse(first: int, second: int) -> keras.Model:
 def conv_thumbnail(filters: int, hidden_units: int) -> keras.Model:
     """A low-resolution network for 48x48 images whose first layer is a convolution."""
     images = keras.Input((48, 48, 1))
-    features = keras.layers.Conv2D(filters, 4, strides=2, activation="relu")(keras.layers.AveragePooling2D(4)(images))
+    features = keras.layers.Conv2D(filters, 4, strides=2, activation="relu")(keras_glimpse.Thumbnail(12)(images))
     hidden = keras.layers.Dense(hidden_units, "relu")(keras.layers.Flatten()(features))
     return keras.Model(images, (hidden, keras.layers.Dense(10)(hidden)))
 
