@@ -30,6 +30,10 @@ class Row:
         stage: what is trained of a `GlimpseClassifier`; it is tested after that glimpse.
         sweeps: over the training set. 0: the row tests what `after` has trained.
         learning_rate, falls: of SGD with momentum 0.9, and whether it decays linearly to 0 (the paper's is constant).
+        optimizer: further arguments of `keras.optimizers.SGD`: `weight_decay`, `use_ema`, `ema_momentum`.
+        label_smoothing: the share of a label that is spread over all classes.
+        teacher: the row whose probabilities, at a `temperature`, are the labels of the training digits (Hinton et al., 2015).
+            It is shown the digits alone, of 28x28 pixels, whatever they lie on.
         seeds: how many, by default: 0, 1, ...
         jittered: 48x48 images of digits at random places; if not, MNIST as it is, 28x28.
         data: further arguments of the data set, and those of `digits.training_data`: `training_digits`, `shift`, `distorted`.
@@ -49,6 +53,10 @@ class Row:
     sweeps: int = 50
     learning_rate: float = 0.05
     falls: bool = True
+    optimizer: Mapping = field(default_factory=dict)
+    label_smoothing: float = 0.0
+    teacher: "Row | None" = None
+    temperature: float = 1.0
     seeds: int = 1
     jittered: bool = True
     data: Mapping = field(default_factory=dict)
@@ -72,11 +80,16 @@ class Row:
         names = ("network", "sweeps", "stage", "learning_rate", "falls", "jittered", "data", "threshold", "tested_on")
         config = {name: getattr(self, name) for name in names} | {"after": self.after and self.after.config}
         config["budget"] = self.compare["budget"] if self.threshold == WITHIN_BUDGET else None
-        return config | ({"search": self.search} if self.search else {})
+        # Left out where a row has none of them, as in the first results.
+        added = {name: getattr(self, name) for name in ("search", "optimizer", "label_smoothing")}
+        if self.teacher:
+            added |= {"teacher": self.teacher.config, "temperature": self.temperature}
+        return config | {name: value for name, value in added.items() if value}
 
     def with_sweeps(self, sweeps: int) -> "Row":
         """This row and those that it comes after with other sweeps, where they have any."""
-        return replace(self, sweeps=self.sweeps and sweeps, after=self.after and self.after.with_sweeps(sweeps))
+        others = {name: row.with_sweeps(sweeps) for name in ("after", "teacher") if (row := getattr(self, name))}
+        return replace(self, sweeps=self.sweeps and sweeps, **others)
 
 
 def identity(config: Mapping) -> str:
@@ -139,8 +152,7 @@ def _settings(own, base, find):
     inherited = {each.name for each in fields(Row)} - {"name", "title", "compare"}
     _check_keys("a row", own, inherited | {"title", "like"})
     own = ({"sweeps": 0} if "threshold" in own else {}) | own
-    if "after" in own:
-        own["after"] = find(own["after"])
+    own |= {name: find(own[name]) for name in ("after", "teacher") if name in own}
     if like := find(own.pop("like")) if "like" in own else own.get("after"):
         base = {name: getattr(like, name) for name in inherited}
     if "name" not in own.get("network", {"name"}):

@@ -3,14 +3,21 @@
 import os
 from functools import partial
 
+import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_glimpse import data
 from tables.distortion import distorted
 
 
-def training_data(digits: data.Digits, row, seed: int, epoch: data.Epoch, copies: int = 10) -> tf.data.Dataset:
-    """The training images of a `Row`: `copies` of each digit that it does not hold out, if it is jittered or distorted."""
+def training_data(
+    digits: data.Digits, row, seed: int, epoch: data.Epoch, copies: int = 10, teacher: keras.Model | None = None
+) -> tf.data.Dataset:
+    """The training images of a `Row`: `copies` of each digit that it does not hold out, if it is jittered or distorted.
+
+    Labels are class numbers; or shares of classes, if it smooths them or has a teacher, a network from digits to logits.
+    """
     options = {"seed": seed, "epoch": epoch} | row.data
     digits = first_digits(digits, options.pop("training_digits", None))
     held_out = round(options.pop("validation_split", 0.0) * len(digits.train_images))
@@ -18,9 +25,25 @@ def training_data(digits: data.Digits, row, seed: int, epoch: data.Epoch, copies
     shift = options.pop("shift", 0)
     if options.pop("distorted", False):
         digits, copies = distorted(digits, copies, seed), 1
+    shares = _shares(digits, row, teacher)
+    if shares is not None:
+        digits = digits._replace(train_labels=np.arange(len(shares)))
     if row.jittered:
-        return data.jittered(digits, copies=copies, **options).train
-    return _shifted(digits, shift, options) if shift else data.plain(digits, **options).train
+        train = data.jittered(digits, copies=copies, **options).train
+    else:
+        train = _shifted(digits, shift, options) if shift else data.plain(digits, **options).train
+    return train if shares is None else train.map(lambda images, digit: (images, tf.gather(shares, digit)))
+
+
+def _shares(digits, row, teacher):
+    """`[digits, 10]`, what is taught of each training digit in place of its label; `None` for the label."""
+    if teacher:
+        return tf.nn.softmax(teacher.predict(digits.train_images, 1000, verbose=0) / row.temperature)
+    return (
+        tf.one_hot(digits.train_labels, 10) * (1 - row.label_smoothing) + row.label_smoothing / 10
+        if row.label_smoothing
+        else None
+    )
 
 
 def evaluation_data(digits: data.Digits, row) -> data.Splits:

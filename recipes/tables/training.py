@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import keras
@@ -112,7 +112,8 @@ class Run:
 
     def _fit(self, model):
         row, epoch, checkpoint = self.row, data.Epoch(), self.folder / "checkpoint"
-        train = training_data(digits_of(self.smoke), row, self.seed, epoch, copies=1 if self.smoke else 10)
+        teacher = replace(self, row=row.teacher, seed=0).model() if row.teacher else None
+        train = training_data(digits_of(self.smoke), row, self.seed, epoch, 1 if self.smoke else 10, teacher)
         print(f"{row.name}, seed {self.seed}, in {self.folder}")
         if self._began_at().endswith(runs.CHANGED) and not self.smoke:
             print("Its code has changes that are not committed: report.py will not show its result.")
@@ -122,7 +123,7 @@ class Run:
         # A graph takes longer to trace than the few steps of a smoke run.
         how = {"run_eagerly": True, "steps_per_execution": 1} if self.smoke else {}
         options = {"epochs": row.sweeps, "verbose": 2}
-        optimizer = lambda steps: keras_glimpse.paper_sgd(steps if row.falls else None, row.learning_rate)  # noqa: E731
+        optimizer = partial(_sgd, row)
         if row.stage:
             options |= {"stages": [row.stage], "compile_args": how, "callbacks": lambda stage: callbacks}
             keras_glimpse.fit_greedy(model, train, optimizer=optimizer, checkpoint=checkpoint, **options)
@@ -132,6 +133,12 @@ class Run:
         model.compile(optimizer(steps), loss, metrics=["accuracy"], **{"steps_per_execution": 32} | how)
         saved = keras_glimpse.Checkpoints(checkpoint)
         model.fit(train, shuffle=False, initial_epoch=saved.restore(model), callbacks=[*callbacks, saved], **options)
+
+
+def _sgd(row, steps):
+    """The paper's optimizer with a row's rate and what else it has."""
+    config = keras_glimpse.paper_sgd(steps if row.falls else None, row.learning_rate).get_config()
+    return keras.optimizers.SGD.from_config(config | row.optimizer)
 
 
 def _take_over(source, target):
