@@ -39,11 +39,9 @@ def _shares(digits, row, teacher):
     """`[digits, 10]`, what is taught of each training digit in place of its label; `None` for the label."""
     if teacher:
         return tf.nn.softmax(teacher.predict(digits.train_images, 1000, verbose=0) / row.temperature)
-    return (
-        tf.one_hot(digits.train_labels, 10) * (1 - row.label_smoothing) + row.label_smoothing / 10
-        if row.label_smoothing
-        else None
-    )
+    if row.label_smoothing:
+        return tf.one_hot(digits.train_labels, 10) * (1 - row.label_smoothing) + row.label_smoothing / 10
+    return None
 
 
 def evaluation_data(digits: data.Digits, row) -> data.Splits:

@@ -25,6 +25,16 @@ def conv() -> keras.Model:
     return keras.Sequential(layers)
 
 
+def teacher() -> keras.Model:
+    """Convolutions with batch normalisation and dropout on digits of 28x28 pixels, to teach smaller networks."""
+    layers = [keras.layers.Rescaling(1 / 255)]
+    for filters, size, strides, pool in ((16, 5, 2, 1), (48, 3, 1, 2), (96, 3, 1, 2)):
+        layers += [keras.layers.Conv2D(filters, size, strides, "same", use_bias=False), keras.layers.BatchNormalization()]
+        layers += [keras.layers.ReLU(), keras.layers.MaxPooling2D(pool)]
+    layers += [keras.layers.Flatten(), keras.layers.Dropout(0.5), keras.layers.Dense(128, "relu"), keras.layers.Dropout(0.5)]
+    return keras.Sequential([*layers, keras.layers.Dense(10)])
+
+
 def conv_glimpse(first: int, second: int) -> keras.Model:
     """A small convolutional glimpse network for 12x12x2 patches: 3x3 filters, as many as said in each of two layers."""
     layers = [keras.layers.Conv2D(first, 3, activation="relu"), keras.layers.MaxPooling2D(2)]
@@ -101,7 +111,7 @@ class RandomGlimpse(GlimpseClassifier):
         self.location_heads = [Anywhere()]
 
 
-NETWORKS = (GlimpseClassifier, convolutional, CentreGlimpse, RandomGlimpse, Thumbnail, dense, conv)
+NETWORKS = (GlimpseClassifier, convolutional, CentreGlimpse, RandomGlimpse, Thumbnail, dense, conv, teacher)
 NETWORKS = {network.__name__: network for network in NETWORKS}
 
 
