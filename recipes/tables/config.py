@@ -28,6 +28,7 @@ class Row:
         network: a `name` in `networks.NETWORKS`, and its arguments.
         after: the row whose weights this one starts from.
         stage: what is trained of a `GlimpseClassifier`; it is tested after that glimpse.
+        frozen: whether the low-resolution network stays as it was.
         sweeps: over the training set. 0: the row tests what `after` has trained.
         learning_rate, falls: of SGD with momentum 0.9, and whether it decays linearly to 0 (the paper's is constant).
         optimizer: further arguments of `keras.optimizers.SGD`: `weight_decay`, `use_ema`, `ema_momentum`.
@@ -50,6 +51,7 @@ class Row:
     network: Mapping
     after: "Row | None" = None
     stage: int | str | None = None
+    frozen: bool = False
     sweeps: int = 50
     learning_rate: float = 0.05
     falls: bool = True
@@ -81,7 +83,7 @@ class Row:
         config = {name: getattr(self, name) for name in names} | {"after": self.after and self.after.config}
         config["budget"] = self.compare["budget"] if self.threshold == WITHIN_BUDGET else None
         # Left out where a row has none of them, as in the first results.
-        added = {name: getattr(self, name) for name in ("search", "optimizer", "label_smoothing")}
+        added = {name: getattr(self, name) for name in ("search", "optimizer", "label_smoothing", "frozen")}
         if self.teacher:
             added |= {"teacher": self.teacher.config, "temperature": self.temperature}
         return config | {name: value for name, value in added.items() if value}

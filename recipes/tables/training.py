@@ -102,6 +102,8 @@ class Run:
         model.build((None, 48, 48, 1) if self.row.jittered else (None, 28, 28, 1))
         if self.before:
             _take_over(self.before.model(), model)
+        if self.row.frozen:
+            model.low_res_net.trainable = False
         if not self.row.sweeps:
             model.compile(stage=self.row.stage)
             return model
@@ -144,7 +146,7 @@ def _sgd(row, steps):
 def _take_over(source, target):
     """Gives `target` the weights of the networks that `source` has trained."""
     if not isinstance(source, keras_glimpse.GlimpseClassifier):
-        target.set_weights(source.get_weights())
+        (target if type(target) is type(source) else target.low_res_net).set_weights(source.get_weights())
         return
     count = source.stage.glimpse + 1
     pairs = [(target.low_res_net, source.low_res_net), *zip(target.location_heads[:count], source.location_heads)]
