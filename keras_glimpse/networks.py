@@ -128,7 +128,7 @@ class GlimpseNetworks(keras.Model):
             self.check_reads_names()
             return Sources.of(tf.reshape(images, [-1]), self.channels, self.check_source)
         check_spec(images.shape, images.dtype, self.image_shape, self.least_sides)
-        if self.image_shape is not None:  # A graph that the user traces may know less.
+        if self.image_shape is not None and None in images.shape[1:]:  # A graph that the user traces may know less.
             images = tf.ensure_shape(images, (None, *self.image_shape))
         if self.preprocess is None:
             return images
@@ -305,7 +305,7 @@ class GlimpseNetworks(keras.Model):
 
     def see_pixels(self, images) -> None:
         """Warns, once, if float pixels are outside the range that the model expects; checks the first 32 images."""
-        if self._pixels:
+        if self._pixels and not tf.as_dtype(images.dtype).is_unsigned:
             self._pixels.see(images[:32])
 
     def check_pixels(self, images) -> None:

@@ -77,14 +77,25 @@ def cascade_predict(
         return predict_sources(model, images, threshold, batch_size, on_error, verbose)
     if not isinstance(images, tf.data.Dataset):
         model.check_images(images)
-        images = [images[start : start + batch_size] for start in range(0, len(images), batch_size)] or [images]
-    macs = model.cached("macs", lambda: known_stage_macs(model))
-    looks = model.cached("cascade", lambda: [model.graph(partial(_look_once, model)) for _ in range(model.active_glimpses + 1)])
+        images = _batches(images, batch_size)
+    macs, looks = model.cached("cascade", lambda: (known_stage_macs(model), _stages(model)))
     results = [_until_sure(model, looks, images_of(batch), threshold) for batch in images]
     if not results:
         raise ValueError("Expected at least one batch of images; got an empty dataset.")
     probabilities, exit_stage = (np.concatenate(parts) for parts in zip(*results))
     return CascadePrediction(probabilities, exit_stage, None if macs is None else macs[exit_stage])
+
+
+def _batches(images, size):
+    """Slices of so many images; what is one batch is not copied."""
+    if len(images) <= size:
+        return [images]
+    return [images[start : start + size] for start in range(0, len(images), size)]
+
+
+def _stages(model):
+    """A graph for each stage."""
+    return [model.graph(partial(_look_once, model)) for _ in range(model.active_glimpses + 1)]
 
 
 def _until_sure(model, looks, images, threshold):
