@@ -55,9 +55,9 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
     dataset with such an `element_spec`. One graph serves all sizes; XLA is not used.
 
     These attributes may be set at any time and take effect immediately: `search_size`, `search_stride`, `search_samples`,
-    `location_weight`, `diversity_weight`, `diversity_variance`, `contrastive`, `assignment`, `averaging`, `location_input`,
-    `active_glimpses` and `class_names`. So do changes of the layers (`trainable`, `quantize`, LoRA). All other arguments are
-    fixed after construction.
+    `location_weight`, `diversity_weight`, `diversity_variance`, `contrastive`, `assignment`, `sharpness`, `averaging`,
+    `location_input`, `active_glimpses` and `class_names`. So do changes of the layers (`trainable`, `quantize`, LoRA). All
+    other arguments are fixed after construction.
 
     Args:
         num_classes: Integer, at least 2, the number of classes C.
@@ -74,8 +74,8 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         search_stride: Pixels between neighbouring candidates if an integer; if a float in (0, 1), that fraction of the image's
             longer side, at least 2 pixels. Defaults to `1 / 24`, the paper's 2 pixels of 48.
         search_samples: Optional positive integer, how many candidates of a search over the whole image are drawn for each image
-            of a step, half of them by the probabilities of a `LocationMap`. A step then costs the same however large the image
-            is. Defaults to `None`: all candidates are evaluated.
+            of a step: evenly, by the probabilities of a `LocationMap`, and where its features stand out. A step then costs the
+            same however large the image is. Defaults to `None`: all candidates are evaluated.
         location_weight: Non-negative float, lambda of eq. 9: the weight of the squared distance between candidate and
             predicted location, in units of the image's longer side. A `LocationMap` has -log p(z) instead. Defaults to `10.0`.
         diversity_weight: Non-negative float, gamma of eq. 18: the penalty for a location near an earlier glimpse; `0`
@@ -85,6 +85,9 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         assignment: `"hard"`, which trains on the best candidate z* (eq. 12), or `"soft"`, which trains on samples of the
             candidates' posterior probabilities given the label (see the guide, "How large images are learned"). Defaults to
             `"hard"`.
+        sharpness: Positive float, the exponent of the candidates' probabilities in a soft assignment, before they are
+            normalized: with `1` they are the posterior, with more the assignment is harder. `2` where nearly all of a large
+            image is empty, which would have most of the posterior for many epochs. Defaults to `1.0`.
         parallel: Boolean or non-negative integer (section 2.2.3). `True` predicts all locations from the thumbnail alone; an
             integer M predicts M locations at a time. Defaults to `False`.
         share_weights: Boolean, whether all glimpses share one glimpse network; and one location head, if one is passed as
@@ -171,6 +174,7 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         diversity_variance: float = 0.002,
         contrastive: bool = True,
         assignment: str = "hard",
+        sharpness: float = 1.0,
         parallel: bool | int = False,
         share_weights: bool = False,
         averaging: str = "paper",
@@ -218,6 +222,7 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
             diversity_variance=diversity_variance,
             contrastive=contrastive,
             assignment=assignment,
+            sharpness=sharpness,
             **kwargs,
         )
         self.low_res_size = _fixed(low_res_size)
@@ -468,7 +473,7 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
     def get_config(self):
         names = ("num_classes", "num_glimpses", "low_res_size", "patch_size", "scales", "hidden_units")
         names += ("search_size", "search_stride", "search_samples", "location_weight", "diversity_weight", "diversity_variance")
-        names += ("contrastive", "assignment")
+        names += ("contrastive", "assignment", "sharpness")
         names += ("parallel", "share_weights", "averaging", "location_input", "gated_location", "gated_glimpse", "downsample")
         config = super().get_config() | {name: getattr(self, name) for name in names}
         if self.class_names is not None:

@@ -199,6 +199,7 @@ BAD_MODELS = {
     "num_glimpses": ({"num_glimpses": 0}, "num_glimpses must be an integer, at least 1; got 0"),
     "half a glimpse": ({"num_glimpses": 1.5}, "num_glimpses must be an integer, at least 1; got 1.5"),
     "samples": ({"search_samples": 0}, "search_samples must be an integer, at least 1; got 0"),
+    "sharpness": ({"sharpness": 0.0}, "sharpness must be finite and positive; got 0.0"),
     "stride": ({"search_stride": 1.5}, "search_stride must be pixels, an integer, or a share of a side"),
     "half a pixel": ({"patch_size": 6.5}, "size must be an integer, at least 1; got 6.5"),
     "no thumbnail": ({"low_res_size": 0}, "size must be an integer, at least 1; got 0"),

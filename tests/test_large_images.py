@@ -108,16 +108,18 @@ def test_between_cells_the_map_is_bilinear(rng):
 # ---- The E step ----
 
 
-def test_the_posterior(make_large, images, rng):
-    """r(z) = p(z) p(y | z) / sum, p(y | z) of the glimpse network alone, and the samples are drawn from it."""
-    model = make_large()
+@pytest.mark.parametrize("sharpness", [1.0, 2.5])
+def test_the_posterior(make_large, images, rng, sharpness):
+    """r(z) = (p(z) p(y | z))^b / sum, p(y | z) of the glimpse network alone, and the samples are drawn from it."""
+    model = make_large(sharpness=sharpness)
     model.compile("sgd", stage=1, jit_compile=False)
     shares = label_shares(LABELS, 3)
     evidence, locations, _ = look_until_stage(model, model.stage, tf.constant(images), shares)
     found, chosen = search(model, tf.constant(images), shares, evidence, locations)
     prior = np.exp(model.log_map(evidence)).reshape(4, -1)
     likelihood = softmax(found.outputs.numpy())[np.arange(4), :, LABELS]
-    expected = prior * likelihood / (prior * likelihood).sum(axis=1, keepdims=True)
+    expected = (prior * likelihood) ** sharpness
+    expected /= expected.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(chosen.posterior, expected, rtol=1e-4)
     np.testing.assert_array_equal(chosen.best, found.places.numpy()[0][expected.argmax(axis=1)])
     assert chosen.places.shape == (4, SAMPLES + 2, 2)
@@ -127,10 +129,11 @@ def test_the_posterior(make_large, images, rng):
 
 
 @pytest.mark.slow
-def test_of_drawn_candidates_the_posterior_is_that_of_all(make_large, images, monkeypatch):
+@pytest.mark.parametrize("sharpness", [1, 2.0])
+def test_of_drawn_candidates_the_posterior_is_that_of_all(make_large, images, monkeypatch, sharpness):
     """Weighted by 1 / q(z), what falls on a cell has in the mean the probability of the cell among all."""
     monkeypatch.setattr(ConvGlimpseNet, "shares_pass", False)  # In a shared pass, places are rounded.
-    model = make_large(contrastive=False)
+    model = make_large(contrastive=False, sharpness=sharpness)
     model.compile("sgd", stage=1, jit_compile=False)
     shares = label_shares(LABELS, 3)
     evidence, locations, _ = look_until_stage(model, model.stage, tf.constant(images), shares)
@@ -138,13 +141,16 @@ def test_of_drawn_candidates_the_posterior_is_that_of_all(make_large, images, mo
     model.search_samples = 3000
     drawn, of_drawn = search(model, tf.constant(images), shares, evidence, locations)
     assert drawn.outputs.shape == (4, 3000, 3) and of_drawn.places.shape == (4, SAMPLES + 1, 2)
+    features = np.reshape(evidence.hidden, (4, 12, -1))
     cells = np.abs(drawn.places.numpy()[:, :, None] - found.places.numpy()[:, None]).sum(-1).argmin(-1)
     for n in range(4):
         np.testing.assert_allclose(drawn.outputs[n], tf.gather(found.outputs[n], cells[n]), atol=1e-5)
         summed = np.bincount(cells[n], of_drawn.posterior[n], minlength=12)
         np.testing.assert_allclose(summed, chosen.posterior[n], atol=0.03)
         prior = np.exp(model.log_map(evidence)[n]).ravel()
-        np.testing.assert_allclose(np.bincount(cells[n], minlength=12) / 3000, (prior + 1 / 12) / 2, atol=0.05)
+        apart = np.linalg.norm(features[n] - features[n].mean(axis=0), axis=-1)
+        drawn_as = (prior + 1 / 12 + apart / apart.sum()) / 3
+        np.testing.assert_allclose(np.bincount(cells[n], minlength=12) / 3000, drawn_as, atol=0.05)
 
 
 @pytest.mark.parametrize("assignment", ["soft", "hard"])

@@ -1,6 +1,7 @@
 """A schedule for the search: from the whole image to the neighbourhood of the prediction (section 2.2.3)."""
 
 from collections.abc import Mapping
+from functools import partial
 
 import keras
 
@@ -8,6 +9,7 @@ from keras_glimpse._validation.arguments import (
     check_assignment,
     check_built_classifier,
     check_integers,
+    check_numbers,
     check_search_samples,
     check_search_size,
     check_search_stride,
@@ -18,6 +20,7 @@ CHECKS = {
     "search_stride": check_search_stride,
     "search_samples": check_search_samples,
     "assignment": check_assignment,
+    "sharpness": partial(check_numbers, above=0.0),
 }
 
 
@@ -29,9 +32,9 @@ class SearchSchedule(keras.callbacks.Callback):
 
     Args:
         sizes: Mapping from epoch to the `search_size` from that epoch on, or to a mapping of `search_size`, `search_stride`,
-            `search_samples` and `assignment`, as of `GlimpseClassifier`: `{0: 5, 10: 3}` searches 5x5 locations in the first
-            ten epochs and 3x3 afterwards. What a phase does not set stays; the first one sets all that later ones do. Size 1
-            trains the glimpse at the predicted location only.
+            `search_samples`, `assignment` and `sharpness`, as of `GlimpseClassifier`: `{0: 5, 10: 3}` searches 5x5 locations in
+            the first ten epochs and 3x3 afterwards. What a phase does not set stays; the first one sets all that later ones do.
+            Size 1 trains the glimpse at the predicted location only.
 
     Raises:
         ValueError: If there is no size for epoch 0, an epoch is negative, or a setting is invalid or first set later.

@@ -64,7 +64,7 @@ def search(model, images, shares, evidence, locations) -> tuple[Candidates, Chos
     found = _candidates(model, images, evidence, locations[-1], model.search_samples)
     penalty = _penalty(model, images, evidence, locations, found)
     if model.assignment == "soft":
-        posterior = model.objective.posterior(found.outputs, shares, penalty + found.proposal)  # Importance sampling: r / q.
+        posterior = model.objective.posterior(found.outputs, shares, penalty, found.proposal)
         best = _most_probable(posterior)
         places, patches = _sample(model, images, shares, found, penalty, posterior, best)
         return found, Chosen(places, patches, _at(found.places, best[:, None])[:, 0], posterior)
@@ -116,14 +116,29 @@ def _candidates(model, images, evidence, predicted, samples=None) -> Candidates:
 
 
 def _draw(model, evidence, places, count):
-    """`[batch, count, 2]` of the places, and log q(z): half of q is uniform, half the prior of the map, if there is one."""
-    uniform = tf.zeros([tf.shape(evidence.low_res)[0], tf.shape(places)[1]])
-    log_map = model.log_map(evidence)
-    prior = tf.nn.softmax(uniform if log_map is None else interpolate(log_map, places))
-    proposal = tf.math.log((prior + tf.nn.softmax(uniform)) / 2)
+    """`[batch, count, 2]` of the places, and log q(z): equal parts of the distributions of `_proposals`."""
+    proposals = _proposals(model, evidence, places)
+    proposal = tf.math.log(tf.add_n(proposals) / len(proposals))
     seed = tf.random.experimental.stateless_fold_in(_seeds(model, 3)[0], 1)  # Of none of the draws of `_sample`.
     index = tf.random.stateless_categorical(proposal, count, seed, dtype=tf.int32)
     return _at(places, index), tf.gather(proposal, index, batch_dims=1)
+
+
+def _proposals(model, evidence, places):
+    """`[batch, places]` each: even; the prior of the map, if there is one; where features stand out, if they have places.
+
+    Most places of a large image look alike and show nothing. Before the map knows anything, even draws hardly meet an object.
+    """
+    even = tf.fill([tf.shape(evidence.low_res)[0], tf.shape(places)[1]], 1 / tf.cast(tf.shape(places)[1], tf.float32))
+    found, log_map = [even], model.log_map(evidence)
+    if log_map is not None:
+        found.append(tf.nn.softmax(interpolate(log_map, places)))
+    if len(evidence.hidden.shape) == 4:  # Then the places are their cells.
+        shape = tf.concat([tf.shape(even), evidence.hidden.shape[3:]], axis=0)
+        features = tf.reshape(tf.cast(evidence.hidden, tf.float32), shape)
+        distance = tf.norm(features - tf.reduce_mean(features, axis=1, keepdims=True), axis=-1) + 1e-6
+        found.append(distance / tf.reduce_sum(distance, axis=1, keepdims=True))
+    return found
 
 
 def _penalty(model, images, evidence, locations, found):

@@ -57,7 +57,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
     Args:
         search_size, search_stride, search_samples: the grid of candidate places.
         assignment: how one of them is chosen.
-        location_weight, diversity_weight, diversity_variance, contrastive: see `Objective`.
+        location_weight, diversity_weight, diversity_variance, contrastive, sharpness: see `Objective`.
         **kwargs: of `GlimpseNetworks`.
     """
 
@@ -66,7 +66,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
     location_weight, diversity_weight = Setting(check_numbers), Setting(check_numbers)
     diversity_variance = Setting(partial(check_numbers, above=0.0))
     contrastive = Setting(partial(check_one_of, (False, True)))
-    assignment = Setting(check_assignment)
+    assignment, sharpness = Setting(check_assignment), Setting(partial(check_numbers, above=0.0))
 
     def __init__(
         self,
@@ -79,6 +79,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         diversity_variance: float,
         contrastive: bool,
         assignment: str,
+        sharpness: float,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -90,6 +91,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         self.diversity_variance = diversity_variance
         self.contrastive = contrastive
         self.assignment = assignment
+        self.sharpness = sharpness
         self._stage = None
         self._trained = ()
         self._choices = {}  # Arguments of `compile`
@@ -233,7 +235,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
     @property
     def objective(self) -> Objective:
         """The `Objective` with the current weights of the loss."""
-        return Objective(self.location_weight, self.diversity_weight, self.diversity_variance, self.contrastive)
+        return Objective(self.location_weight, self.diversity_weight, self.diversity_variance, self.contrastive, self.sharpness)
 
     @property
     def trained_glimpses(self) -> tuple[int, ...]:

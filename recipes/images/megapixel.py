@@ -3,6 +3,7 @@
 Five digits lie on 1500x1500 black pixels without overlap: three of the class that is the label, and two of other classes. Then
 50 strokes are put anywhere, each one of 50 patterns of the set: a square of 28x28 with two straight lines, that covers what was
 there. There are 5,000 images to train on, of which a tenth is held out, and 1,000 to test on; a set has patterns of its own.
+In every epoch each training image is rolled over its borders by other numbers of pixels, so that no thumbnail is seen twice.
 """
 
 import os
@@ -10,7 +11,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from images.dataset import HELD_OUT, Images, Task, squares
+from images.dataset import HELD_OUT, Images, Task, integers, squares, with_rows
 from images.digits import SIDE, Digits, digit_sets
 
 SAME, OTHERS = 3, 2
@@ -28,7 +29,12 @@ def megapixel(data_dir: str | os.PathLike | None = None, smoke: bool = False) ->
     side, strokes = (300, 5) if smoke else (1500, 50)
     parts = enumerate(zip(digit_sets(data_dir, smoke), counts))
     train, *fixed = [composed(digits, count, side, strokes, np.random.default_rng(n)) for n, (digits, count) in parts]
-    return Task("megapixel", tuple("0123456789"), lambda seed: train, *fixed)
+
+    def rolled(seed):
+        by = integers(seed, (len(train), 2), side)
+        return with_rows(train, (by,), lambda image, by: tf.roll(image, by, (0, 1)))
+
+    return Task("megapixel", tuple("0123456789"), rolled, *fixed)
 
 
 def composed(digits: Digits, count: int, side: int, strokes: int, rng: np.random.Generator) -> Images:
