@@ -140,6 +140,11 @@ TUNED, CASCADE = ROWS["table1/fine-tuned"], ROWS["table1/best-cascade"]
         {"search": {"0": 5}},
         {"threshold": 0.9},
         {"tested_on": "validation"},
+        {"optimizer": {"weight_decay": 0.1}},
+        {"label_smoothing": 0.1},
+        {"frozen": True},
+        {"teacher": ROWS["table3/mnist-teacher"]},
+        {"teacher": ROWS["table3/mnist-teacher"], "temperature": 2.0},
         {"threshold": "within budget", "compare": {"budget": 1}},
     ],
 )
@@ -453,6 +458,33 @@ def test_digits_are_moved_by_at_most_two_pixels():
     train = digits.training_data(bright_digits(200), moved, seed=0, epoch=Epoch())
     corners = {tuple(np.argwhere(image[..., 0])[0]) for batch, _ in train for image in batch.numpy()}
     assert {y for y, _ in corners} == {x for _, x in corners} == {6, 7, 8, 9, 10}
+
+
+def test_smoothed_labels():
+    row = replace(ROWS["table3/mnist-1-glimpse"], label_smoothing=0.1)
+    for images, shares in digits.training_data(bright_digits(60), row, seed=0, epoch=Epoch()):
+        expected = np.full((len(images), 10), 0.01)
+        expected[np.arange(len(images)), (np.max(images, axis=(1, 2, 3)) - 10) % 10] = 0.91
+        np.testing.assert_allclose(shares, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["table3/mnist-moved", "table1/best-1", "table3/mnist-1-glimpse"])
+def test_a_teacher_says_what_each_digit_is_wherever_it_lies(name):
+    teacher = keras.Sequential([keras.layers.GlobalMaxPooling2D(), keras.layers.Dense(10)])
+    row = replace(ROWS[name], teacher=ROWS["table3/mnist-teacher"], temperature=2.0)
+    for images, shares in digits.training_data(bright_digits(60), row, seed=0, epoch=Epoch(), copies=2, teacher=teacher):
+        expected = tf.nn.softmax(teacher(images) / 2)  # Of the brightness, which is the same on a canvas.
+        np.testing.assert_allclose(shares, expected, atol=1e-5)
+
+
+def test_a_frozen_low_resolution_network_stays_as_it_was(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "digits_of", lambda smoke: digits.smoke_digits())
+    row = ROWS["table1/sure-1"].with_sweeps(1)
+    before = training.Run(row.after, 0, tmp_path, smoke=True).model().get_weights()
+    model = training.Run(row, 0, tmp_path, smoke=True).model()
+    for one, other in zip(model.low_res_net.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert model.trained_glimpses == (1,)
 
 
 def test_figures_of_a_cascade(make_model, monkeypatch):
