@@ -330,12 +330,28 @@ def test_export_for_mediapipe(model, images, tmp_path, capsys):
         keras_glimpse.check_file(tmp_path / "model.tflite")
 
 
+@pytest.mark.slow
+def test_export_with_warm_up_requests(tmp_path, capsys):
+    pytest.importorskip("tensorflow_serving")
+    (tmp_path / "digits").mkdir()
+    for n, digit in enumerate(keras_glimpse.data.embedded_digits().test_images[:30]):
+        np.save(tmp_path / "digits" / f"{n}.npy", digit)
+    served = tmp_path / "served" / "1"
+    served.parent.mkdir()
+    how = ["--threshold", "1.0", "--images", str(tmp_path / "digits")]
+    assert main(["export", "mnist", "--saved-model", str(served), *how]) == 0
+    keras_glimpse.check_file(served)
+    assert (served / "assets.extra" / "tf_serving_warmup_requests").stat().st_size
+
+
 def test_errors_of_export(model, images, tmp_path, capsys):
     litert = ["export", model, "--litert", tmp_path / "model.tflite"]
     assert "--size says" in failure(capsys, *litert)
     assert "--images is needed" in failure(capsys, *litert, "--quantize", "int8")
     assert "--size says" in failure(capsys, *litert, "--quantize", "int8", "--images", images)
-    assert "are for --litert" in failure(capsys, "export", model, "--onnx", tmp_path / "a.onnx", "--quantize", "float16")
+    assert "else only for --saved-model" in failure(capsys, *litert, "--images", images)
+    assert "of one size" in failure(capsys, "export", model, "--saved-model", tmp_path / "a", "--images", images)
+    assert "is for --litert" in failure(capsys, "export", model, "--onnx", tmp_path / "a.onnx", "--quantize", "float16")
     assert "--threshold is not for" in failure(capsys, "export", model, "--mediapipe", tmp_path / "a", "--threshold", 0.9)
     assert "--size is for" in failure(capsys, "export", model, "--saved-model", tmp_path / "a", "--size", 20, 24)
     assert "does not exist" in failure(capsys, "export", model, "--saved-model", tmp_path / "none" / "1")

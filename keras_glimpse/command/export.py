@@ -8,9 +8,9 @@ from keras_glimpse.command.options import SIZE, add_command, files_of, load, thr
 from keras_glimpse.export import export_litert, export_mediapipe, export_onnx, export_saved_model
 from keras_glimpse.sources.opening import open_image
 
-CALIBRATED_BY = 300  # Images, at most.
+SOME = 300  # Images, at most.
 EXAMPLES = """\
-  keras-glimpse export model.keras --saved-model served/1 --threshold 0.9
+  keras-glimpse export model.keras --saved-model served/1 --threshold 0.9 --images boards/
   keras-glimpse export model.keras --litert model.tflite --threshold 0.9 --size 480 640
   keras-glimpse export model.keras --litert small.tflite --size 480 640 --quantize int8 --images boards/
   keras-glimpse export jittered-mnist --onnx digits.onnx
@@ -30,30 +30,32 @@ def add_to(commands) -> None:
     parser.add_argument("--threshold", type=threshold, help="confidence at which to stop; default all glimpses")
     parser.add_argument("--size", **SIZE, help="size of the images that a file is for, if the model takes any")
     parser.add_argument("--quantize", choices=("float16", "dynamic", "int8"), help="a smaller file for LiteRT or MediaPipe")
-    parser.add_argument(
-        "--images", metavar="FOLDER", help="images to calibrate int8 with, averaged to the size of the file if larger"
-    )
+    what = "images to calibrate int8 with, or to write warm-up requests of a --saved-model; averaged to the size if larger"
+    parser.add_argument("--images", metavar="FOLDER", help=what)
 
 
 def export(args) -> int:
-    if (args.quantize or args.images) and not (args.litert or args.mediapipe):
-        raise ValueError("--quantize and --images are for --litert and --mediapipe.")
+    if args.quantize and not (args.litert or args.mediapipe):
+        raise ValueError("--quantize is for --litert and --mediapipe.")
     if args.threshold and args.mediapipe:
         raise ValueError("--threshold is not for --mediapipe: MediaPipe runs all glimpses.")
-    if bool(args.images) != (args.quantize == "int8"):
-        raise ValueError("--images is needed with --quantize int8, and only then.")
+    if bool(args.images) != (args.quantize == "int8") and not args.saved_model:
+        raise ValueError("--images is needed with --quantize int8, and else only for --saved-model.")
     if args.size and args.saved_model:
         raise ValueError("--size is for --litert, --mediapipe and --onnx.")
     model = load(args.model)
     size = args.size and tuple(args.size)
     if size is None and None in model.image_shape and not args.saved_model:
         raise ValueError("--size says which images the file is for, since the model takes any.")
+    if None in model.image_shape and args.saved_model and args.images:
+        raise ValueError("--images of a --saved-model need a model for images of one size.")
+    images = args.images and _some_images(model, args.images, size)
     if args.saved_model:
-        export_saved_model(model, args.saved_model, args.threshold)
+        export_saved_model(model, args.saved_model, args.threshold, warmup=images)
     elif args.onnx:
         export_onnx(model, args.onnx, args.threshold, image_shape=size)
     else:
-        quantized = {"quantize": args.quantize, "calibration": args.images and _calibration(model, args.images, size)}
+        quantized = {"quantize": args.quantize, "calibration": images}
         if args.mediapipe:
             export_mediapipe(model, args.mediapipe, image_shape=size, **quantized)
         else:
@@ -62,10 +64,10 @@ def export(args) -> int:
     return 0
 
 
-def _calibration(model, folder, size):
+def _some_images(model, folder, size):
     """Some images of a folder, as an array."""
     files = files_of([folder])
-    few = [files[n] for n in np.linspace(0, len(files) - 1, min(CALIBRATED_BY, len(files)), dtype=int)]
+    few = [files[n] for n in np.linspace(0, len(files) - 1, min(SOME, len(files)), dtype=int)]
     *sides, channels = model.image_shape
     images = np.stack([open_image(path, channels).thumbnail(size or tuple(sides)) for path in few])
     return 255 * images if model.preprocess else images
