@@ -74,8 +74,8 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         search_stride: Pixels between neighbouring candidates if an integer; if a float in (0, 1), that fraction of the image's
             longer side, at least 2 pixels. Defaults to `1 / 24`, the paper's 2 pixels of 48.
         search_samples: Optional positive integer, how many candidates of a search over the whole image are drawn for each image
-            of a step: evenly, by the probabilities of a `LocationMap`, and where its features stand out. A step then costs the
-            same however large the image is. Defaults to `None`: all candidates are evaluated.
+            of a step: evenly, by the probabilities of a `LocationMap`, and where the features of `low_res_net` stand out. A
+            step then costs the same however large the image is. Defaults to `None`: all candidates are evaluated.
         location_weight: Non-negative float, lambda of eq. 9: the weight of the squared distance between candidate and
             predicted location, in units of the image's longer side. A `LocationMap` has -log p(z) instead. Defaults to `10.0`.
         diversity_weight: Non-negative float, gamma of eq. 18: the penalty for a location near an earlier glimpse; `0`

@@ -345,7 +345,16 @@ def _some(**strategies):
 
 argument = st.one_of(odd, st.sampled_from([2, 10**4, "int8"]))
 MODEL = ["num_classes", "low_res_size", "patch_size", "scales", "hidden_units", "search_size", "search_stride"]
-MODEL += ["location_weight", "diversity_weight", "diversity_variance", "contrastive", "parallel", "share_weights", "averaging"]
+MODEL += [
+    "location_weight",
+    "diversity_weight",
+    "diversity_variance",
+    "contrastive",
+    "sharpness",
+    "parallel",
+    "share_weights",
+    "averaging",
+]
 MODEL += ["location_input", "gated_location", "gated_glimpse", "downsample", "low_res_net", "glimpse_net", "name", "dtype"]
 ENDLESS = (10**9, 10**30)  # glimpses, which would be made one after another until the memory is full
 EXPORT = {"name": st.sampled_from(["model.tflite", "1", "missing/model.tflite"]), "calibrate": st.booleans()}

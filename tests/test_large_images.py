@@ -147,6 +147,7 @@ def test_of_drawn_candidates_the_posterior_is_that_of_all(make_large, images, mo
         np.testing.assert_allclose(drawn.outputs[n], tf.gather(found.outputs[n], cells[n]), atol=1e-5)
         summed = np.bincount(cells[n], of_drawn.posterior[n], minlength=12)
         np.testing.assert_allclose(summed, chosen.posterior[n], atol=0.03)
+        np.testing.assert_allclose(of_drawn.best[n], chosen.best[n])  # Not where q is small.
         prior = np.exp(model.log_map(evidence)[n]).ravel()
         apart = np.linalg.norm(features[n] - features[n].mean(axis=0), axis=-1)
         drawn_as = (prior + 1 / 12 + apart / apart.sum()) / 3
@@ -405,12 +406,25 @@ def test_a_schedule_from_the_whole_image_to_its_neighbourhood(make_large, images
     assert seen[-1] == (3, 48, "hard")
 
 
+@pytest.mark.parametrize("samples", one_fast([None, 5]))
 @pytest.mark.parametrize("assignment", one_fast(["soft", "hard"]))
-def test_a_model_that_diverged_has_a_loss_that_is_not_a_number(make_large, images, assignment):
-    model = make_large(assignment=assignment)
-    model.glimpse_nets[0].output_layer.bias.assign([np.nan] * 3)
+def test_a_model_that_diverged_has_a_loss_that_is_not_a_number(make_large, images, assignment, samples):
+    model = make_large(assignment=assignment, search_samples=samples)
+    for layer in (model.low_res_net.output_layer, model.glimpse_nets[0].output_layer):
+        layer.bias.assign([np.nan] * 3)
     model.compile("sgd", stage=1)
     assert np.isnan(model.train_on_batch(images, LABELS, return_dict=True)["loss"])
+
+
+def test_sharpness_is_saved_and_scheduled(make_large, images):
+    model = make_large(sharpness=2)
+    assert GlimpseClassifier.from_config(model.get_config()).sharpness == 2
+    without = {name: value for name, value in model.get_config().items() if name != "sharpness"}
+    assert GlimpseClassifier.from_config(without).sharpness == 1.0  # Files of version 0.2
+    model.compile("sgd", stage=1)
+    schedule = SearchSchedule({0: {"search_size": "image", "sharpness": 3.0}, 1: {"sharpness": 1.5}})
+    model.fit(images, LABELS, epochs=2, callbacks=[schedule], verbose=0)
+    assert model.sharpness == 1.5
 
 
 def test_samples_depend_on_the_seed(make_large, images):

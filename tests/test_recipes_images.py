@@ -58,6 +58,19 @@ def test_smoke(name):
         assert not np.array_equal(train[0][0], other[0][0])
 
 
+def test_megapixel_images_are_rolled_in_training():
+    task = tasks.load("megapixel", smoke=True)
+    first, second = (task.train(tf.constant([seed, 0], tf.int64)) for seed in (1, 2))
+    np.testing.assert_array_equal(first.labels, second.labels)
+    for n in range(4):
+        a, b = first[n], second[n]
+        assert not np.array_equal(a, b) and a.shape == b.shape == task.image_shape
+        spectra = [np.fft.fft2(image[..., 0].astype(float)) for image in (a, b)]
+        correlation = np.fft.ifft2(spectra[0] * np.conj(spectra[1])).real
+        by = np.unravel_index(correlation.argmax(), correlation.shape)
+        np.testing.assert_array_equal(np.roll(b, by, (0, 1)), a)
+
+
 def test_training_resumes_with_the_same_batches():
     task, epoch, seen = tasks.load("kind", smoke=True), data.Epoch(), []
 

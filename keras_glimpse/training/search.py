@@ -65,7 +65,7 @@ def search(model, images, shares, evidence, locations) -> tuple[Candidates, Chos
     penalty = _penalty(model, images, evidence, locations, found)
     if model.assignment == "soft":
         posterior = model.objective.posterior(found.outputs, shares, penalty, found.proposal)
-        best = _most_probable(posterior)
+        best = _most_probable(posterior * tf.exp(found.proposal))  # Without the weights of drawn candidates.
         places, patches = _sample(model, images, shares, found, penalty, posterior, best)
         return found, Chosen(places, patches, _at(found.places, best[:, None])[:, 0], posterior)
     index = _best_and_offending(model, model.stage, shares, evidence, found, penalty)
@@ -121,6 +121,7 @@ def _draw(model, evidence, places, count):
     proposal = tf.math.log(tf.add_n(proposals) / len(proposals))
     seed = tf.random.experimental.stateless_fold_in(_seeds(model, 3)[0], 1)  # Of none of the draws of `_sample`.
     index = tf.random.stateless_categorical(proposal, count, seed, dtype=tf.int32)
+    index = tf.minimum(index, tf.shape(places)[1] - 1)  # Of NaN, one more than there are is drawn.
     return _at(places, index), tf.gather(proposal, index, batch_dims=1)
 
 
