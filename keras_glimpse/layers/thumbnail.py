@@ -7,7 +7,7 @@ import keras
 from keras_glimpse._validation.arguments import check_one_of, integers
 from keras_glimpse.attributes import Fixed
 from keras_glimpse.ops.geometry import check_image, check_image_shape
-from keras_glimpse.ops.runtime import ANY
+from keras_glimpse.ops.runtime import ANY, of_user_network
 from keras_glimpse.ops.thumbnail import METHODS, downsample
 
 
@@ -17,7 +17,7 @@ class Thumbnail(keras.layers.Layer):
 
     Any size of image will do, where pooling needs a multiple. In exported files a small thumbnail of one channel is one matrix
     product, which LiteRT computes in less than half the time of `AveragePooling2D`, but which is slower than that on
-    microcontrollers. Files in int8 average in 8 bits.
+    microcontrollers. Files in int8 average in float32.
 
     Args:
         size: Positive integer, the side of the thumbnail in pixels, or a tuple `(rows, columns)`. Defaults to `12`.
@@ -55,7 +55,7 @@ class Thumbnail(keras.layers.Layer):
 
     def call(self, image):
         check_image(image, "The thumbnail (`size`)", self.size, ANY)
-        return keras.ops.cast(downsample(image, self.size, self.downsample), self.compute_dtype)
+        return keras.ops.cast(downsample(image, self.size, self.downsample, of_user_network()), self.compute_dtype)
 
     def compute_output_shape(self, image_shape):
         check_image_shape(image_shape, "The thumbnail (`size`)", self.size)

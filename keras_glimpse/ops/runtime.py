@@ -6,6 +6,7 @@ other runtime will see: those of `fit`, `evaluate`, `predict`, `look`, the casca
 """
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from functools import partial
 from inspect import signature
 
@@ -37,7 +38,25 @@ def is_portable(runtime: str) -> bool:
 def for_runtime(function: Callable, runtime: str) -> Callable:
     """A function with its argument `runtime` set, if it has one with our default. Users' layers and methods need not."""
     parameter = parameters_of(function).get("runtime")
-    return partial(function, runtime=runtime) if parameter is not None and parameter.default == ANY else function
+    if parameter is not None and parameter.default == ANY:
+        return partial(function, runtime=runtime)
+    return partial(_within, function, runtime) if isinstance(function, keras.Layer) else function
+
+
+def of_user_network() -> str:
+    """`LITERT_QUANTIZED` for our layers within a network of the user's, which cannot hand it on, if that is its runtime."""
+    return _RUNTIME.get()
+
+
+_RUNTIME = ContextVar("runtime", default=ANY)
+
+
+def _within(network, runtime, *args, **kwargs):
+    token = _RUNTIME.set(LITERT_QUANTIZED if runtime == LITERT_QUANTIZED else ANY)
+    try:
+        return network(*args, **kwargs)
+    finally:
+        _RUNTIME.reset(token)
 
 
 def parameters_of(function: Callable) -> dict:
