@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 from tiers import one_fast
 
-from keras_glimpse import GlimpseClassifier, LocationHead, LowResNet, draw_glimpses, fit_greedy, paper_sgd
+from keras_glimpse import GlimpseClassifier, LocationHead, LowResNet, Thumbnail, draw_glimpses, fit_greedy, paper_sgd
+from keras_glimpse.ops.runtime import for_runtime, of_user_network
 
 QUIET = {"compile_args": {"run_eagerly": True}, "verbose": 0}  # For what does not depend on graphs.
 
@@ -172,3 +173,17 @@ def test_errors_of_class_names(make_model, names):
     model = make_model()
     with pytest.raises(ValueError, match="class_names must be"):
         model.class_names = names
+
+
+@pytest.mark.parametrize(("runtime", "pools"), [("any", False), ("litert_quantized", True)])
+def test_a_thumbnail_in_a_network_of_the_users_knows_what_runs_it(runtime, pools):
+    """A matrix, but not in files in 8 bits, where it would be rounded before it is averaged."""
+    image = keras.Input((48, 48, 1))
+    network = keras.Model(image, keras.layers.Flatten()(Thumbnail(12)(image)))
+    function = tf.function(for_runtime(network, runtime), autograph=False)
+    operations = {node.type for node in function.get_concrete_function(tf.TensorSpec((1, 48, 48, 1))).graph.get_operations()}
+    assert ("AvgPool" in operations) == pools and ("MatMul" in operations) != pools
+    pixels = np.random.default_rng(0).random((1, 48, 48, 1), np.float32)
+    means = pixels.reshape(12, 4, 12, 4).mean(axis=(1, 3)).reshape(1, 144)
+    np.testing.assert_allclose(function(pixels), means, atol=1e-6)
+    assert of_user_network() == "any"
