@@ -11,7 +11,7 @@ from keras import ops
 
 from keras_glimpse._compat import outermost_layer
 from keras_glimpse._validation.arguments import check_integers, check_one_of
-from keras_glimpse._validation.images import PixelRange, check_images, check_spec, dtype_of
+from keras_glimpse._validation.images import PixelRange, check_images, check_spec
 from keras_glimpse.attributes import Fixed, Setting
 from keras_glimpse.evidence import AVERAGING, LOCATION_INPUTS, Evidence, class_evidence, combine
 from keras_glimpse.layers import MultiScaleCrop
@@ -305,8 +305,8 @@ class GlimpseNetworks(keras.Model):
 
     def see_pixels(self, images) -> None:
         """Warns, once, if float pixels are outside the range that the model expects; checks the first 32 images."""
-        if self._pixels and not tf.as_dtype(dtype_of(images)).is_unsigned:
-            self._pixels.see(images[:32])
+        if self._pixels:
+            self._pixels.see(images, count=32)
 
     def check_pixels(self, images) -> None:
         """Raises ValueError if pixels are outside the range that the model expects."""

@@ -140,7 +140,6 @@ TUNED, CASCADE = ROWS["table1/fine-tuned"], ROWS["table1/best-cascade"]
         {"search": {"0": 5}},
         {"threshold": 0.9},
         {"tested_on": "validation"},
-        {"optimizer": {"weight_decay": 0.1}},
         {"label_smoothing": 0.1},
         {"frozen": True},
         {"teacher": ROWS["table3/mnist-teacher"]},

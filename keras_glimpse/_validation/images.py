@@ -73,9 +73,9 @@ class PixelRange:
     def limit(self) -> float:
         return self.PLAUSIBLE if self.largest is None else 1.001 * self.largest
 
-    def see(self, images) -> None:
-        """Looks at images, an array of floats or integers."""
-        if not self.has_warned and np.size(images) and not tf.as_dtype(dtype_of(images)).is_unsigned:
+    def see(self, images, count: int | None = None) -> None:
+        """Looks at images, an array of floats or integers, or at the first `count` of them."""
+        if not self.has_warned and not tf.as_dtype(dtype_of(images)).is_unsigned and np.size(images := images[:count]):
             self.see_largest(np.max(images))
 
     def see_largest(self, pixel) -> None:

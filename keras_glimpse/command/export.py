@@ -8,7 +8,7 @@ from keras_glimpse.command.options import SIZE, add_command, files_of, load, thr
 from keras_glimpse.export import export_litert, export_mediapipe, export_onnx, export_saved_model
 from keras_glimpse.sources.opening import open_image
 
-SOME = 300  # Images, at most.
+MOST_IMAGES = 300
 EXAMPLES = """\
   keras-glimpse export model.keras --saved-model served/1 --threshold 0.9 --images boards/
   keras-glimpse export model.keras --litert model.tflite --threshold 0.9 --size 480 640
@@ -67,7 +67,7 @@ def export(args) -> int:
 def _some_images(model, folder, size):
     """Some images of a folder, as an array."""
     files = files_of([folder])
-    few = [files[n] for n in np.linspace(0, len(files) - 1, min(SOME, len(files)), dtype=int)]
+    few = [files[n] for n in np.linspace(0, len(files) - 1, min(MOST_IMAGES, len(files)), dtype=int)]
     *sides, channels = model.image_shape
     images = np.stack([open_image(path, channels).thumbnail(size or tuple(sides)) for path in few])
     return 255 * images if model.preprocess else images

@@ -19,6 +19,7 @@ ANY = "any"
 TENSORFLOW = "tensorflow"
 LITERT_QUANTIZED = "litert_quantized"  # LiteRT, by a converter that quantizes weights or matrix products.
 RUNTIMES = (ANY, TENSORFLOW, LITERT_QUANTIZED)
+_RUNTIME = ContextVar("runtime", default=ANY)
 
 
 def is_portable(runtime: str) -> bool:
@@ -40,19 +41,16 @@ def for_runtime(function: Callable, runtime: str) -> Callable:
     parameter = parameters_of(function).get("runtime")
     if parameter is not None and parameter.default == ANY:
         return partial(function, runtime=runtime)
-    return partial(_within, function, runtime) if isinstance(function, keras.Layer) else function
+    return partial(_quantized, function) if runtime == LITERT_QUANTIZED and isinstance(function, keras.Layer) else function
 
 
 def of_user_network() -> str:
-    """`LITERT_QUANTIZED` for our layers within a network of the user's, which cannot hand it on, if that is its runtime."""
+    """The runtime of our layers within a network of the user's, which cannot hand it on: `ANY`, or `LITERT_QUANTIZED`."""
     return _RUNTIME.get()
 
 
-_RUNTIME = ContextVar("runtime", default=ANY)
-
-
-def _within(network, runtime, *args, **kwargs):
-    token = _RUNTIME.set(LITERT_QUANTIZED if runtime == LITERT_QUANTIZED else ANY)
+def _quantized(network, *args, **kwargs):
+    token = _RUNTIME.set(LITERT_QUANTIZED)
     try:
         return network(*args, **kwargs)
     finally:

@@ -31,7 +31,6 @@ class Row:
         frozen: whether the low-resolution network stays as it was.
         sweeps: over the training set. 0: the row tests what `after` has trained.
         learning_rate, falls: of SGD with momentum 0.9, and whether it decays linearly to 0 (the paper's is constant).
-        optimizer: further arguments of `keras.optimizers.SGD`: `weight_decay`, `use_ema`, `ema_momentum`.
         label_smoothing: the share of a label that is spread over all classes.
         teacher: the row whose probabilities, at a `temperature`, are the labels of the training digits (Hinton et al., 2015).
             It is shown the digits alone, of 28x28 pixels, whatever they lie on.
@@ -55,7 +54,6 @@ class Row:
     sweeps: int = 50
     learning_rate: float = 0.05
     falls: bool = True
-    optimizer: Mapping = field(default_factory=dict)
     label_smoothing: float = 0.0
     teacher: "Row | None" = None
     temperature: float = 1.0
@@ -83,7 +81,7 @@ class Row:
         config = {name: getattr(self, name) for name in names} | {"after": self.after and self.after.config}
         config["budget"] = self.compare["budget"] if self.threshold == WITHIN_BUDGET else None
         # Left out where a row has none of them, as in the first results.
-        added = {name: getattr(self, name) for name in ("search", "optimizer", "label_smoothing", "frozen")}
+        added = {name: getattr(self, name) for name in ("search", "label_smoothing", "frozen")}
         if self.teacher:
             added |= {"teacher": self.teacher.config, "temperature": self.temperature}
         return config | {name: value for name, value in added.items() if value}

@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import keras
@@ -125,7 +125,7 @@ class Run:
         # A graph takes longer to trace than the few steps of a smoke run.
         how = {"run_eagerly": True, "steps_per_execution": 1} if self.smoke else {}
         options = {"epochs": row.sweeps, "verbose": 2}
-        optimizer = partial(_sgd, row)
+        optimizer = lambda steps: keras_glimpse.paper_sgd(steps if row.falls else None, row.learning_rate)  # noqa: E731
         if row.stage:
             options |= {"stages": [row.stage], "compile_args": how, "callbacks": lambda stage: callbacks}
             keras_glimpse.fit_greedy(model, train, optimizer=optimizer, checkpoint=checkpoint, **options)
@@ -135,12 +135,6 @@ class Run:
         model.compile(optimizer(steps), loss, metrics=["accuracy"], **{"steps_per_execution": 32} | how)
         saved = keras_glimpse.Checkpoints(checkpoint)
         model.fit(train, shuffle=False, initial_epoch=saved.restore(model), callbacks=[*callbacks, saved], **options)
-
-
-def _sgd(row, steps):
-    """The paper's optimizer with a row's rate and what else it has."""
-    config = keras_glimpse.paper_sgd(steps if row.falls else None, row.learning_rate).get_config()
-    return keras.optimizers.SGD.from_config(config | row.optimizer)
 
 
 def _take_over(source, target):
