@@ -86,11 +86,15 @@ def stage_macs(model) -> np.ndarray:
 
 
 def known_stage_macs(model) -> np.ndarray | None:
-    """`stage_macs`, or `None` for networks that cannot be counted."""
-    try:
-        return stage_macs(model)
-    except Uncountable:
-        return None
+    """`stage_macs`, or `None` for networks that cannot be counted; counted once, as long as the model stays as it is."""
+
+    def count():
+        try:
+            return stage_macs(model)
+        except Uncountable:
+            return None
+
+    return model.cached("macs", count)
 
 
 # ---- Networks as graphs ----

@@ -71,7 +71,7 @@ def predict_sources(model, images, threshold, batch_size, on_error, verbose) -> 
     if not found:
         raise ValueError("Expected at least one image; got none.")
     probabilities, exit_stage, locations, pixels, bytes_read = map(np.stack, [*zip(*found)][:5])
-    macs = known_macs(model)
+    macs = known_stage_macs(model)
     return SourcePrediction(
         probabilities,
         exit_stage,
@@ -108,10 +108,6 @@ def predictions(model, images, threshold, batch_size, on_error="raise", verbose=
             yield from found
             if progress:
                 progress.add(len(found))
-
-
-def known_macs(model):
-    return model.cached("macs", lambda: known_stage_macs(model))
 
 
 def _one_by_one(images):
@@ -305,7 +301,7 @@ def row_of(model, found: ImagePrediction) -> dict[str, str]:
     """What `COLUMNS` say of an image."""
     if found.error is not None:
         return dict.fromkeys(COLUMNS, "") | {"image": found.name, "error": " ".join(found.error.split())}
-    macs = known_macs(model)
+    macs = known_stage_macs(model)
     index = int(found.probabilities.argmax())
     places = "; ".join(f"{y:.4f} {x:.4f}" for y, x in found.locations[: found.exit_stage])
     label, confidence = model.class_names[index] if model.class_names else index, f"{found.probabilities[index]:.4f}"

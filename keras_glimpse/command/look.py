@@ -4,7 +4,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from keras_glimpse.cascade.sources import known_macs, predictions, row_of, rows_of, rows_to_csv
+from keras_glimpse.cascade.macs import known_stage_macs
+from keras_glimpse.cascade.sources import predictions, row_of, rows_of, rows_to_csv
 from keras_glimpse.command.options import add_command, at_least, complain, files_of, load, threshold
 from keras_glimpse.export.files import complete_file
 from keras_glimpse.pictures import draw_glimpses
@@ -71,7 +72,7 @@ def _line(row):
 def _summary(model, rows, unreadable):
     parts = [f"{len(rows)} image{'s' * (len(rows) != 1)}", f"{unreadable} unreadable"]
     if rows:
-        mean, macs = f"on average {_mean(rows, 'glimpses'):.2f} glimpses", known_macs(model)
+        mean, macs = f"on average {_mean(rows, 'glimpses'):.2f} glimpses", known_stage_macs(model)
         if macs is not None:
             cost = _mean(rows, "macs")
             mean += f" and {cost:,.0f} MACs, {cost / macs[-1]:.1%} of the cost of {_glimpses(model.active_glimpses)}"
