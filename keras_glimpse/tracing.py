@@ -1,7 +1,7 @@
 """Compiled functions, traced again when something that their graphs hold has changed."""
 
-import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from operator import is_, itemgetter
 
 import keras
 import numpy as np
@@ -13,6 +13,7 @@ UNTRACED = {  # Attributes of Keras models that change while they run, and that 
     *("built", "compiled", "history", "loss", "stop_training", "stop_evaluating", "stop_predicting"),
     *("train_function", "test_function", "predict_function", "steps_per_execution"),
 }
+HELD = (keras.DTypePolicy, keras.Variable)  # Neither is callable.
 
 
 class Functions:
@@ -23,44 +24,75 @@ class Functions:
     """
 
     def __init__(self, model):
-        self._model, self._made, self._state = model, {}, ([], [])
+        self._model, self._made, self._state = model, {}, None
 
     def clear(self) -> None:
         self._made.clear()
 
     def get(self, name: str, make: Callable):
         """What `make()` returned when it was last called under this name, if that is not out of date."""
-        state = traced_state(self._model)
-        if not _is_same(state, self._state):
-            self._made.clear()
+        if self._state is None or not self._state.is_untouched():
+            state = State(self._model)
+            if not (self._state and state.is_same(self._state)):
+                self._made.clear()
             self._state = state
         if name not in self._made:
             self._made[name] = make()
         return self._made[name]
 
 
-def traced_state(model) -> tuple[list, list]:
-    """All that a graph of the model holds.
+class State:
+    """All that a graph of the model holds: values, compared by equality, and things, compared by identity."""
 
-    Returns:
-        `(values, things)`: values that are compared by equality, and things that are compared by identity.
-    """
-    values, things = model.traced()
-    for layer in all_layers(model):
-        values.append(layer.trainable)
-        things += (layer, layer.dtype_policy, *own_variables(layer))
-        for name, value in vars(layer).items():
-            if name[0] == "_" or name in UNTRACED:
-                continue
-            if type(value) in PLAIN or isinstance(value, np.generic):
-                values.append(value)
-            elif isinstance(value, tuple | list):
-                values.append(tuple(each for each in value if type(each) in PLAIN))
-            elif callable(value) and not isinstance(value, keras.Layer):  # An activation, say.
-                things.append(value)
-    return values, things
+    def __init__(self, model):
+        self._model, self._traced = model, model.traced()
+        self.values, self.things = map(list, self._traced)
+        self._each = [Held(layer) for layer in all_layers(model)]
+        for held in self._each:
+            self.things.append(held.layer)
+            for value in held.now:
+                self._add(value)
+
+    def _add(self, value):
+        if type(value) in PLAIN or isinstance(value, np.generic):
+            self.values.append(value)
+        elif isinstance(value, tuple | list):
+            self.values.append(tuple(each for each in value if type(each) in PLAIN))
+        elif callable(value) and not isinstance(value, keras.Layer) or isinstance(value, HELD):  # An activation, say.
+            self.things.append(value)
+
+    def is_same(self, other: "State") -> bool:
+        return self.values == other.values and _are_same(self.things, other.things)
+
+    def is_untouched(self) -> bool:
+        """Whether nothing was set since, not even to what it was: a quicker look than a new state."""
+        return (
+            self._traced == self._model.traced()
+            and _are_same([held.layer for held in self._each], all_layers(self._model))
+            and all(held.is_untouched() for held in self._each)
+        )
 
 
-def _is_same(state, other):
-    (values, things), (other_values, other_things) = state, other
-    return values == other_values and len(things) == len(other_things) and all(map(operator.is_, things, other_things))
+class Held:
+    """What a graph may hold of one layer: `trainable`, its policy, which variables it has, and public attributes."""
+
+    def __init__(self, layer):
+        self.layer, self._names = layer, [*vars(layer)]
+        self._public = itemgetter(*[name for name in self._names if name[0] != "_" and name not in UNTRACED])
+        self.now = self._look()
+        self._lists = [(value, [*value]) for value in self.now if isinstance(value, list)]
+
+    def _look(self):
+        layer = self.layer
+        return layer.trainable, layer.dtype_policy, *own_variables(layer), *self._public(vars(layer))
+
+    def is_untouched(self) -> bool:
+        return (
+            self._names == [*vars(self.layer)]
+            and _are_same(self.now, self._look())
+            and all(_are_same(value, items) for value, items in self._lists)
+        )
+
+
+def _are_same(things: Sequence, others: Sequence) -> bool:
+    return len(things) == len(others) and all(map(is_, things, others))

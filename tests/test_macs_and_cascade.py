@@ -82,9 +82,11 @@ def model_and_images(make_model, rng):
 
 
 @pytest.mark.parametrize("threshold", one_fast([0.8, 0.3, 0.6, 0.999, 1.0]))
-def test_cascade_equals_looking_at_everything(model_and_images, threshold):
+@pytest.mark.parametrize("batch_size", [70, 1])  # A single image has a graph of its own.
+def test_cascade_equals_looking_at_everything(model_and_images, threshold, batch_size):
     model, images = model_and_images
-    result = cascade_predict(model, images, threshold, batch_size=70)
+    result = cascade_predict(model, images, threshold, batch_size=batch_size)
+    assert result.exit_stage.dtype == np.int64
     probabilities = tf.nn.softmax(model.look(images)["logits"]).numpy()
     compared = 0
     for i, stages in enumerate(probabilities):
@@ -98,6 +100,33 @@ def test_cascade_equals_looking_at_everything(model_and_images, threshold):
         compared += 1
     assert compared > 200
     np.testing.assert_array_equal(result.macs, stage_macs(model)[result.exit_stage])
+
+
+def test_one_unsure_image_is_looked_at_to_the_end(model_and_images):
+    model, images = model_and_images
+    result = cascade_predict(model, np.full_like(images[:1], np.nan), 0.5)
+    assert result.exit_stage.tolist() == [3]
+    assert np.isnan(result.probabilities).all()
+
+
+def test_networks_that_one_image_does_not_need_do_not_run(rng):
+    seen = []
+
+    class Spy(keras.layers.Layer):
+        def call(self, patches):
+            tf.py_function(lambda: seen.append("glimpse"), [], [])
+            return tf.zeros((tf.shape(patches)[0], 4))
+
+    model = GlimpseClassifier(4, 1, low_res_size=5, patch_size=6, hidden_units=8, glimpse_net=Spy())
+    model.build((None, 20, 24, 1))
+    model.compile(jit_compile=False)
+    image = rng.random((1, 20, 24, 1), dtype=np.float32)
+    confidence = float(tf.nn.softmax(model.look(image)["logits"][0, 0]).numpy().max())
+    seen.clear()
+    assert cascade_predict(model, image, confidence - 1e-3).exit_stage.tolist() == [0]
+    assert not seen
+    assert cascade_predict(model, image, confidence + 1e-3).exit_stage.tolist() == [1]
+    assert seen == ["glimpse"]
 
 
 def test_cascade_stops_at_every_stage_somewhere(model_and_images):

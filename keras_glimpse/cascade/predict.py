@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_glimpse._validation.arguments import check_built_classifier, check_integers, check_one_of, check_threshold
+from keras_glimpse.cascade.graphs import cascade_of_one
 from keras_glimpse.cascade.macs import known_stage_macs
 from keras_glimpse.cascade.sources import SourcePrediction, predict_sources
 from keras_glimpse.ops.runtime import for_runtime
@@ -78,8 +79,8 @@ def cascade_predict(
     if not isinstance(images, tf.data.Dataset):
         model.check_images(images)
         images = _batches(images, batch_size)
-    macs, looks = model.cached("cascade", lambda: (known_stage_macs(model), _stages(model)))
-    results = [_until_sure(model, looks, images_of(batch), threshold) for batch in images]
+    macs, stages = model.cached("cascade", lambda: (known_stage_macs(model), Stages(model)))
+    results = [_until_sure(model, stages, images_of(batch), threshold) for batch in images]
     if not results:
         raise ValueError("Expected at least one batch of images; got an empty dataset.")
     probabilities, exit_stage = (np.concatenate(parts) for parts in zip(*results))
@@ -93,18 +94,25 @@ def _batches(images, size):
     return [images[start : start + size] for start in range(0, len(images), size)]
 
 
-def _stages(model):
-    """A graph for each stage."""
-    return [model.graph(partial(_look_once, model)) for _ in range(model.active_glimpses + 1)]
+class Stages:
+    """A graph for each stage, and one of all stages for a single image, for which calls would take longer than networks."""
+
+    def __init__(self, model):
+        self.each = [model.graph(partial(_look_once, model)) for _ in range(model.active_glimpses + 1)]
+        self.of_one = model.graph(partial(cascade_of_one, model))
 
 
-def _until_sure(model, looks, images, threshold):
+def _until_sure(model, stages, images, threshold):
     """Probabilities and exit stages of one batch: each stage looks only at the rows that none before it was sure of."""
     model.see_pixels(images)
-    images = model.prepare(tf.convert_to_tensor(images))
+    images = tf.convert_to_tensor(images)
+    if len(images) == 1:
+        answer = stages.of_one(images, tf.constant(threshold, tf.float32))
+        return answer["probabilities"].numpy(), answer["exit_stage"].numpy().astype(np.int64)
+    images, looks = model.prepare(images), stages.each
     evidence, probabilities = looks[0](images, (), (), ())
     probabilities = probabilities.numpy()
-    stages = np.zeros(len(probabilities), np.int64)
+    exit_stage = np.zeros(len(probabilities), np.int64)
     rows, latest = np.arange(len(probabilities)), probabilities
     for stage, look in enumerate(looks[1:], start=1):
         unsure = np.flatnonzero(~(latest.max(axis=-1) >= np.float32(threshold)))  # NaN compares false: such rows stay unsure.
@@ -113,8 +121,8 @@ def _until_sure(model, looks, images, threshold):
         rows = rows[unsure]
         evidence, latest = look(images, evidence, _padded(rows), _padded(unsure))
         latest = latest.numpy()[: len(rows)]
-        probabilities[rows], stages[rows] = latest, stage
-    return probabilities, stages
+        probabilities[rows], exit_stage[rows] = latest, stage
+    return probabilities, exit_stage
 
 
 def _padded(rows):

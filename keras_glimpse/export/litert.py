@@ -12,9 +12,10 @@ import tensorflow as tf
 
 from keras_glimpse._compat import litert_operations, weights_of
 from keras_glimpse._validation.arguments import check_exportable, check_integers, check_one_of
+from keras_glimpse.cascade.graphs import cascade_of_batch, cascade_of_one
 from keras_glimpse.export.calibration import calibration_images, check_every_stage_is_reached
 from keras_glimpse.export.files import complete_file, write_marked
-from keras_glimpse.export.graphs import about, cascade_of_batch, cascade_of_one, exported_shape
+from keras_glimpse.export.graphs import about, exported_shape
 from keras_glimpse.ops.runtime import ANY, LITERT_QUANTIZED
 from keras_glimpse.quantization import float_products
 

@@ -8,8 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_glimpse._compat import with_litert_metadata
+from keras_glimpse.cascade.graphs import cascade_of_one
 from keras_glimpse.export.files import complete_file, write_marked
-from keras_glimpse.export.graphs import about, cascade_of_one, exported_shape
+from keras_glimpse.export.graphs import about, exported_shape
 from keras_glimpse.export.litert import calibration_for, check_convertible, convert
 from keras_glimpse.quantization import float_products
 

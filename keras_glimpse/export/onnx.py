@@ -8,8 +8,9 @@ import keras
 import tensorflow as tf
 
 from keras_glimpse._validation.arguments import check_exportable
+from keras_glimpse.cascade.graphs import cascade_of_batch, cascade_of_one
 from keras_glimpse.export.files import complete_file
-from keras_glimpse.export.graphs import about, cascade_of_batch, cascade_of_one, exported_shape
+from keras_glimpse.export.graphs import about, exported_shape
 from keras_glimpse.ops.runtime import ANY, for_runtime
 from keras_glimpse.quantization import float_products
 

@@ -9,9 +9,10 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from keras_glimpse._compat import weights_of
 from keras_glimpse._validation.arguments import check_exportable, check_integers
+from keras_glimpse.cascade.graphs import cascade_of_batch, cascade_of_one
 from keras_glimpse.export.encoded import EncodedInGraph
 from keras_glimpse.export.files import complete_folder
-from keras_glimpse.export.graphs import about, cascade_of_batch, cascade_of_one, explain
+from keras_glimpse.export.graphs import about, explain
 from keras_glimpse.export.warmup import warmup_images, write_warmup
 from keras_glimpse.ops.runtime import ANY, TENSORFLOW
 from keras_glimpse.quantization import float_products
