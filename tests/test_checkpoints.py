@@ -137,6 +137,7 @@ def test_what_is_finished_is_not_trained_again(whole, batch, tmp_path):
     assert [len(history["loss"]) for history in longer[1].values()] == [4, 4]
 
 
+@pytest.mark.slow
 def test_random_generators_go_on(batch, tmp_path, make_model):
     """Those of Python, NumPy, `keras.random` and `tf.random`: callbacks of one's own may draw from any."""
     drawn = []

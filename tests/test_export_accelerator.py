@@ -125,6 +125,7 @@ def test_logits_have_no_bias(tmp_path):
     assert np.abs(np.mean(found - low_res_net(images)[1], axis=0)).max() < step / 8
 
 
+@pytest.mark.slow
 def test_an_operation_without_integer_form(images, tmp_path):
     layers = keras.layers.Flatten(), keras.layers.Activation(keras.ops.floor), keras.layers.Dense(3)
     model = keras_glimpse.GlimpseClassifier(3, 1, glimpse_net=keras.Sequential(layers), low_res_size=4, patch_size=4)

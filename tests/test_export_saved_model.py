@@ -60,6 +60,7 @@ def test_networks_run_only_on_the_images_that_are_not_sure(sharp_model, images, 
     np.testing.assert_array_equal(np.isnan(answer["probabilities"]).all(axis=1), stop == 2)
 
 
+@pytest.mark.slow
 def test_convolutions_where_no_image_is_left(images, tmp_path):
     """TensorFlow's convolutions fail on no images, so that the glimpse networks must not be run at all."""
     layers = [keras.layers.Conv2D(4, 3, activation="relu"), keras.layers.MaxPooling2D(2), keras.layers.Conv2D(5, 2)]
@@ -73,6 +74,7 @@ def test_convolutions_where_no_image_is_left(images, tmp_path):
     np.testing.assert_allclose(serve(images=tf.constant(images))["probabilities"], expected.probabilities, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_no_images_and_mixed_precision(tmp_path, images):
     model = keras_glimpse.GlimpseClassifier(3, low_res_size=5, patch_size=6, hidden_units=8, dtype="mixed_bfloat16")
     model.build((None, 20, 24, 1))

@@ -92,6 +92,7 @@ def test_what_shared_weights_say_changes_with_a_later_stage(batch):
     np.testing.assert_allclose(said[1], said[0], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_larger_images_learn_with_defaults(rng):
     """Dots of a colour in 96x192 images, enlarged twice or not: nothing but the defaults, and alike."""
     keras.utils.set_random_seed(1)

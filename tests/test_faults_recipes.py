@@ -103,6 +103,7 @@ def test_on_device_takes_every_shipped_model(recipe, monkeypatch, capsys, name):
     assert f"dense {side * side}-500-10" in said and f"over {side}" in said and " 256 " in said
 
 
+@pytest.mark.slow
 def test_an_enlarged_model_is_the_same(recipe, rng):
     """Of an image whose pixels are doubled, every other pixel is the image; and so it is in LiteRT."""
     pytest.importorskip("ai_edge_litert")
@@ -159,6 +160,7 @@ def test_onnx_of_every_shipped_model(name, rng, tmp_path):
     assert len(set(stages)) > 1  # Some stop early.
 
 
+@pytest.mark.slow
 def test_an_onnx_file_that_nothing_can_read_is_an_error(monkeypatch, tmp_path):
     """With weights from outside of the branches, tf2onnx only logs that it cannot convert a convolution."""
     pytest.importorskip("tf2onnx")

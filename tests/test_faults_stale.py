@@ -204,7 +204,8 @@ def test_parallel_is_saved(make_model, batch, tmp_path):
 # ---- The model answers with what was trained ----
 
 
-@pytest.mark.parametrize("jit_compile", one_fast([False, "auto"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("jit_compile", [False, "auto"])
 def test_fit_of_the_first_stage_is_what_predict_answers(make_model, batch, tmp_path, jit_compile):
     """The most ordinary use: a glimpse that no stage has trained takes no part."""
     model = make_model()

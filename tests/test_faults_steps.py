@@ -41,8 +41,9 @@ class Seen(keras.callbacks.Callback):
         self.predict.append(batch)
 
 
-@pytest.mark.parametrize("way", one_fast(WAYS))
-@pytest.mark.parametrize("steps", one_fast([10, 3, 33]))
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("steps", [10, 3, 33])
 def test_an_epoch_has_the_steps_that_were_asked_for(make_model, batch, way, steps):
     model, (dataset, read) = make_model(), endless(batch)
     model.compile(paper_sgd(), **WAYS[way])
@@ -51,7 +52,8 @@ def test_an_epoch_has_the_steps_that_were_asked_for(make_model, batch, way, step
     assert 3 * steps <= int(read) <= 3 * steps + 64  # What `prefetch` has read ahead; not more at every epoch.
 
 
-@pytest.mark.parametrize("way", one_fast(["without XLA", "auto", "eager"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["without XLA", "auto", "eager"])
 def test_same_training_as_one_step_a_call(make_model, batch, way):
     """A finite dataset of 16 batches, read five at a time: begun again where Keras begins it again."""
     model, twin = make_model(), make_model()
@@ -96,6 +98,7 @@ def test_evaluate_and_predict_read_the_steps_that_were_asked_for(make_model, bat
     assert model.predict(batch[0], batch_size=5, steps=3, verbose=0).shape == (15, 3)
 
 
+@pytest.mark.slow
 def test_callbacks_that_look_at_steps_see_every_one(make_model, batch):
     model, seen = make_model(), Seen()
     model.compile(paper_sgd())

@@ -416,6 +416,7 @@ def test_a_model_that_diverged_has_a_loss_that_is_not_a_number(make_large, image
     assert np.isnan(model.train_on_batch(images, LABELS, return_dict=True)["loss"])
 
 
+@pytest.mark.slow
 def test_sharpness_is_saved_and_scheduled(make_large, images):
     model = make_large(sharpness=2)
     assert GlimpseClassifier.from_config(model.get_config()).sharpness == 2

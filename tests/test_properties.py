@@ -186,6 +186,7 @@ def check_one_epoch(model, images, stage, batch_size, xla):
 STAGES = st.sampled_from([1, "last", "fine_tune"])
 
 
+@pytest.mark.slow
 @examples(2)
 @given(any_model(), STAGES, st.integers(1, 6))
 def test_a_step_trains_its_stage(drawn, stage, batch_size):

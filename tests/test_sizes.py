@@ -103,6 +103,7 @@ def test_sides_that_may_differ(image_shape, tmp_path):
             model.look(np.zeros((2, 25, 24, 3), np.uint8))
 
 
+@pytest.mark.slow
 def test_a_first_fit_on_images_that_differ(batches):
     model = dense(num_glimpses=1)
     histories = fit_greedy(model, dataset(batches), verbose=0)

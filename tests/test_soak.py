@@ -178,6 +178,7 @@ def test_a_server_that_dies(recipes, tmp_path):
         recipes[0].serve(dies, [tmp_path / "1"], np.zeros((1, 4, 4, 3), np.uint8), [(0, 1)])
 
 
+@pytest.mark.slow
 def test_the_shipped_model(recipes, program, tmp_path, monkeypatch, capsys):
     """Through the command line; and once more with what came of it, but other answers to compare with."""
     _, soak = recipes

@@ -243,7 +243,8 @@ def test_training_on_a_dataset_of_paths(files):
     np.testing.assert_allclose(losses, other_losses, atol=1e-5)
 
 
-@pytest.mark.parametrize("kwargs", one_fast([{"search_samples": 5}, {}]))
+@pytest.mark.slow
+@pytest.mark.parametrize("kwargs", [{"search_samples": 5}, {}])
 def test_a_search_over_the_whole_image(files, kwargs):
     images, paths, labels = files
     weights = []
