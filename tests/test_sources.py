@@ -9,7 +9,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tiers import one_fast
 
 import keras_glimpse
 from keras_glimpse import MultiScaleCrop, UnreadableImage, open_image
