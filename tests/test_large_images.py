@@ -287,6 +287,14 @@ def test_of_two_objects_one_is_chosen_then_the_other(plain_map):
     assert min(np.abs(third - first).max(), np.abs(third - second).max()) > 1 / 8
 
 
+def test_a_map_that_is_very_sure_looks_elsewhere_all_the_same(plain_map):
+    hidden, logits = peaks((1, 1), (6, 5)), np.zeros((1, 2), np.float32)
+    hidden[0, 6, 5] = 200
+    first = plain_map(hidden, logits)
+    np.testing.assert_allclose(first, [[6.5 / 8, 5.5 / 8]], atol=1e-6)
+    np.testing.assert_allclose(plain_map(hidden, logits, (first,)), [[1.5 / 8, 1.5 / 8]], atol=0.01)
+
+
 def test_without_inhibition_it_looks_there_again(plain_map):
     again = LocationMap.from_config(plain_map.get_config() | {"inhibition": 0.0})
     hidden, logits = peaks((1, 1), (6, 5)), np.zeros((1, 2), np.float32)

@@ -23,7 +23,7 @@ class LocationMap(KeepsInner, keras.layers.Layer):
 
     with h(z) the features of the low-resolution network at cell z, and o the class evidence. The location is the mean of the
     3x3 cells around the most probable one, weighted by their probabilities. Places that were looked at before are avoided
-    (inhibition of return): a bump around each is subtracted from log p(z).
+    (inhibition of return): a bump around each is subtracted from log p(z), and within half its radius no place is chosen again.
 
     The layer computes in float32 whatever its dtype policy, and `quantize` leaves it unchanged.
 
@@ -50,7 +50,8 @@ class LocationMap(KeepsInner, keras.layers.Layer):
     TensorShape([2, 2])
     """
 
-    DEPTH = 30.0  # Of the bumps: of the probability that a place looked at before had, e^-30 is left.
+    DEPTH = 30.0  # Of the bumps: of the probability of a place near one that was looked at, e^-30 is left or more.
+    NEVER = 1e4  # In the middle of a bump: a map may be so sure of an object that e^-30 of it is still the largest.
 
     inner = ("from_hidden", "from_logits", "output_layer")
     hidden_units, inhibition = Fixed(), Fixed()
@@ -86,7 +87,8 @@ class LocationMap(KeepsInner, keras.layers.Layer):
             places = places_of_cells(rows, columns)
             for location in previous:
                 squared = ops.sum(ops.square(places - location[:, None]), axis=-1)
-                scores -= self.DEPTH * ops.exp(-0.5 * squared / self.inhibition**2)
+                relative = squared / self.inhibition**2
+                scores -= ops.where(relative < 0.25, self.NEVER, self.DEPTH * ops.exp(-0.5 * relative))
         return ops.reshape(ops.log_softmax(scores, axis=-1), (-1, rows, columns))
 
     def call(self, hidden, logits, previous=(), runtime=ANY):
