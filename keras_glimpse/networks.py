@@ -116,7 +116,7 @@ class GlimpseNetworks(keras.Model):
 
     def traced(self) -> tuple[list, list]:
         """What graphs hold beside layers: values, and objects that are compared by identity (see `tracing`)."""
-        return [self.active_glimpses], []
+        return [self.active_glimpses, self.image_shape], []
 
     # ---- One glimpse at a time ----
 
@@ -144,9 +144,9 @@ class GlimpseNetworks(keras.Model):
         return Evidence(hidden, ops.cast(logits, "float32"))
 
     def locate(self, evidence: Evidence, runtime=ANY) -> tf.Tensor:
-        """Location of the next glimpse, `[batch, 2]` (eqs. 3 and 8)."""
+        """Location of the next glimpse, `[batch, 2]`, float32 whatever the head's dtype (eqs. 3 and 8)."""
         head, inputs, before = self._next_head(evidence)
-        return for_runtime(head, runtime)(*inputs, **before)
+        return ops.cast(for_runtime(head, runtime)(*inputs, **before), "float32")
 
     def log_map(self, evidence: Evidence) -> tf.Tensor | None:
         """log p(z) of the next glimpse, `[batch, rows, columns]`, if its location head is a map, such as `LocationMap`."""

@@ -5,6 +5,7 @@ from operator import is_, itemgetter
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_glimpse._compat import all_layers, own_variables
 
@@ -13,7 +14,6 @@ UNTRACED = {  # Attributes of Keras models that change while they run, and that 
     *("built", "compiled", "history", "loss", "stop_training", "stop_evaluating", "stop_predicting"),
     *("train_function", "test_function", "predict_function", "steps_per_execution"),
 }
-HELD = (keras.DTypePolicy, keras.Variable)  # Neither is callable.
 
 
 class Functions:
@@ -49,8 +49,9 @@ class State:
         self.values, self.things = map(list, self._traced)
         self._each = [Held(layer) for layer in all_layers(model)]
         for held in self._each:
-            self.things.append(held.layer)
-            for value in held.now:
+            self.values.append(held.layer.trainable)
+            self.things += (held.layer, *held.things())
+            for value in held.attributes():
                 self._add(value)
 
     def _add(self, value):
@@ -58,7 +59,9 @@ class State:
             self.values.append(value)
         elif isinstance(value, tuple | list):
             self.values.append(tuple(each for each in value if type(each) in PLAIN))
-        elif callable(value) and not isinstance(value, keras.Layer) or isinstance(value, HELD):  # An activation, say.
+        elif tf.is_tensor(value) or isinstance(value, np.ndarray):  # The mean of a `Normalization`.
+            self.things.append(value)
+        elif callable(value) and not isinstance(value, keras.Layer):  # noqa: SIM114  An activation, say.
             self.things.append(value)
 
     def is_same(self, other: "State") -> bool:
@@ -79,17 +82,22 @@ class Held:
     def __init__(self, layer):
         self.layer, self._names = layer, [*vars(layer)]
         self._public = itemgetter(*[name for name in self._names if name[0] != "_" and name not in UNTRACED])
-        self.now = self._look()
-        self._lists = [(value, [*value]) for value in self.now if isinstance(value, list)]
+        self._before = self._now()
+        self._lists = [(value, [*value]) for value in self.attributes() if isinstance(value, list)]
 
-    def _look(self):
-        layer = self.layer
-        return layer.trainable, layer.dtype_policy, *own_variables(layer), *self._public(vars(layer))
+    def things(self) -> tuple:
+        return self.layer.dtype_policy, *own_variables(self.layer)
+
+    def attributes(self) -> tuple:
+        return self._public(vars(self.layer))
+
+    def _now(self):
+        return self.layer.trainable, *self.things(), *self.attributes()
 
     def is_untouched(self) -> bool:
         return (
             self._names == [*vars(self.layer)]
-            and _are_same(self.now, self._look())
+            and _are_same(self._before, self._now())
             and all(_are_same(value, items) for value, items in self._lists)
         )
 

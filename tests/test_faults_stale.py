@@ -51,6 +51,25 @@ def assert_one_answer(model, images, labels, folder=None, atol=1e-4):
     return found["call"]
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_normalization_that_is_adapted_again(rng, count):
+    normalization = keras.layers.Normalization(axis=None)
+    images = rng.random((8, 20, 24, 1), dtype=np.float32)
+    normalization.adapt(images)
+    model = GlimpseClassifier(3, 1, low_res_size=5, patch_size=6, hidden_units=8, preprocess=normalization)
+    model.build((None, 20, 24, 1))
+    ask = lambda: cascade_predict(model, images[:count], 1.0).probabilities  # noqa: E731
+    before = ask(), model.look(images[:count])["logits"], model.predict(images[:count], verbose=0)
+    normalization.adapt(5 * images + 3)
+    after = ask(), model.look(images[:count])["logits"], model.predict(images[:count], verbose=0)
+    expected = model(images[:count])
+    for old, new in zip(before, after):
+        assert np.abs(old - new).max() > 1e-3
+    np.testing.assert_allclose(after[1][:, -1], expected, atol=1e-5)
+    np.testing.assert_allclose(after[2], expected, atol=1e-5)
+    np.testing.assert_allclose(after[0], tf.nn.softmax(expected), atol=1e-5)
+
+
 def lora(model):
     layer = model.glimpse_nets[0].output_layer
     layer.enable_lora(2)

@@ -295,6 +295,15 @@ def test_a_map_that_is_very_sure_looks_elsewhere_all_the_same(plain_map):
     np.testing.assert_allclose(plain_map(hidden, logits, (first,)), [[1.5 / 8, 1.5 / 8]], atol=0.01)
 
 
+def test_two_cells_of_one_object_are_looked_at_once(plain_map):
+    """The location lies between them, further from both than half the radius."""
+    hidden, logits = peaks((1, 1), (6, 5), (6, 4)), np.zeros((1, 2), np.float32)
+    hidden[0, 6, 4:6] = 200
+    first = plain_map(hidden, logits)
+    np.testing.assert_allclose(first, [[6.5 / 8, 5 / 8]], atol=1e-6)
+    np.testing.assert_allclose(plain_map(hidden, logits, (first,)), [[1.5 / 8, 1.5 / 8]], atol=0.01)
+
+
 def test_without_inhibition_it_looks_there_again(plain_map):
     again = LocationMap.from_config(plain_map.get_config() | {"inhibition": 0.0})
     hidden, logits = peaks((1, 1), (6, 5)), np.zeros((1, 2), np.float32)

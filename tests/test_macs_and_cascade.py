@@ -129,6 +129,34 @@ def test_networks_that_one_image_does_not_need_do_not_run(rng):
     assert seen == ["glimpse"]
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class Middle(keras.layers.Layer):
+    """A location head that answers in its own dtype."""
+
+    def call(self, hidden, logits):
+        return 0.5 + 0.0 * keras.ops.cast(logits[:, :2], self.compute_dtype)
+
+
+@pytest.mark.parametrize("policy", one_fast(["mixed_bfloat16", "float64"]))
+def test_one_image_where_locations_are_no_float32(rng, policy):
+    model = GlimpseClassifier(
+        4, 2, low_res_size=5, patch_size=6, hidden_units=8, location_head=Middle(dtype=policy), dtype=policy
+    )
+    model.build((None, 20, 24, 1))
+    images = rng.random((2, 20, 24, 1), dtype=np.float32)
+    one, two = cascade_predict(model, images[:1], 1.0), cascade_predict(model, images, 1.0)
+    np.testing.assert_allclose(one.probabilities, two.probabilities[:1], atol=1e-2)
+
+
+def test_single_images_of_wrong_sizes(model_and_images, rng):
+    sizes = (1, 20, 24, 1), (1, 30, 24, 1)
+    images = tf.data.Dataset.from_generator(
+        lambda: (rng.random(size, dtype=np.float32) for size in sizes), output_signature=tf.TensorSpec((1, None, None, 1))
+    )
+    with pytest.raises(ValueError, match=r"built for images \(20, 24, 1\); got images \(30, 24, 1\)"):
+        cascade_predict(model_and_images[0], images)
+
+
 def test_cascade_stops_at_every_stage_somewhere(model_and_images):
     assert set(cascade_predict(*model_and_images, 0.9).exit_stage) == {0, 1, 2, 3}
 

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_glimpse._validation.arguments import check_built_classifier, check_integers, check_one_of, check_threshold
+from keras_glimpse._validation.images import check_spec
 from keras_glimpse.cascade.graphs import cascade_of_one
 from keras_glimpse.cascade.macs import known_stage_macs
 from keras_glimpse.cascade.sources import SourcePrediction, predict_sources
@@ -106,8 +107,9 @@ def _until_sure(model, stages, images, threshold):
     """Probabilities and exit stages of one batch: each stage looks only at the rows that none before it was sure of."""
     model.see_pixels(images)
     images = tf.convert_to_tensor(images)
+    check_spec(images.shape, images.dtype, model.image_shape, model.least_sides)  # A graph for any size cannot tell.
     if len(images) == 1:
-        answer = stages.of_one(images, tf.constant(threshold, tf.float32))
+        answer = stages.of_one(images, tf.constant(float(threshold), tf.float32))
         return answer["probabilities"].numpy(), answer["exit_stage"].numpy().astype(np.int64)
     images, looks = model.prepare(images), stages.each
     evidence, probabilities = looks[0](images, (), (), ())

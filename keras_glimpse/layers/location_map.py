@@ -23,7 +23,8 @@ class LocationMap(KeepsInner, keras.layers.Layer):
 
     with h(z) the features of the low-resolution network at cell z, and o the class evidence. The location is the mean of the
     3x3 cells around the most probable one, weighted by their probabilities. Places that were looked at before are avoided
-    (inhibition of return): a bump around each is subtracted from log p(z), and within half its radius no place is chosen again.
+    (inhibition of return): a bump around each is subtracted from log p(z), and no cell within half its radius, or around the
+    place itself, is the most probable one again.
 
     The layer computes in float32 whatever its dtype policy, and `quantize` leaves it unchanged.
 
@@ -50,8 +51,8 @@ class LocationMap(KeepsInner, keras.layers.Layer):
     TensorShape([2, 2])
     """
 
-    DEPTH = 30.0  # Of the bumps: of the probability of a place near one that was looked at, e^-30 is left or more.
-    NEVER = 1e4  # In the middle of a bump: a map may be so sure of an object that e^-30 of it is still the largest.
+    DEPTH = 30.0  # Of the bumps: of the probability that a place looked at before had, e^-30 is left.
+    NEVER = 1e4  # More in the middle of a bump: a map may be so sure of an object that e^-30 of it is still the largest.
 
     inner = ("from_hidden", "from_logits", "output_layer")
     hidden_units, inhibition = Fixed(), Fixed()
@@ -85,10 +86,11 @@ class LocationMap(KeepsInner, keras.layers.Layer):
         scores = apply(self.output_layer, ops.relu(apply(self.from_hidden, cells) + evidence))[..., 0]
         if self.inhibition:
             places = places_of_cells(rows, columns)
+            middle = [max(self.inhibition / 2, 0.75 / side) for side in (rows, columns)]  # A place may lie between cells.
             for location in previous:
-                squared = ops.sum(ops.square(places - location[:, None]), axis=-1)
-                relative = squared / self.inhibition**2
-                scores -= ops.where(relative < 0.25, self.NEVER, self.DEPTH * ops.exp(-0.5 * relative))
+                apart = places - location[:, None]
+                scores -= self.DEPTH * ops.exp(-0.5 * ops.sum(ops.square(apart), axis=-1) / self.inhibition**2)
+                scores -= ops.where(ops.max(ops.abs(apart) / middle, axis=-1) < 1.0, self.NEVER, 0.0)
         return ops.reshape(ops.log_softmax(scores, axis=-1), (-1, rows, columns))
 
     def call(self, hidden, logits, previous=(), runtime=ANY):
