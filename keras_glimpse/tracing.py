@@ -59,9 +59,7 @@ class State:
             self.values.append(value)
         elif isinstance(value, tuple | list):
             self.values.append(tuple(each for each in value if type(each) in PLAIN))
-        elif tf.is_tensor(value) or isinstance(value, np.ndarray):  # The mean of a `Normalization`.
-            self.things.append(value)
-        elif callable(value) and not isinstance(value, keras.Layer):  # noqa: SIM114  An activation, say.
+        elif tf.is_tensor(value) or isinstance(value, np.ndarray) or _is_function(value):  # `Normalization` has a mean.
             self.things.append(value)
 
     def is_same(self, other: "State") -> bool:
@@ -100,6 +98,11 @@ class Held:
             and _are_same(self._before, self._now())
             and all(_are_same(value, items) for value, items in self._lists)
         )
+
+
+def _is_function(value) -> bool:
+    """Whether this is an activation, say."""
+    return callable(value) and not isinstance(value, keras.Layer)
 
 
 def _are_same(things: Sequence, others: Sequence) -> bool:
