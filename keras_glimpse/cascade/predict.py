@@ -107,8 +107,8 @@ def _until_sure(model, stages, images, threshold):
     """Probabilities and exit stages of one batch: each stage looks only at the rows that none before it was sure of."""
     model.see_pixels(images)
     images = tf.convert_to_tensor(images)
-    check_spec(images.shape, images.dtype, model.image_shape, model.least_sides)  # A graph for any size cannot tell.
-    if len(images) == 1:
+    if images.shape[:1] == (1,):
+        check_spec(images.shape, images.dtype, model.image_shape, model.least_sides)  # A graph for any size cannot tell.
         answer = stages.of_one(images, tf.constant(float(threshold), tf.float32))
         return answer["probabilities"].numpy(), answer["exit_stage"].numpy().astype(np.int64)
     images, looks = model.prepare(images), stages.each
