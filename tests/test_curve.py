@@ -53,6 +53,8 @@ def test_cheapest_threshold():
     assert curve.cheapest(1.0) == 0.5
     with pytest.raises(ValueError, match="No threshold has an error of 0.0100 or less"):
         curve._replace(full_error=0.01).cheapest(0.0)
+    assert curve._replace(full_error=0.01).cheapest(0.0, default=1.0) == 1.0
+    assert curve.cheapest(0.0, default=1.0) == 0.9
     assert THRESHOLDS.min() > 0.1 and THRESHOLDS.max() < 1 and (np.diff(THRESHOLDS) > 0).all()
 
 

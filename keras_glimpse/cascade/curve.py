@@ -30,19 +30,22 @@ class CascadeCurve(NamedTuple):
     macs: np.ndarray | None
     full_error: float
 
-    def cheapest(self, extra_error: float = 0.001) -> float:
+    def cheapest(self, extra_error: float = 0.001, default: float | None = None) -> float:
         """Returns the threshold with the fewest MACs whose error is at most `full_error + extra_error`.
 
         Use a curve of validation images, which are in neither the training nor the test set.
 
         Args:
             extra_error: Float, the accepted increase of the error, as a fraction of the images. Defaults to `0.001`.
+            default: Optional float, what to return if no threshold has such an error. There may be none even close to 1 if
+                images are misclassified with a confidence that rounds to 1: these stop early at any threshold. Defaults to
+                `None`: an error is raised.
 
         Returns:
             Float, the threshold.
 
         Raises:
-            ValueError: If no threshold has such an error.
+            ValueError: If no threshold has such an error and `default` is `None`.
 
         Example:
         >>> curve = CascadeCurve(np.array([0.5, 0.9]), np.array([0.04, 0.02]), np.array([1e5, 2e5]), full_error=0.02)
@@ -51,6 +54,8 @@ class CascadeCurve(NamedTuple):
         """
         good = np.flatnonzero(self.errors <= self.full_error + extra_error)
         if not len(good):
+            if default is not None:
+                return default
             raise ValueError(f"No threshold has an error of {self.full_error + extra_error:.4f} or less.")
         return float(self.thresholds[good].min())  # An image never stops earlier at a higher threshold.
 

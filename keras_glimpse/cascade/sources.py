@@ -95,8 +95,8 @@ def predictions(model, images, threshold, batch_size, on_error="raise", verbose=
     check_one_of(("raise", "skip"), on_error=on_error)
     check_built_classifier("cascade_predict", model)
     model.check_reads_parts()
-    stages = model.cached("cascade of sources", lambda: Stages.of(model))
-    look = partial(_look, model, stages, threshold, on_error == "skip")
+    looks = model.cached("cascade of sources", lambda: Looks.of(model))
+    look = partial(_look, model, looks, threshold, on_error == "skip")
     total = len(images) if isinstance(images, list | tuple | np.ndarray) else None
     progress = keras.utils.Progbar(total, unit_name="image") if verbose else None
     waiting = _in_lists(_one_by_one(images), batch_size)
@@ -126,7 +126,7 @@ def _in_lists(items, size):
 # ---- One batch ----
 
 
-class Stages(NamedTuple):
+class Looks(NamedTuple):
     """The networks as graphs, for one thread at a time.
 
     Attributes:
@@ -139,7 +139,7 @@ class Stages(NamedTuple):
     again: list[Callable]
 
     @classmethod
-    def of(cls, model) -> "Stages":
+    def of(cls, model) -> "Looks":
         graph = partial(model.graph, jit_compile=False)
         return cls(graph(partial(_first, model)), [graph(partial(_again, model)) for _ in range(model.active_glimpses)])
 
@@ -184,7 +184,7 @@ class _Looked:
         )
 
 
-def _look(model, stages, threshold, skips, images) -> list[ImagePrediction]:
+def _look(model, looks, threshold, skips, images) -> list[ImagePrediction]:
     """Predicts a batch: each stage reads and looks only at the images that none before it was sure of."""
     everyone = [_Looked(image) for image in images]
     attempt = partial(_attempt, skips)
@@ -196,7 +196,7 @@ def _look(model, stages, threshold, skips, images) -> list[ImagePrediction]:
             break
         with parsing:  # The networks may have to be traced.
             seen = (evidence, tf.constant(rows, tf.int32), np.stack(pixels), locations) if stage else (np.stack(pixels),)
-            evidence, answers, following = (stages.again[stage - 1] if stage else stages.first)(*seen)
+            evidence, answers, following = (looks.again[stage - 1] if stage else looks.first)(*seen)
         answers = answers.numpy()
         for each, answer in zip(rest, answers):
             each.probabilities, each.exit_stage = answer, stage

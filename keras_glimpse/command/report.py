@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_glimpse.cascade.curve import CascadeCurve, cascade_curve
+from keras_glimpse.cascade.curve import cascade_curve
 from keras_glimpse.cascade.macs import stage_macs
 from keras_glimpse.cascade.predict import cascade_predict
 from keras_glimpse.command.folders import Images, evenly
@@ -50,7 +50,7 @@ def write_report(folder: Path, model, images: Images, batch_size: int) -> float:
     """Writes the report of a compiled model to a folder, prints its table, and returns the threshold that it chose."""
     folder.mkdir(exist_ok=True)
     curve = cascade_curve(model, images.paths, images.labels)
-    threshold = _cheapest(curve)
+    threshold = curve.cheapest(default=1.0)
     cascade = cascade_predict(model, images.paths, threshold, batch_size)
     predicted = cascade.probabilities.argmax(axis=-1)
     confusions = np.zeros((len(images.classes),) * 2, int)
@@ -74,13 +74,6 @@ def write_report(folder: Path, model, images: Images, batch_size: int) -> float:
         few = evenly(images, DRAWN)
         draw_glimpses(model, few.paths, few.labels, folder / "glimpses.png")
     return threshold
-
-
-def _cheapest(curve: CascadeCurve) -> float:
-    try:
-        return curve.cheapest()
-    except ValueError:  # Images that are wrong with a confidence that rounds to 1 stop early at any threshold.
-        return 1.0
 
 
 def _stages(model, errors, cascade_error, threshold, cascade):

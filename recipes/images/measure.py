@@ -51,10 +51,7 @@ def errors_of(logits: np.ndarray, labels: np.ndarray) -> list[float]:
 
 def cascade(model, task: Task) -> dict:
     """Error, mean cost and exits at the cheapest threshold whose error is within 0.1 points on the validation set."""
-    try:
-        threshold = keras_glimpse.cascade_curve(model, task.validation.dataset(32)).cheapest()
-    except ValueError:  # None is: too many images are wrong before the last glimpse, with a confidence that rounds to 1.
-        threshold = 1.0
+    threshold = keras_glimpse.cascade_curve(model, task.validation.dataset(32)).cheapest(default=1.0)
     results = [keras_glimpse.cascade_predict(model, images, threshold) for images, _ in task.test.dataset(32)]
     probabilities, stages, macs = (
         np.concatenate([getattr(each, name) for each in results]) for name in ("probabilities", "exit_stage", "macs")
