@@ -141,7 +141,7 @@ TUNED, CASCADE = ROWS["table1/fine-tuned"], ROWS["table1/best-cascade"]
         {"threshold": 0.9},
         {"tested_on": "validation"},
         {"label_smoothing": 0.1},
-        {"frozen": True},
+        {"thumbnail": ROWS["table1/sure-thumbnail"]},
         {"teacher": ROWS["table3/mnist-teacher"]},
         {"teacher": ROWS["table3/mnist-teacher"], "temperature": 2.0},
         {"threshold": "within budget", "compare": {"budget": 1}},
@@ -192,8 +192,15 @@ reference_macs = 1
 title = "third"
 like = "one/second"
 network.scales = [2]
+[rows.fourth]
+title = "fourth"
+after = "one/second"
+thumbnail = "one/dense"
+[rows.fifth]
+title = "fifth"
+after = "fourth"
 """)
-    one, (third,) = config.load("one", tmp_path), config.load("two", tmp_path).rows.values()
+    one, (third, fourth, fifth) = config.load("one", tmp_path), config.load("two", tmp_path).rows.values()
     first, second, cascade, dense = one.rows.values()
     assert first.network == {"name": "GlimpseClassifier", "num_classes": 10, "location_weight": 10.0, "scales": [1]}
     assert first.compare == {"paper": 2.0}
@@ -201,6 +208,7 @@ network.scales = [2]
     assert (second.after, cascade.after, cascade.sweeps, cascade.stage) == (first, second, 0, 2)
     assert (dense.network, dense.learning_rate) == ({"name": "dense"}, 0.01)
     assert (third.after, third.network["scales"]) == (first, [2])
+    assert (fourth.after, fourth.thumbnail, fifth.after, fifth.thumbnail) == (second, dense, fourth, None)
     assert one.effects == ((second, first),)
     assert [row.sweeps for row in (cascade.with_sweeps(7), cascade.with_sweeps(7).after.after)] == [0, 7]
 
@@ -476,14 +484,14 @@ def test_a_teacher_says_what_each_digit_is_wherever_it_lies(name):
         np.testing.assert_allclose(shares, expected, atol=1e-5)
 
 
-def test_a_frozen_low_resolution_network_stays_as_it_was(tmp_path, monkeypatch):
+def test_a_thumbnail_network_of_one_row_and_glimpses_of_another(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "digits_of", lambda smoke: digits.smoke_digits())
-    row = ROWS["table1/sure-1"].with_sweeps(1)
-    before = training.Run(row.after, 0, tmp_path, smoke=True).model().get_weights()
-    model = training.Run(row, 0, tmp_path, smoke=True).model()
-    for one, other in zip(model.low_res_net.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(one, other)
-    assert model.trained_glimpses == (1,)
+    row = replace(ROWS["table1/sure-1"].with_sweeps(1), sweeps=0)
+    model, *others = (training.Run(each, 0, tmp_path, smoke=True).model() for each in (row, row.thumbnail, row.after))
+    nets = [(model.low_res_net, others[0]), (model.location_heads[0], others[1].location_heads[0])]
+    for mine, theirs in [*nets, (model.glimpse_nets[0], others[1].glimpse_nets[0])]:
+        for one, other in zip(mine.get_weights(), theirs.get_weights(), strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def test_figures_of_a_cascade(make_model, monkeypatch):

@@ -17,6 +17,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 NAMES = ("table1", "table2", "table3", "tuning")
 CHEAPEST = "cheapest"  # The threshold of fewest MACs whose error is at most 0.1 points above that of the full model.
+OTHERS = ("after", "thumbnail", "teacher")  # Attributes of a row that are rows
 WITHIN_BUDGET = "within budget"  # The threshold of least error whose MACs are within the row's budget.
 
 
@@ -28,7 +29,7 @@ class Row:
         network: a `name` in `networks.NETWORKS`, and its arguments.
         after: the row whose weights this one starts from.
         stage: what is trained of a `GlimpseClassifier`; it is tested after that glimpse.
-        frozen: whether the low-resolution network stays as it was.
+        thumbnail: the row whose low-resolution network this one starts with, where the rest is of `after`.
         sweeps: over the training set. 0: the row tests what `after` has trained.
         learning_rate, falls: of SGD with momentum 0.9, and whether it decays linearly to 0 (the paper's is constant).
         label_smoothing: the share of a label that is spread over all classes.
@@ -50,7 +51,7 @@ class Row:
     network: Mapping
     after: "Row | None" = None
     stage: int | str | None = None
-    frozen: bool = False
+    thumbnail: "Row | None" = None
     sweeps: int = 50
     learning_rate: float = 0.05
     falls: bool = True
@@ -81,14 +82,16 @@ class Row:
         config = {name: getattr(self, name) for name in names} | {"after": self.after and self.after.config}
         config["budget"] = self.compare["budget"] if self.threshold == WITHIN_BUDGET else None
         # Left out where a row has none of them, as in the first results.
-        added = {name: getattr(self, name) for name in ("search", "label_smoothing", "frozen")}
+        added = {name: getattr(self, name) for name in ("search", "label_smoothing")}
+        if self.thumbnail:
+            added |= {"thumbnail": self.thumbnail.config}
         if self.teacher:
             added |= {"teacher": self.teacher.config, "temperature": self.temperature}
         return config | {name: value for name, value in added.items() if value}
 
     def with_sweeps(self, sweeps: int) -> "Row":
         """This row and those that it comes after with other sweeps, where they have any."""
-        others = {name: row.with_sweeps(sweeps) for name in ("after", "teacher") if (row := getattr(self, name))}
+        others = {name: row.with_sweeps(sweeps) for name in OTHERS if (row := getattr(self, name))}
         return replace(self, sweeps=self.sweeps and sweeps, **others)
 
 
@@ -149,10 +152,10 @@ def _table(name, content, folder):
 
 def _settings(own, base, find):
     """What a row says itself, added to what it starts from."""
-    inherited = {each.name for each in fields(Row)} - {"name", "title", "compare"}
-    _check_keys("a row", own, inherited | {"title", "like"})
+    inherited = {each.name for each in fields(Row)} - {"name", "title", "compare", "thumbnail"}
+    _check_keys("a row", own, inherited | {"title", "thumbnail", "like"})
     own = ({"sweeps": 0} if "threshold" in own else {}) | own
-    own |= {name: find(own[name]) for name in ("after", "teacher") if name in own}
+    own |= {name: find(own[name]) for name in OTHERS if name in own}
     if like := find(own.pop("like")) if "like" in own else own.get("after"):
         base = {name: getattr(like, name) for name in inherited}
     if "name" not in own.get("network", {"name"}):

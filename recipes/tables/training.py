@@ -102,8 +102,8 @@ class Run:
         model.build((None, 48, 48, 1) if self.row.jittered else (None, 28, 28, 1))
         if self.before:
             _take_over(self.before.model(), model)
-        if self.row.frozen:
-            model.low_res_net.trainable = False
+        if self.row.thumbnail:
+            _take_over(replace(self, row=self.row.thumbnail).model(), model)
         if not self.row.sweeps:
             model.compile(stage=self.row.stage)
             return model
