@@ -16,8 +16,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 NAMES = ("table1", "table2", "table3", "tuning")
-CHEAPEST = "cheapest"  # The threshold of fewest MACs whose error is at most 0.1 points above that of the full model.
 OTHERS = ("after", "thumbnail", "teacher")  # Attributes of a row that are rows
+CHEAPEST = "cheapest"  # The threshold of fewest MACs whose error is at most 0.1 points above that of the full model.
 WITHIN_BUDGET = "within budget"  # The threshold of least error whose MACs are within the row's budget.
 
 
@@ -29,7 +29,7 @@ class Row:
         network: a `name` in `networks.NETWORKS`, and its arguments.
         after: the row whose weights this one starts from.
         stage: what is trained of a `GlimpseClassifier`; it is tested after that glimpse.
-        thumbnail: the row whose low-resolution network this one starts with, where the rest is of `after`.
+        thumbnail: the row whose low-resolution network this one starts with, where the rest is of `after`. Not passed on.
         sweeps: over the training set. 0: the row tests what `after` has trained.
         learning_rate, falls: of SGD with momentum 0.9, and whether it decays linearly to 0 (the paper's is constant).
         label_smoothing: the share of a label that is spread over all classes.
