@@ -64,7 +64,7 @@ def write_programs(folder: Path, run: training.Run, seeds: int, data_dir: Path |
         given = {"at": at} | ({"pixels": pixels} if files else {})
         hlo.write(folder / f"{n}_{stage}", program, model, given, epochs)
     names = [str(Path(file).relative_to(data_dir or "/")) for file in files]
-    about = {"row": asdict(row), "commit": runs.commit(), "seeds": seeds, "channels": task.image_shape[-1], "files": names}
+    about = {"row": asdict(row), "commit": runs.commit(), "channels": task.image_shape[-1], "files": names}
     runs.write_json(folder / "about.json", about)
 
 

@@ -66,15 +66,23 @@ class Stage:
         self._run = compiled(zlib.decompress(path.with_suffix(".hlo").read_bytes()))
         print(f"{path}: compiled in {time.perf_counter() - start:.1f} s", flush=True)
 
+    def on_device(self, weights=None):
+        """The values of all variables before the first epoch, with other weights if they are given."""
+        rest = self._values[self.weights :]
+        return [jax.device_put(value, DEVICE) for value in [*(weights or self._values[: self.weights]), *rest]]
+
+    def run(self, values):
+        """The values of all variables after the program, of those before it."""
+        return self._run([self._arrays[i] if isinstance(i, str) else values[i] for i in self._inputs])[: len(values)]
+
     def train(self, weights, seed, log, most=None):
         """Trains, adds the measures and seconds of each epoch to `log`, and now and then yields the weights."""
-        values = [jax.device_put(value, DEVICE) for value in [*weights, *self._values[self.weights :]]]
+        values = self.on_device(weights)
         epochs = self.epochs if most is None else min(most, self.epochs)
         for epoch in range(epochs):
             start = time.perf_counter()
             self._arrays["at"] = jax.device_put(np.array([seed, epoch], np.int32), DEVICE)
-            found = self._run([self._arrays[i] if isinstance(i, str) else values[i] for i in self._inputs])
-            values = found[: len(values)]
+            values = self.run(values)
             measures = [np.asarray(value).tolist() for value in values[len(values) - self.measured :]]
             log.append({"seconds": round(time.perf_counter() - start, 2), "measures": measures})
             if epoch < 2 or epoch + 1 == epochs or epoch % 10 == 9:
@@ -104,13 +112,13 @@ def train(folder, args):
             arrays[path.name] = jax.device_put(content["arr_0"], DEVICE)
     with ThreadPoolExecutor() as pool:
         stages = list(pool.map(lambda path: Stage(path, arrays), sorted(folder.glob("*.hlo"))))
-    for seed in range(about["seeds"]):
-        path, logs = args.out / f"{folder.name}-seed{seed}", {}
-        with np.load(folder / f"seed{seed}.npz") as content:
+    for first in sorted(folder.glob("seed*.npz")):
+        path, logs = args.out / f"{folder.name}-{first.stem}", {}
+        with np.load(first) as content:
             weights = list(content.values())
         for stage in stages:
             logs[stage.name] = []
-            for values in stage.train(weights, seed, logs[stage.name], args.epochs):
+            for values in stage.train(weights, int(first.stem.removeprefix("seed")), logs[stage.name], args.epochs):
                 weights = values
                 np.savez_compressed(path.with_suffix(".npz"), *weights)
                 path.with_suffix(".json").write_text(json.dumps({"device": DEVICE.device_kind, "logs": logs}))
