@@ -1,5 +1,6 @@
 """Training without TensorFlow: programs of XLA that JAX runs give the weights that TensorFlow gives."""
 
+import csv
 import os
 import subprocess
 import sys
@@ -58,9 +59,32 @@ def test_what_was_trained_elsewhere_is_tested_as_any_row(tmp_path, monkeypatch):
             np.testing.assert_array_equal(variable, value)
 
 
+@pytest.mark.slow
+def test_steps_to_be_timed_elsewhere(tmp_path, monkeypatch):
+    """In float32, JAX gives the weights of TensorFlow; in bfloat16, it goes the same way."""
+    pytest.importorskip("jax")
+    monkeypatch.syspath_prepend(RECIPES / "benchmarks")
+    import gpu_steps
+
+    folder = gpu_steps.write_steps(tmp_path, "paper", "fine_tune", batch_size=8, steps=2)
+    assert len({path.read_bytes() for path in folder.glob("*.hlo")}) == 3  # A CPU has no products in TF32, but its program asks.
+    assert keras.config.dtype_policy().name == "float32" and tf.config.experimental.tensor_float_32_execution_enabled()
+    out = tmp_path / "measured.csv"
+    in_jax("benchmarks/run_gpu_steps.py", folder, "--rounds", "1", "--out", out, "--kernels", tmp_path / "kernels")
+    with out.open() as file:
+        lines = {line["precision"]: line for line in csv.DictReader(file)}
+    assert float(lines["float32"]["to cpu"]) < 1e-5 < float(lines["bfloat16"]["to cpu"]) < 0.2
+    assert all(float(line["ms a step"]) > 0 for line in lines.values())
+
+
 def trained_by_jax(folder, out):
-    command = [sys.executable, RECIPES / "images/run_programs.py", folder, "--data-dir", "/", "--out", out]
-    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"JAX_PLATFORMS": "cpu"}, timeout=300)
+    in_jax("images/run_programs.py", folder, "--data-dir", "/", "--out", out)
+
+
+def in_jax(recipe, *args):
+    """Runs a recipe that needs no TensorFlow."""
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, RECIPES / recipe, *args], check=True, capture_output=True, env=environment, timeout=300)
 
 
 def distance(values, others):

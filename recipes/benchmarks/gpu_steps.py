@@ -1,7 +1,7 @@
 """Training steps as programs of XLA, and the weights that a CPU gives, for `run_gpu_steps.py` to compare and to time on a GPU.
 
     python recipes/benchmarks/gpu_steps.py FOLDER                          # here, five minutes on two cores
-    python recipes/benchmarks/run_gpu_steps.py FOLDER --out measured.csv   # there; needs jax and numpy, and no TensorFlow
+    python recipes/benchmarks/run_gpu_steps.py FOLDER/*-* --out measured.csv   # there; needs jax and numpy, and no TensorFlow
 
 A program is 8 of the steps that `fit` runs, of the paper's networks in each stage, or of `GlimpseClassifier.for_large_images`
 as row `kind` of `recipes/images/rows.toml` has it. It gathers its batches from images on the device: input pipelines are not
@@ -25,7 +25,7 @@ from keras_glimpse import GlimpseClassifier, data
 STEPS = 8
 PRECISIONS = ("float32", "tf32", "bfloat16")  # Of products; of all that layers compute, in bfloat16.
 MODELS = {"paper": (1, 2, "fine_tune"), "kind": (1, "fine_tune")}  # Their stages.
-BATCHES = {"paper": (50, 500, 5000), "kind": (16, 128)}
+BATCHES = {"paper": (50, 500, 5000), "kind": (16,)}
 
 
 def main():

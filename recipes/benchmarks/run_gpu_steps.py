@@ -1,6 +1,6 @@
 """Runs what `gpu_steps.py` wrote on JAX's first device: weights beside a CPU's, milliseconds a step, and the slowest kernels.
 
-    python recipes/benchmarks/run_gpu_steps.py FOLDER --out measured.csv
+    python recipes/benchmarks/run_gpu_steps.py FOLDER/*-* --out measured.csv
 
 Each program runs once for its weights, then `--rounds` times from where it stands, handed over to the device together.
 `to cpu` is the distance of its weights from those of a CPU in float32 over how far these went: 1 is as far as at the start.
@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -24,25 +23,26 @@ from images.run_programs import DEVICE, Stage, jax, np  # First of all: it sets 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="+")
     parser.add_argument("--rounds", type=int, default=10, help="of 8 steps each; five such measurements are made")
     parser.add_argument(
-        "--kernels", type=Path, help="file for the time of each kernel, by a run of each program under a profiler"
+        "--kernels", type=Path, help="folder for the times of kernels, by a run of each program under a profiler"
     )
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="file to which lines are added")
     args = parser.parse_args()
-    arrays = {path.name: jax.device_put(load(path)[0], DEVICE) for path in args.folder.glob("*.npz")}
-    paths = sorted(path.with_suffix("") for path in args.folder.glob("*/*.hlo"))
-    with ThreadPoolExecutor() as pool:
-        programs = dict(zip(paths, pool.map(lambda path: Stage(path, arrays), paths)))
-    lines = [measured(path, program, args.rounds) for path, program in programs.items()]
-    with args.out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, lines[0])
-        writer.writeheader()
-        writer.writerows(lines)
-    if args.kernels:
-        found = {f"{path.parent.name}-{path.name}": kernels(program) for path, program in programs.items()}
-        args.kernels.write_text(json.dumps(found, indent=1))
+    for folder in args.folder:
+        arrays = {path.name: jax.device_put(load(path)[0], DEVICE) for path in folder.absolute().parent.glob("*.npz")}
+        programs = {path: Stage(path.with_suffix(""), arrays) for path in sorted(folder.glob("*.hlo"))}
+        with args.out.open("a", newline="") as file:
+            lines = [measured(path, program, args.rounds) for path, program in programs.items()]
+            writer = csv.DictWriter(file, lines[0])
+            if not file.tell():
+                writer.writeheader()
+            writer.writerows(lines)
+        if args.kernels:
+            args.kernels.mkdir(exist_ok=True)
+            found = {path.stem: kernels(program) for path, program in programs.items()}
+            (args.kernels / f"{folder.name}.json").write_text(json.dumps(found, indent=1))
 
 
 def measured(path: Path, program: Stage, rounds: int) -> dict:
@@ -60,7 +60,7 @@ def measured(path: Path, program: Stage, rounds: int) -> dict:
             values = program.run(values)
         jax.block_until_ready(values)
         seconds.append((time.perf_counter() - start) / rounds / program.epochs)
-    names = dict(zip(("model", "stage", "batch", "precision"), [*path.parent.name.split("-"), path.name]))
+    names = dict(zip(("model", "stage", "batch", "precision"), [*path.parent.name.split("-"), path.stem]))
     figures = {"ms a step": f"{1000 * np.median(seconds):.3f}", "to cpu": f"{to_cpu:.2g}"}
     line = names | figures | {"device": DEVICE.device_kind}
     print(*line.values(), flush=True)
