@@ -148,14 +148,7 @@ class Run:
 
     def untrained(self) -> keras.Model:
         """The network of this row with new weights."""
-        shape, classes = self.task.image_shape, len(self.task.class_names)
-        if self.row.name == "ours":
-            return glimpses(self.row, shape, classes)
-        if self.row.name == "whole":
-            return alternatives.whole(shape, classes)
-        ours = rows()[self.row.task]["ours"]
-        macs = keras_glimpse.stage_macs(glimpses(ours, shape, classes))[ours.glimpses]  # The cost that is reported of ours.
-        return alternatives.mobilenet(shape, classes, int(macs))
+        return untrained(self.row, self.task.image_shape, len(self.task.class_names))
 
     def _fit_glimpses(self, train, callbacks):
         model, row = self.untrained(), self.row
@@ -186,6 +179,17 @@ class Run:
         options = {"epochs": self.row.epochs, "initial_epoch": saved.restore(model), "shuffle": False, "verbose": 2}
         model.fit(train, callbacks=[*callbacks, saved, self._log()], **options)
         return model
+
+
+def untrained(row: Row, image_shape: Sequence[int], classes: int) -> keras.Model:
+    """The network of a row with new weights."""
+    if row.name == "ours":
+        return glimpses(row, image_shape, classes)
+    if row.name == "whole":
+        return alternatives.whole(image_shape, classes)
+    ours = rows()[row.task]["ours"]
+    macs = keras_glimpse.stage_macs(glimpses(ours, image_shape, classes))[ours.glimpses]  # The cost that is reported of ours.
+    return alternatives.mobilenet(image_shape, classes, int(macs))
 
 
 def glimpses(row: Row, image_shape: Sequence[int], classes: int) -> keras_glimpse.GlimpseClassifier:
