@@ -27,8 +27,9 @@ HEADER = [
     "row",
     "error, %",
     "MACs, millions",
-    "ms, Keras",
-    "ms, LiteRT",
+    "ms: Keras",
+    "in a batch",
+    "LiteRT",
     "first glimpse on the object",
     "sweeps",
     "seeds",
@@ -80,30 +81,28 @@ def read() -> dict[tuple[str, str], list[dict]]:
 def markdown(results) -> str:
     """Ours and the alternatives on each task; then what ours does in stages."""
     lines, cascades = [header(HEADER)], [header(CASCADE)]
+    measured = csv.DictReader((RESULTS / "benchmark_milliseconds.csv").read_text().splitlines())
+    times = {(each["task"], each["row"]): each for each in measured}
     for task, rows in training.rows().items():
         for name in rows:
             runs = results.get((task, name), [])
-            lines += [line([task, name, *_figures(runs)])] if runs else []
+            lines += [line([task, name, *_figures(runs, times[task, name])])] if runs else []
             cascades += [line([task, run["seed"], *_stages(run["details"])]) for run in runs if name == "ours"]
     return "\n".join([*lines, "", *cascades])
 
 
-def _figures(runs):
+def _figures(runs, times):
     details = [run["details"] for run in runs]
-    times = [[each["milliseconds"].get(kind) for each in details] for kind in ("keras, batch 1", "litert")]
     pointing = [each["pointing"][0] for each in details if "pointing" in each]
     chance = f" (by chance {details[0]['by chance']})" if pointing else ""
-    figures = [
-        mean_and_spread([float(run["error"]) for run in runs]),
-        mean_and_spread([int(run["macs"]) / 1e6 for run in runs]),
-    ]
-    figures += [mean_and_spread([each for each in time if each is not None]) for time in times]
     return [
-        *figures,
+        mean_and_spread([float(run["error"]) for run in runs]),
+        f"{int(runs[0]['macs']) / 1e6:.2f}",
+        *(f"{float(times[kind]):.2f}" for kind in ("keras, batch 1", "keras, batch", "litert")),
         f"{mean_and_spread(pointing)} %{chance}" if pointing else "",
         runs[0]["sweeps"],
         len(runs),
-        details[0].get("trained on", "CPU"),
+        ", ".join(sorted({each.get("trained on", "CPU") for each in details})),
     ]
 
 
