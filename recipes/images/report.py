@@ -137,7 +137,7 @@ def draw(by_sweep: dict[str, dict[str, list[float]]], path: Path) -> None:
         axes.set(title=title, xlabel="sweeps")
         axes.grid(alpha=0.3)
     panels[0].set(ylabel="on the defect, % of 200 held-out images", ylim=(0, 100))
-    panels[1].legend()
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center")
     figure.savefig(path, dpi=150)
 
 
