@@ -67,9 +67,7 @@ def test_steps_to_be_timed_elsewhere(tmp_path, monkeypatch):
     import gpu_steps
 
     folder = gpu_steps.write_steps(tmp_path, "paper", "fine_tune", batch_size=8, steps=2)
-    assert (
-        len({path.read_bytes() for path in folder.glob("*.hlo")}) == 3
-    )  # A CPU has no TF32, but its program asks.
+    assert len({path.read_bytes() for path in folder.glob("*.hlo")}) == 3  # A CPU has no TF32, but its program asks.
     assert keras.config.dtype_policy().name == "float32" and tf.config.experimental.tensor_float_32_execution_enabled()
     out = tmp_path / "measured.csv"
     in_jax("benchmarks/run_gpu_steps.py", folder, "--rounds", "1", "--out", out, "--kernels", tmp_path / "kernels")
