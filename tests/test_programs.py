@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import gpu_steps
 import keras
 import numpy as np
 import pytest
@@ -60,12 +61,9 @@ def test_what_was_trained_elsewhere_is_tested_as_any_row(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_steps_to_be_timed_elsewhere(tmp_path, monkeypatch):
+def test_steps_to_be_timed_elsewhere(tmp_path):
     """In float32, JAX gives the weights of TensorFlow; in bfloat16, it goes the same way."""
     pytest.importorskip("jax")
-    monkeypatch.syspath_prepend(RECIPES / "benchmarks")
-    import gpu_steps
-
     folder = gpu_steps.write_steps(tmp_path, "paper", "fine_tune", batch_size=8, steps=2)
     assert len({path.read_bytes() for path in folder.glob("*.hlo")}) == 3  # A CPU has no TF32, but its program asks.
     assert keras.config.dtype_policy().name == "float32" and tf.config.experimental.tensor_float_32_execution_enabled()

@@ -66,6 +66,14 @@ def test_other_tables_of_files(recipe, capsys, name, column):
 
 
 @pytest.mark.slow
+def test_milliseconds_of_large_images(recipe, capsys):
+    pytest.importorskip("ai_edge_litert")
+    recipe("milliseconds", "--smoke", "--rounds", "1").main()
+    said = capsys.readouterr().out
+    assert "nan" not in said and all(name in said for name in ("ours", "whole", "mobilenet"))
+
+
+@pytest.mark.slow
 def test_boards_on_device(recipe, capsys):
     """The cascade is faster than the same convolutions over the whole image, if by less than its MACs say."""
     pytest.importorskip("ai_edge_litert")

@@ -1,6 +1,7 @@
 """Milliseconds an image of all networks on large images, ours and the alternatives, on one core.
 
-    python recipes/benchmarks/milliseconds.py            # about 20 minutes
+    pip install -e ".[recipes,litert]"
+    python recipes/benchmarks/milliseconds.py --rounds 3 # about 10 minutes
 
 The networks of `recipes/images/rows.toml` have random weights, and take as long as trained ones: ours looks with all glimpses.
 They are measured one after another, in a process that has one core, and all of them again in each round. Medians go to
@@ -55,9 +56,8 @@ def milliseconds(row: training.Row) -> dict[str, float]:
         path = Path(folder) / "model.keras"
         model.save(path)
         found = speed.milliseconds(path, images)
-    return {"keras, batch 1": found["keras, batch 1"], "batch": batch, "keras, batch": found[f"keras, batch {batch}"]} | {
-        "litert": found.get("litert")
-    }
+    found["keras, batch"] = found.pop(f"keras, batch {batch}")
+    return {"batch": batch} | {what: found[what] for what in ("keras, batch 1", "keras, batch", "litert")}
 
 
 if __name__ == "__main__":
