@@ -1,6 +1,6 @@
 """Training steps as programs of XLA, and the weights that a CPU gives, for `run_gpu_steps.py` to compare and to time on a GPU.
 
-    python recipes/benchmarks/gpu_steps.py FOLDER                          # here, five minutes on two cores
+    python recipes/benchmarks/gpu_steps.py FOLDER                              # here, ten minutes on two cores
     python recipes/benchmarks/run_gpu_steps.py FOLDER/*-* --out measured.csv   # there; needs jax and numpy, and no TensorFlow
 
 A program is 8 of the steps that `fit` runs, of the paper's networks in each stage, or of `GlimpseClassifier.for_large_images`
@@ -79,13 +79,13 @@ def _compiled(name, stage):
         model = training.glimpses(training.rows()[name]["ours"], (side, side, 1), 10)
     model.compile(keras.optimizers.SGD(0.01, momentum=0.9), stage=stage)
     model.optimizer.build(model.trainable_variables)
-    images = digits.train_images[:1000]
+    images = digits.train_images
     margin = side - images.shape[1]
     y, x = np.random.default_rng(0).integers(0, margin + 1, (2, len(images)))
     canvas = np.zeros((len(images), side, side, 1), np.uint8)
     for to, digit, top, left in zip(canvas, images, y, x):
         to[top : top + digit.shape[0], left : left + digit.shape[1]] = digit
-    return model, tf.constant(canvas), tf.constant(digits.train_labels[:1000], tf.int32)
+    return model, tf.constant(canvas), tf.constant(digits.train_labels, tf.int32)
 
 
 def steps_program(model: keras.Model, images: tf.Tensor, labels: tf.Tensor, batch_size: int, steps: int):

@@ -1,5 +1,6 @@
 """Runs what `gpu_steps.py` wrote on JAX's first device: weights beside a CPU's, milliseconds a step, and the slowest kernels.
 
+    pip install -e ".[programs]"     # here; where it is to run, it needs jax and numpy, and run_programs.py of `recipes/images`
     python recipes/benchmarks/run_gpu_steps.py FOLDER/*-* --out measured.csv
 
 Each program runs once for its weights, then `--rounds` times from where it stands, handed over to the device together.
