@@ -25,6 +25,7 @@ from keras_glimpse import GlimpseClassifier, data
 STEPS = 8
 PRECISIONS = ("float32", "tf32", "bfloat16")  # Of products; of all that layers compute, in bfloat16.
 MODELS = {"paper": (1, 2, "fine_tune"), "kind": (1, "fine_tune")}  # Their stages.
+SIDES = {"paper": 48, "kind": 256}  # Of their images, in pixels.
 BATCHES = {"paper": (50, 500, 5000), "kind": (16,)}
 
 
@@ -42,13 +43,14 @@ def write_steps(folder: Path, name: str, stage: int | str, batch_size: int, prec
     """Writes `<name>-<stage>-<batch size>/`: a program for each precision, and the weights that a CPU gives in float32."""
     path = folder / f"{name}-{stage}-{batch_size}"
     path.mkdir(parents=True)
-    model, images, labels = _compiled(name, stage)
+    images, labels = _digits(SIDES[name])
+    model = _compiled(name, stage)
     weights = model.get_weights()
     after = tf.function(steps_program(model, images, labels, batch_size, steps), jit_compile=True, autograph=False)()
     np.savez_compressed(path / "after.npz", *[value.numpy() for value in after[: len(model.variables)]])
     for precision in precisions:
         with computed_in(precision):
-            model, images, labels = _compiled(name, stage)
+            model = _compiled(name, stage)
             model.set_weights(weights)  # In bfloat16, the same seed gives others.
             hlo.write(path / precision, steps_program(model, images, labels, batch_size, steps), model, {}, steps)
     return path
@@ -68,24 +70,23 @@ def computed_in(precision: str):
 
 
 def _compiled(name, stage):
-    """A model in its stage, and images for it: the digits that the package brings."""
-    digits = data.embedded_digits()
+    """A model in its stage."""
     keras.utils.set_random_seed(0)
+    shape = (SIDES[name], SIDES[name], 1)
     if name == "paper":
-        model, side = GlimpseClassifier(10, num_glimpses=2), 48
-        model.build((None, side, side, 1))
+        model = GlimpseClassifier(10, num_glimpses=2)
+        model.build((None, *shape))
     else:
-        side = 256
-        model = training.glimpses(training.rows()[name]["ours"], (side, side, 1), 10)
+        model = training.glimpses(training.rows()[name]["ours"], shape, 10)
     model.compile(keras.optimizers.SGD(0.01, momentum=0.9), stage=stage)
     model.optimizer.build(model.trainable_variables)
-    images = digits.train_images
-    margin = side - images.shape[1]
-    y, x = np.random.default_rng(0).integers(0, margin + 1, (2, len(images)))
-    canvas = np.zeros((len(images), side, side, 1), np.uint8)
-    for to, digit, top, left in zip(canvas, images, y, x):
-        to[top : top + digit.shape[0], left : left + digit.shape[1]] = digit
-    return model, tf.constant(canvas), tf.constant(digits.train_labels, tf.int32)
+    return model
+
+
+def _digits(side):
+    """The digits that the package brings, each at a random place of an image of this side."""
+    digits = data.embedded_digits()
+    return next(iter(data.jittered(digits, len(digits.train_labels), canvas=side, copies=1).train))
 
 
 def steps_program(model: keras.Model, images: tf.Tensor, labels: tf.Tensor, batch_size: int, steps: int):

@@ -18,8 +18,9 @@ import numpy as np
 import tensorflow as tf
 from benchmark import benchmark_parser, in_turn, report, timer
 from images import alternatives, training
+from milliseconds import SHAPES
 
-TASKS = {"kind": ((256, 256, 1), 6), "board": ((640, 640, 1), 2)}  # Shape of an image, and number of classes.
+TASKS = ("kind", "board")
 STEPS = 5  # of a call of `fit`
 
 
@@ -34,7 +35,7 @@ def main():
 
 def compare(name: str, rounds: int, steps: int, smoke: bool) -> list[dict]:
     """The lines of the table for one task."""
-    row, (shape, classes) = training.rows()[name]["ours"], TASKS[name]
+    row, (shape, classes) = training.rows()[name]["ours"], SHAPES[name]
     if smoke:
         row, shape = training.short(row), (160, 160, 1)
     adam = partial(keras.optimizers.AdamW, row.learning_rate, weight_decay=row.weight_decay)

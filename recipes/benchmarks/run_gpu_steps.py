@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from images.run_programs import DEVICE, Stage, jax, np  # First of all: it sets up JAX.
+from images.run_programs import DEVICE, Stage, jax, load, np, shared_arrays  # First of all: it sets up JAX.
 
 
 def main():
@@ -32,7 +32,7 @@ def main():
     parser.add_argument("--out", type=Path, required=True, help="file to which lines are added")
     args = parser.parse_args()
     for folder in args.folder:
-        arrays = {path.name: jax.device_put(load(path)[0], DEVICE) for path in folder.absolute().parent.glob("*.npz")}
+        arrays = shared_arrays(folder)
         programs = {path: Stage(path.with_suffix(""), arrays) for path in sorted(folder.glob("*.hlo"))}
         with args.out.open("a", newline="") as file:
             lines = [measured(path, program, args.rounds) for path, program in programs.items()]
@@ -66,12 +66,6 @@ def measured(path: Path, program: Stage, rounds: int) -> dict:
     line = names | figures | {"device": DEVICE.device_kind}
     print(*line.values(), flush=True)
     return line
-
-
-def load(path: Path) -> list:
-    """The arrays of a file."""
-    with np.load(path) as content:
-        return list(content.values())
 
 
 def distance(values, others):

@@ -51,6 +51,17 @@ def decoded(files, channels):
     return images[..., None] if channels == 1 else images
 
 
+def load(path):
+    """The arrays of a file."""
+    with np.load(path) as content:
+        return list(content.values())
+
+
+def shared_arrays(folder):
+    """On the device, by their names: what the programs of this folder share with others."""
+    return {path.name: jax.device_put(load(path)[0], DEVICE) for path in folder.absolute().parent.glob("*.npz")}
+
+
 class Stage:
     """An epoch's program, and its inputs."""
 
@@ -100,19 +111,14 @@ def main():
 
 def train(folder, args):
     """Trains a row with each of its seeds."""
-    about, arrays = json.loads((folder / "about.json").read_text()), {}
+    about, arrays = json.loads((folder / "about.json").read_text()), shared_arrays(folder)
     if about["files"]:
         paths = [args.data_dir / file for file in about["files"]]
         arrays["pixels"] = jax.device_put(decoded(paths, about["channels"]), DEVICE)
-    for path in folder.absolute().parent.glob("*.npz"):
-        with np.load(path) as content:
-            arrays[path.name] = jax.device_put(content["arr_0"], DEVICE)
     # One after another: jaxlib 0.11.2 crashed now and then when several threads compiled.
     stages = [Stage(path, arrays) for path in sorted(folder.glob("*.hlo"))]
     for first in sorted(folder.glob("seed*.npz")):
-        path, logs = args.out / f"{folder.name}-{first.stem}", {}
-        with np.load(first) as content:
-            weights = list(content.values())
+        path, logs, weights = args.out / f"{folder.name}-{first.stem}", {}, load(first)
         for stage in stages:
             logs[stage.name] = []
             for values in stage.train(weights, int(first.stem.removeprefix("seed")), logs[stage.name], args.epochs):
