@@ -13,6 +13,7 @@ from keras_glimpse.cascade.sources import predict_to_csv as predict_to_csv
 from keras_glimpse.training.checkpoints import Checkpoints as Checkpoints
 from keras_glimpse.cascade.curve import CascadeCurve as CascadeCurve
 from keras_glimpse.cascade.curve import cascade_curve as cascade_curve
+from keras_glimpse.cascade.temperatures import fit_temperatures as fit_temperatures
 from keras_glimpse.export import export_accelerator as export_accelerator
 from keras_glimpse.export import export_litert as export_litert
 from keras_glimpse.export import export_mediapipe as export_mediapipe

@@ -56,8 +56,8 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
 
     These attributes may be set at any time and take effect immediately: `search_size`, `search_stride`, `search_samples`,
     `location_weight`, `diversity_weight`, `diversity_variance`, `contrastive`, `assignment`, `sharpness`, `averaging`,
-    `location_input`, `active_glimpses` and `class_names`. So do changes of the layers (`trainable`, `quantize`, LoRA). All
-    other arguments are fixed after construction.
+    `location_input`, `active_glimpses`, `temperatures` and `class_names`. So do changes of the layers (`trainable`, `quantize`,
+    LoRA). All other arguments are fixed after construction.
 
     Args:
         num_classes: Integer, at least 2, the number of classes C.
@@ -137,6 +137,8 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         crop: The `MultiScaleCrop` layer.
         active_glimpses: Integer, the number of glimpses used in inference and in exported files: `num_glimpses` until a stage
             is trained, then the number of the glimpse trained last. May be set.
+        temperatures: Tuple of floats, what the logits after 0, 1, ... glimpses are divided by in inference (see
+            `fit_temperatures`); saved with the weights. May be set; training sets them to 1.
         trained_glimpses: Tuple of integers, the glimpses (from 1) that have been trained; saved with the weights, read-only.
         image_shape: Tuple `(height, width, channels)` that the model was built for, with `None` for sides that may differ;
             `None` before.
@@ -455,15 +457,18 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         return super().save(filepath, *args, **kwargs)
 
     def save_own_variables(self, store):
-        """Saves the active and the trained glimpses and the pixel range beside the weights."""
+        """Saves the active and the trained glimpses, the temperatures and the pixel range beside the weights."""
         if any(layer.quantization_mode and getattr(layer, "lora_enabled", False) for layer in all_layers(self)):
             warnings.warn("LoRA on quantized layers is saved as part of their kernels, rounded: answers change.", stacklevel=2)
         store["active_glimpses"] = np.asarray(self.active_glimpses)
         store["trained_glimpses"] = np.asarray(self.trained_glimpses, np.int64)
+        store["temperatures"] = np.asarray(self.temperatures)
         store["largest_pixel"] = np.asarray(self._pixels and self._pixels.largest or 0.0)
 
     def load_own_variables(self, store):
-        if "active_glimpses" not in [*store.keys()]:  # Version 0.1 looked at all glimpses, and did not note what was trained.
+        names = [*store.keys()]
+        self.temperatures = store["temperatures"][()].tolist() if "temperatures" in names else None  # Since version 0.3.
+        if "active_glimpses" not in names:  # Version 0.1 looked at all glimpses, and did not note what was trained.
             self._active, self._trained = self.num_glimpses, tuple(range(1, self.num_glimpses + 1))
             return
         self._active, self._trained = int(store["active_glimpses"][()]), tuple(map(int, store["trained_glimpses"][()]))

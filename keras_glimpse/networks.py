@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_glimpse._compat import outermost_layer
-from keras_glimpse._validation.arguments import check_integers, check_one_of
+from keras_glimpse._validation.arguments import check_integers, check_one_of, temperatures_of
 from keras_glimpse._validation.images import PixelRange, check_images, check_spec
 from keras_glimpse.attributes import Fixed, Setting
 from keras_glimpse.evidence import AVERAGING, LOCATION_INPUTS, Evidence, class_evidence, combine
@@ -35,7 +35,7 @@ class GlimpseNetworks(keras.Model):
         location = networks.locate(evidence)               # eqs. 3 and 8
         patches = networks.patches(images, location)
         evidence = networks.glimpse(evidence, patches, location)  # eqs. 4 and 7
-        logits = networks.combine(evidence)                # eqs. 5 and 6
+        logits = networks.answer(evidence)                 # eqs. 5 and 6
 
     Args:
         num_classes: number of classes, C.
@@ -82,6 +82,7 @@ class GlimpseNetworks(keras.Model):
         self._image_shape = None
         self.group_size = group_size
         self._active = self.num_glimpses
+        self.temperatures = None
         self._pixels = None if preprocess else PixelRange()
         self._functions = Functions(self)
 
@@ -102,6 +103,18 @@ class GlimpseNetworks(keras.Model):
         self._active = int(value)
 
     @property
+    def temperatures(self) -> tuple[float, ...]:
+        """Tuple of `num_glimpses + 1` floats, what the logits after 0, 1, ... glimpses are divided by in inference.
+
+        All are 1 until `fit_temperatures` or you set them, and again when the model is trained; `None` sets them to 1.
+        """
+        return self._temperatures
+
+    @temperatures.setter
+    def temperatures(self, values):
+        self._temperatures = temperatures_of(values, self.num_glimpses + 1)
+
+    @property
     def image_shape(self) -> tuple[int | None, int | None, int] | None:
         """`(height, width, channels)` of the images that the model is built for, sides that may differ as None; None before."""
         return self._image_shape
@@ -116,7 +129,7 @@ class GlimpseNetworks(keras.Model):
 
     def traced(self) -> tuple[list, list]:
         """What graphs hold beside layers: values, and objects that are compared by identity (see `tracing`)."""
-        return [self.active_glimpses, self.image_shape], []
+        return [self.active_glimpses, self.temperatures, self.image_shape], []
 
     # ---- One glimpse at a time ----
 
@@ -187,8 +200,14 @@ class GlimpseNetworks(keras.Model):
         return places, self.crop.candidates(images, location, search_size, stride, runtime)
 
     def combine(self, evidence: Evidence) -> tf.Tensor:
-        """Class logits after the glimpses so far, `[..., num_classes]` (eqs. 5 and 6)."""
+        """Class logits after the glimpses so far, `[..., num_classes]` (eqs. 5 and 6), which training learns from."""
         return combine(evidence, self.averaging)
+
+    def answer(self, evidence: Evidence) -> tf.Tensor:
+        """Class logits after the glimpses so far as inference gives them: `combine`, at the temperature of the stage."""
+        temperature = self.temperatures[len(evidence.glimpses)]
+        logits = self.combine(evidence)
+        return logits if temperature == 1 else logits * (1 / temperature)
 
     def outputs_at(self, evidence: Evidence, patches, places, training=False) -> tf.Tensor:
         """o^{H_n} `[batch, n, num_classes]` of the next glimpse network for `patches` `[batch, n, ...]` at `places`."""
@@ -245,12 +264,12 @@ class GlimpseNetworks(keras.Model):
         """`look_at_all` on the result of `prepare`."""
         locate = for_runtime(self.locate, runtime)
         evidence = for_runtime(self.first_look, runtime)(images, training=training)
-        logits, locations, patches = [self.combine(evidence)], [], []
+        logits, locations, patches = [self.answer(evidence)], [], []
         for _ in range(self.active_glimpses):
             locations.append(locate(evidence))
             patches.append(self.patches(images, locations[-1], runtime))
             evidence = self.glimpse(evidence, patches[-1], locations[-1], training)
-            logits.append(self.combine(evidence))
+            logits.append(self.answer(evidence))
         steps = {"logits": logits, "locations": locations, "patches": patches}
         return {name: ops.stack(values, axis=1) for name, values in steps.items()}
 

@@ -56,10 +56,14 @@ def make_model():
 
 @pytest.fixture
 def sharp_model(make_model):
-    """One with larger weights, so that images differ in how sure it is: some stop at 0.8 after each stage."""
+    """One with larger weights, so that images differ in how sure it is: some stop at 0.8 after each stage.
+
+    Each stage has its own temperature, as after `fit_temperatures`.
+    """
     model = make_model(num_classes=4, num_glimpses=2)
     for net in (model.low_res_net, *model.glimpse_nets):
         net.set_weights([4 * weights for weights in net.get_weights()])
+    model.temperatures = (1.25, 0.8, 1.5)
     return model
 
 

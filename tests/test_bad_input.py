@@ -15,6 +15,7 @@ from keras_glimpse import (
     export_litert,
     export_saved_model,
     fit_greedy,
+    fit_temperatures,
 )
 
 
@@ -306,6 +307,7 @@ LOOKING = {
     "predict": lambda model, images: model.predict(images, verbose=0),
     "cascade_predict": lambda model, images: cascade_predict(model, images),
     "cascade_curve": lambda model, images: cascade_curve(model, images, np.zeros(64, int)),
+    "fit_temperatures": lambda model, images: fit_temperatures(model, images, np.zeros(64, int)),
     "draw_glimpses": lambda model, images: draw_glimpses(model, images),
     "draw_map": lambda model, images: draw_map(model, images),
 }

@@ -93,6 +93,7 @@ CHANGES = {
     "averaging": lambda model: setattr(model, "averaging", "uniform"),
     "location input": lambda model: setattr(model, "location_input", "probabilities"),
     "fewer glimpses": lambda model: setattr(model, "active_glimpses", 1),
+    "temperatures": lambda model: setattr(model, "temperatures", (0.5, 2.0, 3.0)),
     "activation": activation,
     "LoRA": lora,
     "int8": lambda model: model.quantize("int8"),
@@ -108,10 +109,13 @@ NO_OTHER_ANSWER = ("compile", "freezing")
 @pytest.mark.parametrize(
     ("changes", "compiled"),
     [
-        (("averaging", "location input", "activation", "weights", "compile", "freezing", "fewer glimpses"), True),
+        (
+            ("averaging", "temperatures", "location input", "activation", "weights", "compile", "freezing", "fewer glimpses"),
+            True,
+        ),
         (("LoRA", "bfloat16"), True),
         (("int8",), True),
-        (("weights", "compile"), False),
+        (("weights", "compile", "temperatures"), False),
         (("int8",), False),
     ],
 )

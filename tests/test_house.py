@@ -15,6 +15,7 @@ PUBLIC = {
     *("ConvLowResNet", "LocationMap", "ConvGlimpseNet", "Backbone", "Thumbnail"),
     *("fit_greedy", "paper_sgd", "SearchSchedule", "Checkpoints"),
     *("cascade_predict", "CascadePrediction", "cascade_curve", "CascadeCurve", "count_macs", "stage_macs"),
+    "fit_temperatures",
     *("export_saved_model", "export_litert", "export_mediapipe", "export_onnx", "export_accelerator", "check_file"),
     *("open_image", "ImageSource", "UnreadableImage", "SourcePrediction", "predict_to_csv"),
     *("ArrayImage", "EncodedImage", "MapImage", "SlideImage"),

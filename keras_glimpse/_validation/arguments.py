@@ -107,6 +107,16 @@ def class_names_of(names: Sequence[str] | None, num_classes: int) -> tuple[str, 
     return tuple(map(str, names))
 
 
+def temperatures_of(temperatures: Sequence[float] | None, count: int) -> tuple[float, ...]:
+    """The temperatures of so many stages as a tuple, 1 for None; raises unless they are positive."""
+    if temperatures is None:
+        return (1.0,) * count
+    numeric = np.iterable(temperatures) and all(isinstance(each, numbers.Real) for each in temperatures)
+    if not numeric or len(temperatures) != count or not all(0 < each < np.inf for each in temperatures):
+        raise ValueError(f"temperatures must be {count} positive numbers, after 0, 1, ... glimpses; got {temperatures!r}.")
+    return tuple(map(float, temperatures))
+
+
 def check_built_classifier(function: str, model) -> None:
     """Raises unless the model, an argument of `function`, is a `GlimpseClassifier` that is built."""
     if not hasattr(model, "look_again"):

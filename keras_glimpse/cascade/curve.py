@@ -2,15 +2,12 @@
 
 from typing import NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_glimpse._validation.arguments import check_built_classifier, check_integers, check_threshold
-from keras_glimpse._validation.labels import check_labels
+from keras_glimpse._validation.arguments import check_threshold
+from keras_glimpse.cascade.labelled import look_at_labelled
 from keras_glimpse.cascade.macs import known_stage_macs
-from keras_glimpse.ops.labels import label_shares
-from keras_glimpse.sources.batches import are_sources, listed
 
 THRESHOLDS = 1 - np.logspace(-0.05, -6, 120)  # 0.1 to 1 - 1e-6, denser where more depends on it.
 
@@ -117,39 +114,16 @@ def cascade_curve(model, images, labels=None, thresholds=THRESHOLDS, batch_size:
     >>> curve = cascade_curve(model, np.zeros((3, 48, 48, 1), "float32"), np.array([1, 2, 3]))
     >>> model_threshold = curve.cheapest()
     """
-    in_parts = are_sources(images)
-    batch_size = (32 if in_parts else 1000) if batch_size is None else batch_size
-    check_integers(1, batch_size=batch_size)
-    check_built_classifier("cascade_curve", model)
     for threshold in thresholds:
         check_threshold(threshold)
-    if not isinstance(images, tf.data.Dataset):
-        images = listed(images) if in_parts else images
-        if not in_parts:
-            model.check_images(images, at_least=1)
-        if np.shape(labels)[:1] != (len(images),):
-            raise ValueError(f"Expected images and as many labels; got {len(images)} and {np.shape(labels)}.")
-        starts, labels = range(0, len(images), batch_size), np.asarray(labels)
-        images = [(images[start : start + batch_size], labels[start : start + batch_size]) for start in starts]
-    looks = [_look_at_all(model, *keras.utils.unpack_x_y_sample_weight(batch)) for batch in images]
-    if not looks:
-        raise ValueError("Expected at least one batch of images; got an empty dataset.")
-    probabilities, labels = (np.concatenate(parts) for parts in zip(*looks))
+    logits, shares = look_at_labelled("cascade_curve", model, images, labels, batch_size)
+    probabilities, labels = tf.nn.softmax(logits).numpy(), shares.argmax(axis=-1)
     confidence, wrong = probabilities.max(axis=-1), probabilities.argmax(axis=-1) != labels[:, None]
     stops = [first_sure(confidence, threshold) for threshold in thresholds]
     stage_macs, everyone = known_stage_macs(model), np.arange(len(labels))
     errors = np.array([wrong[everyone, stop].mean() for stop in stops])
     macs = None if stage_macs is None else np.array([stage_macs[stop].mean() for stop in stops])
     return CascadeCurve(np.asarray(thresholds), errors, macs, wrong[:, -1].mean())
-
-
-def _look_at_all(model, images, labels, sample_weight):
-    """Probabilities after each glimpse, and class numbers."""
-    if labels is None:
-        raise ValueError("Expected batches of (images, labels); got images alone.")
-    check_labels(labels, model.num_classes)
-    shares = label_shares(labels, model.num_classes)
-    return tf.nn.softmax(model.look(images)["logits"]).numpy(), tf.argmax(shares, axis=-1).numpy()
 
 
 def first_sure(confidence: np.ndarray, threshold: float) -> np.ndarray:

@@ -12,7 +12,7 @@ def cascade_of_one(model, images: tf.Tensor, threshold: float | None, runtime: s
     """The cascade for a batch of one, with branches that a runtime takes or skips."""
 
     def answer(evidence):
-        return tf.nn.softmax(model.combine(evidence)), tf.constant([len(evidence.glimpses)])
+        return tf.nn.softmax(model.answer(evidence)), tf.constant([len(evidence.glimpses)])
 
     def glimpse(evidence, *before):
         """The answer, and what the next glimpse needs to know, if there is one."""
@@ -52,7 +52,7 @@ def cascade_of_batch(model, images: tf.Tensor, threshold: float | None, runtime:
         def look():
             left, known = keras.tree.map_structure(partial(_rows, unsure), (rows, evidence))
             seen = for_runtime(model.look_again, runtime)(tf.gather(images, left), known)
-            answer = tf.nn.softmax(model.combine(seen))
+            answer = tf.nn.softmax(model.answer(seen))
             return continue_unsure(seen, left, answer, tf.tensor_scatter_nd_update(probabilities, left[:, None], answer))
 
         # TensorFlow's convolutions fail on a batch of no images.
@@ -60,7 +60,7 @@ def cascade_of_batch(model, images: tf.Tensor, threshold: float | None, runtime:
 
     images = model.prepare(images)
     evidence = for_runtime(model.first_look, runtime)(images)
-    probabilities = tf.nn.softmax(model.combine(evidence))
+    probabilities = tf.nn.softmax(model.answer(evidence))
     return {"probabilities": continue_unsure(evidence, tf.range(tf.shape(images)[0]), probabilities, probabilities)}
 
 

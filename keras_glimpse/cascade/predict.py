@@ -142,4 +142,4 @@ def _look_once(model, images, evidence, rows, evidence_rows, runtime):
         images = tf.gather(images, rows)
         evidence = keras.tree.map_structure(lambda values: tf.gather(values, evidence_rows), evidence)
         evidence = for_runtime(model.look_again, runtime)(images, evidence)
-    return evidence, tf.nn.softmax(model.combine(evidence))
+    return evidence, tf.nn.softmax(model.answer(evidence))

@@ -156,7 +156,7 @@ def _again(model, evidence, rows, patches, locations, runtime):
 def _answer(model, evidence, runtime):
     is_last = len(evidence.glimpses) == model.active_glimpses
     following = tf.zeros([0, 2]) if is_last else for_runtime(model.locate, runtime)(evidence)
-    return evidence, tf.nn.softmax(model.combine(evidence)), following
+    return evidence, tf.nn.softmax(model.answer(evidence)), following
 
 
 @dataclass

@@ -197,7 +197,7 @@ def _glimpse(model, n, patches, location=None):
 
 
 def _answer(model, logits):
-    return {"probabilities": tf.nn.softmax(model.combine(_evidence(None, logits)))}
+    return {"probabilities": tf.nn.softmax(model.answer(_evidence(None, logits)))}
 
 
 def _evidence(hidden, logits, locations=None):

@@ -35,7 +35,7 @@ class Branches:
     """
 
     def __init__(self, model):
-        self.active_glimpses, self.combine = model.active_glimpses, model.combine
+        self.active_glimpses, self.answer = model.active_glimpses, model.answer
         self.prepare, self.first_look = model.prepare, model.first_look
         self._look_again, self._weights = model.look_again, [(weight, weight.numpy()) for weight in model.variables]
 

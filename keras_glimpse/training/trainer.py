@@ -483,6 +483,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         self._check_optimizer(self.optimizer)
         self._active = self.stage.glimpse + 1
         self._trained = tuple(sorted({*self._trained, self._active}))
+        self.temperatures = None  # They were of other weights.
         if image is None or not (image.dtype.is_unsigned or image.dtype == tf.string):
             return
         if self.preprocess is None:

@@ -24,12 +24,19 @@ def of_network(model: keras.Model, task: Task) -> dict:
     }
 
 
-def of_glimpses(model: keras_glimpse.GlimpseClassifier, task: Task) -> dict:
-    """Of ours: of all glimpses that the model was trained for, and of the cascade at a threshold of the validation set."""
+def of_glimpses(model: keras_glimpse.GlimpseClassifier, task: Task, calibrated: bool = False) -> dict:
+    """Of ours: of all glimpses that the model was trained for, and of the cascade at a threshold of the validation set.
+
+    If `calibrated`, its temperatures are of the validation set too.
+    """
     logits, locations = looks(model, task.test)
     macs = keras_glimpse.stage_macs(model)
     errors = errors_of(logits, task.test.labels)
-    details = {"errors": errors, "stage_macs": macs.tolist(), "cascade": cascade(model, task)}
+    details = {"errors": errors, "stage_macs": macs.tolist()}
+    if calibrated:
+        temperatures = keras_glimpse.fit_temperatures(model, task.validation.dataset(32))
+        details["temperatures"] = [round(each, 3) for each in temperatures]
+    details["cascade"] = cascade(model, task)
     if task.test.boxes is not None:
         details |= {"pointing": pointing(locations, task.test), "by chance": by_chance(task.test)}
         if model.num_glimpses >= max(DETECTIONS):

@@ -110,7 +110,8 @@ def _stages(details):
     cascade = details["cascade"]
     exits = ", ".join(f"{share} %" for share in cascade["exits"])
     errors = ", ".join(map(str, details["errors"]))
-    return [errors, f"{cascade['error']} %, {cascade['macs'] / 1e6:.2f} at {cascade['threshold']}", exits]
+    calibrated = ", calibrated" if "temperatures" in details else ""
+    return [errors, f"{cascade['error']} %, {cascade['macs'] / 1e6:.2f} at {cascade['threshold']}{calibrated}", exits]
 
 
 # ---- Ablation ----

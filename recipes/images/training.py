@@ -36,6 +36,7 @@ class Row:
         search: of `SearchSchedule` in the stages that search, if it changes.
         batch_size, learning_rate: of Adam, whose rate decays to 0 by a cosine.
         seeds: how many, by default.
+        calibrated: whether temperatures are fitted before the cascade's threshold is chosen (see `fit_temperatures`).
     """
 
     task: str
@@ -49,6 +50,7 @@ class Row:
     glimpses: int = 1
     search: Mapping | None = None
     seeds: int = 1
+    calibrated: bool = False
 
     @property
     def stages(self) -> dict:
@@ -90,9 +92,12 @@ class Run:
         return runs.once(self.folder / "result.json", results / "images.csv", COLUMNS, self._measured)
 
     def _measured(self):
-        model = self.model()
-        measured = measure.of_glimpses if self.row.name == "ours" else measure.of_network
-        result = self._describe() | measured(model, self.task)
+        model, task = self.model(), self.task
+        if self.row.name == "ours":
+            figures = measure.of_glimpses(model, task, self.row.calibrated)
+        else:
+            figures = measure.of_network(model, task)
+        result = self._describe() | figures
         if (trained_on := self.folder / "trained_on.json").exists():  # As `images/programs.py` says.
             result["details"] |= {"trained on": json.loads(trained_on.read_text())["device"]}
         return result
@@ -113,7 +118,8 @@ class Run:
         if not path.exists():
             runs.write_json(path, config | {"commit": commit or runs.commit()})
         began = json.loads(path.read_text())
-        if (before := {name: began[name] for name in config}) != config:
+        before = {name: began.get(name, value) for name, value in config.items()}  # It may be older than a setting.
+        if before != config:
             raise ValueError(f"{self.folder} was begun with {before}; rows.toml says {config}. Remove or rename it.")
         return began["commit"]
 
