@@ -124,7 +124,8 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
             that only TensorFlow has, and `"litert_quantized"` is for quantization by LiteRT. Defaults to `"any"`.
 
     Returns:
-        Float32 tensor `[batch, num_classes]`: the logits of eq. 6 after `active_glimpses` glimpses.
+        Float32 tensor `[batch, num_classes]`: the logits of eq. 6 after `active_glimpses` glimpses; but for `training`, divided
+        by the temperature of that stage.
 
     Raises:
         ValueError: If an argument is out of range, or the images are smaller than a patch or the thumbnail.
@@ -137,8 +138,8 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         crop: The `MultiScaleCrop` layer.
         active_glimpses: Integer, the number of glimpses used in inference and in exported files: `num_glimpses` until a stage
             is trained, then the number of the glimpse trained last. May be set.
-        temperatures: Tuple of floats, what the logits after 0, 1, ... glimpses are divided by in inference (see
-            `fit_temperatures`); saved with the weights. May be set; training sets them to 1.
+        temperatures: Tuple of `num_glimpses + 1` floats from 0.01 to 100, what the logits after 0, 1, ... glimpses are divided
+            by in inference (see `fit_temperatures`); saved with the weights. May be set; training sets them to 1.
         trained_glimpses: Tuple of integers, the glimpses (from 1) that have been trained; saved with the weights, read-only.
         image_shape: Tuple `(height, width, channels)` that the model was built for, with `None` for sides that may differ;
             `None` before.
@@ -462,12 +463,15 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
             warnings.warn("LoRA on quantized layers is saved as part of their kernels, rounded: answers change.", stacklevel=2)
         store["active_glimpses"] = np.asarray(self.active_glimpses)
         store["trained_glimpses"] = np.asarray(self.trained_glimpses, np.int64)
-        store["temperatures"] = np.asarray(self.temperatures)
+        if self.is_calibrated:
+            store["temperatures"] = np.asarray(self.temperatures)
         store["largest_pixel"] = np.asarray(self._pixels and self._pixels.largest or 0.0)
 
     def load_own_variables(self, store):
         names = [*store.keys()]
-        self.temperatures = store["temperatures"][()].tolist() if "temperatures" in names else None  # Since version 0.3.
+        # The file may be of fewer glimpses, or of more.
+        known = store["temperatures"][()].tolist()[: self.num_glimpses + 1] if "temperatures" in names else []
+        self.temperatures = known + [1.0] * (self.num_glimpses + 1 - len(known))
         if "active_glimpses" not in names:  # Version 0.1 looked at all glimpses, and did not note what was trained.
             self._active, self._trained = self.num_glimpses, tuple(range(1, self.num_glimpses + 1))
             return
@@ -485,6 +489,8 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
             config["class_names"] = self.class_names
         if self.active_glimpses < self.num_glimpses:
             config["active_glimpses"] = self.active_glimpses
+        if self.is_calibrated:
+            config["temperatures"] = self.temperatures
         one_or_each = lambda layers: layers[0] if len({*map(id, layers)}) == 1 else layers  # noqa: E731
         heads, nets = one_or_each(self.location_heads), one_or_each(self.glimpse_nets)
         networks = zip(NETWORKS, (self.low_res_net, nets, heads, self.preprocess))
@@ -494,10 +500,13 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
     def from_config(cls, config):
         with clear_config_errors("config"):
             networks = {name: keras.saving.deserialize_keras_object(config[name]) for name in NETWORKS if name in config}
-            arguments = {name: value for name, value in config.items() if name not in ("inner", "active_glimpses")}
+            arguments = {
+                name: value for name, value in config.items() if name not in ("inner", "active_glimpses", "temperatures")
+            }
             model = cls(**arguments | networks)
             model.change_inner(config.get("inner", {}))
             model.active_glimpses = config.get("active_glimpses", model.num_glimpses)
+            model.temperatures = config.get("temperatures")
             return model
 
     def build_from_config(self, config):

@@ -110,6 +110,11 @@ class GlimpseNetworks(keras.Model):
         """
         return self._temperatures
 
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether any temperature is not 1."""
+        return set(self.temperatures) != {1.0}
+
     @temperatures.setter
     def temperatures(self, values):
         self._temperatures = temperatures_of(values, self.num_glimpses + 1)
@@ -263,13 +268,14 @@ class GlimpseNetworks(keras.Model):
     def look_at_prepared(self, images, training=False, runtime=ANY) -> dict[str, tf.Tensor]:
         """`look_at_all` on the result of `prepare`."""
         locate = for_runtime(self.locate, runtime)
+        answer = self.combine if training else self.answer
         evidence = for_runtime(self.first_look, runtime)(images, training=training)
-        logits, locations, patches = [self.answer(evidence)], [], []
+        logits, locations, patches = [answer(evidence)], [], []
         for _ in range(self.active_glimpses):
             locations.append(locate(evidence))
             patches.append(self.patches(images, locations[-1], runtime))
             evidence = self.glimpse(evidence, patches[-1], locations[-1], training)
-            logits.append(self.answer(evidence))
+            logits.append(answer(evidence))
         steps = {"logits": logits, "locations": locations, "patches": patches}
         return {name: ops.stack(values, axis=1) for name, values in steps.items()}
 
@@ -291,7 +297,8 @@ class GlimpseNetworks(keras.Model):
         Returns:
             Dict of float32 tensors:
 
-            - `"logits"`: `[batch, active_glimpses + 1, num_classes]`, after 0, 1, ... glimpses (eq. 6);
+            - `"logits"`: `[batch, active_glimpses + 1, num_classes]`, after 0, 1, ... glimpses (eq. 6), divided by
+              `temperatures`;
             - `"locations"`: `[batch, active_glimpses, 2]`, `(y, x)` in [0, 1];
             - `"patches"`: `[batch, active_glimpses, size, size, channels * len(scales)]`, the patches of each glimpse.
 

@@ -30,6 +30,7 @@ def exported(make_model, images, tmp_path_factory):
     """A model, the threshold at which half of the images stop early, and the folder."""
     keras.utils.set_random_seed(0)
     model = make_model(num_classes=4, num_glimpses=1, class_names=("a", "b", "c", "d"))
+    model.temperatures = (1.25, 0.8)
     threshold = float(np.median(first_look(model, images)))
     keras_glimpse.export_accelerator(model, folder := tmp_path_factory.mktemp("of") / "files", threshold, calibration=images)
     return model, threshold, folder

@@ -134,8 +134,13 @@ def test_a_model_of_one_size(rng, tmp_path):
     file = encoded(picture(rng, 40, 48))
     want = tf.nn.softmax(model.predict([file], verbose=0))
     np.testing.assert_allclose(serve(encoded=tf.constant([file]))["probabilities"], want, atol=TOLERANCE)
-    with pytest.raises(tf.errors.OpError, match=r"Expected images of \(40, 48\) pixels"):
-        serve(encoded=tf.constant([encoded(picture(rng, 48, 40))]))
+    bad = {
+        encoded(picture(rng, 48, 40)): r"Expected images of \(40, 48\) pixels",
+        b"\x89PNG\r\n\x1a\n" + bytes(30): "Invalid PNG",
+    }
+    for contents, message in 10 * [*bad.items()]:
+        with pytest.raises(tf.errors.OpError, match=message):
+            serve(encoded=tf.constant([contents]))
 
 
 def test_models_that_cannot(tmp_path):

@@ -1,6 +1,6 @@
 """Calibration by a temperature for each stage, against Keras's own loss at many temperatures.
 
-That all ways of asking and all exported files heed them is seen wherever a test has `sharp_model`, which has some.
+That all ways of asking and exported files heed them is seen in their own tests, whose models have some (`sharp_model`).
 """
 
 from pathlib import Path
@@ -17,8 +17,10 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 @pytest.fixture
-def digits(rng):
-    return rng.random((60, 20, 24, 1), dtype=np.float32), rng.integers(0, 4, 60)
+def digits(rng, sharp_model):
+    """Half of the labels are as the first glimpse says."""
+    images, labels = rng.random((60, 20, 24, 1), dtype=np.float32), rng.integers(0, 4, 60)
+    return images, np.where(labels % 2, labels, raw_logits(sharp_model, images)[:, 1].argmax(axis=-1))
 
 
 def losses(logits, labels, temperatures):
@@ -41,12 +43,11 @@ def raw_logits(model, images):
 def test_least_cross_entropy(sharp_model, digits):
     images, labels = digits
     raw = raw_logits(sharp_model, images)
-    labels = np.where(labels % 2, labels, raw[:, 1].argmax(axis=-1))  # Half of them as the first glimpse says.
     found = fit_temperatures(sharp_model, images, labels)
     many = np.geomspace(0.01, 100, 801)
     best = many[losses(raw, labels, many).argmin(axis=1)]
     np.testing.assert_allclose(found, best, rtol=0.01)
-    assert found == sharp_model.temperatures and np.ptp(best) > 0.1
+    assert found == sharp_model.temperatures and min(found) > 0.1 and max(found) < 50 and np.ptp(found) > 0.1
     again = fit_temperatures(sharp_model, images, labels)  # Of the logits as they were, not of those at these temperatures.
     np.testing.assert_allclose(again, found, rtol=1e-4)
 
@@ -64,11 +65,17 @@ def test_what_it_takes(sharp_model, digits):
     batches = tf.data.Dataset.from_tensor_slices((images, labels)).batch(7)
     for arguments in ((images, labels[:, None], 25), (images, np.eye(4)[labels]), (batches,)):
         np.testing.assert_allclose(fit_temperatures(sharp_model, *arguments), found, rtol=1e-4)
-    soft = fit_temperatures(sharp_model, images, np.full((60, 4), 0.25))
-    assert min(soft) > 90  # Labels that say nothing.
+    shares = 0.7 * np.eye(4)[labels] + 0.075
+    assert min(fit_temperatures(sharp_model, images, shares)) > max(found)  # Less is certain.
     sharp_model.active_glimpses = 1
     sharp_model.temperatures = (1, 1, 7)
     np.testing.assert_allclose(fit_temperatures(sharp_model, *digits), (*found[:2], 7), rtol=1e-4)
+
+
+def test_a_model_that_knows_nothing(sharp_model, digits):
+    with pytest.warns(UserWarning, match=r"After \[0, 1, 2\] glimpses the model is right no more often than by chance"):
+        found = fit_temperatures(sharp_model, digits[0], np.full((60, 4), 0.25))
+    np.testing.assert_allclose(found, 100, rtol=1e-4)
 
 
 def test_answers(sharp_model, digits):
@@ -98,16 +105,36 @@ def test_they_are_saved(sharp_model, make_model, digits, tmp_path):
     sharp_model.save_weights(tmp_path / "model.weights.h5")
     other = make_model(num_classes=4, num_glimpses=2)
     other.load_weights(tmp_path / "model.weights.h5")
-    for loaded in (keras.models.load_model(tmp_path / "model.keras"), other):
+    clone = keras.models.clone_model(sharp_model)
+    clone.build((None, 20, 24, 1))
+    clone.set_weights(before)
+    for loaded in (keras.models.load_model(tmp_path / "model.keras"), other, clone):
         assert loaded.temperatures == (0.5, 2.0, 3.0)
         np.testing.assert_allclose(loaded(digits[0]), sharp_model(digits[0]), atol=1e-6)
     assert all(map(np.array_equal, before, sharp_model.get_weights()))
+
+
+@pytest.mark.parametrize("temperatures", [None, (0.5, 2, 3)])
+@pytest.mark.parametrize("glimpses", [1, 3])
+def test_weights_for_another_number_of_glimpses(make_model, tmp_path, glimpses, temperatures):
+    shared = {"share_weights": True, "location_head": keras_glimpse.LocationHead()}
+    model, other = make_model(**shared), make_model(num_glimpses=glimpses, **shared)
+    model.temperatures = temperatures
+    model.save_weights(tmp_path / "model.weights.h5")
+    other.load_weights(tmp_path / "model.weights.h5")
+    assert other.temperatures == (*model.temperatures, 1.0)[: glimpses + 1]
 
 
 @pytest.mark.parametrize("name", ["v0_1_small", "model"])
 def test_files_of_before_have_none(name):
     model = keras.models.load_model(GOLDEN / f"{name}.keras")
     assert set(model.temperatures) == {1.0}
+
+
+def test_a_loop_of_the_users_trains_on_plain_logits(sharp_model, digits):
+    want = raw_logits(sharp_model, digits[0])[:, -1]
+    np.testing.assert_allclose(sharp_model(digits[0], training=True), want, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(sharp_model(digits[0]), want / 1.5, rtol=1e-4, atol=1e-5)
 
 
 def test_training_sets_them_to_one(make_model, batch):
@@ -127,9 +154,11 @@ def test_training_sets_them_to_one(make_model, batch):
     assert all(map(np.array_equal, *after))
 
 
-@pytest.mark.parametrize("bad", [(1, 2), (1, 0, 1), (1, -1, 1), (1, np.nan, 1), (1, np.inf, 1), 2.0, "abc", ("1", 1, 1)])
+@pytest.mark.parametrize(
+    "bad", [(1, 2), (1, 0, 1), (1, -1, 1), (1, np.nan, 1), (1, 101, 1), 2.0, "abc", ("1", 1, 1), {1, 2, 3}]
+)
 def test_bad_temperatures(sharp_model, bad):
-    with pytest.raises(ValueError, match="temperatures must be 3 positive numbers, after 0, 1, ... glimpses; got"):
+    with pytest.raises(ValueError, match="temperatures must be 3 numbers from 0.01 to 100.0, after 0, 1, ... glimpses; got"):
         sharp_model.temperatures = bad
     assert sharp_model.temperatures == (1.25, 0.8, 1.5)
 
@@ -144,4 +173,7 @@ def test_bad_input_changes_nothing(sharp_model, digits):
         fit_temperatures(sharp_model, tf.data.Dataset.from_tensor_slices(digits).batch(5).take(0))
     with pytest.raises(ValueError, match="got 60 and"):
         fit_temperatures(sharp_model, digits[0])
+    sharp_model.low_res_net.set_weights([np.full_like(each, np.nan) for each in sharp_model.low_res_net.get_weights()])
+    with pytest.raises(ValueError, match="Expected a model that gives finite logits"):
+        fit_temperatures(sharp_model, *digits)
     assert sharp_model.temperatures == (0.5, 2.0, 3.0)

@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_glimpse._compat import all_layers
 
+TEMPERATURES = 0.01, 100.0  # The lowest and the highest.
 REFUSED = {"Cc", "Cs", "Zl", "Zp"}  # In names: what ends lines or strings in some file, and surrogates, which UTF-8 lacks.
 
 
@@ -108,13 +109,16 @@ def class_names_of(names: Sequence[str] | None, num_classes: int) -> tuple[str, 
 
 
 def temperatures_of(temperatures: Sequence[float] | None, count: int) -> tuple[float, ...]:
-    """The temperatures of so many stages as a tuple, 1 for None; raises unless they are positive."""
+    """The temperatures of so many stages as a tuple, 1 for None; raises unless each is a number between the limits."""
     if temperatures is None:
         return (1.0,) * count
-    numeric = np.iterable(temperatures) and all(isinstance(each, numbers.Real) for each in temperatures)
-    if not numeric or len(temperatures) != count or not all(0 < each < np.inf for each in temperatures):
-        raise ValueError(f"temperatures must be {count} positive numbers, after 0, 1, ... glimpses; got {temperatures!r}.")
-    return tuple(map(float, temperatures))
+    found = tuple(temperatures) if isinstance(temperatures, Sequence | np.ndarray) else ()
+    low, high = TEMPERATURES
+    if len(found) != count or not all(isinstance(each, numbers.Real) and low <= each <= high for each in found):
+        raise ValueError(
+            f"temperatures must be {count} numbers from {low} to {high}, after 0, 1, ... glimpses; got {temperatures!r}."
+        )
+    return tuple(map(float, found))
 
 
 def check_built_classifier(function: str, model) -> None:

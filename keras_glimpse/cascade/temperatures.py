@@ -1,11 +1,12 @@
 """Temperature scaling: probabilities that say how often the model is right, after each glimpse."""
 
+import warnings
+
 import numpy as np
 from keras import ops
 
+from keras_glimpse._validation.arguments import TEMPERATURES
 from keras_glimpse.cascade.labelled import look_at_labelled
-
-LIMIT = np.log(100)  # Temperatures are from 1/100 to 100.
 
 
 def fit_temperatures(model, images, labels=None, batch_size: int | None = None) -> tuple[float, ...]:
@@ -17,7 +18,9 @@ def fit_temperatures(model, images, labels=None, batch_size: int | None = None) 
     matters most where a few glimpses look surer than they are.
 
     So that a stage that is right on all these images is not certain of all others, the labels are smoothed by as much as one
-    image of no class among them would.
+    image of no class among them would. Weights of samples are ignored.
+
+    Fit again after anything that changes logits: `averaging`, weights, `quantize`. Training sets all temperatures to 1.
 
     Args:
         model: A built `GlimpseClassifier`.
@@ -34,7 +37,7 @@ def fit_temperatures(model, images, labels=None, batch_size: int | None = None) 
 
     Raises:
         ValueError: If there are no images, labels are missing, invalid or not as many as images, `batch_size` is out of range,
-            or the model is not built.
+            the model is not built, or its logits are not finite.
         TypeError: If images or labels have an invalid type, or `model` is not a `GlimpseClassifier`.
 
     Example:
@@ -46,19 +49,23 @@ def fit_temperatures(model, images, labels=None, batch_size: int | None = None) 
     True
     """
     logits, shares = look_at_labelled("fit_temperatures", model, images, labels, batch_size)
-    before = model.temperatures
-    raw = logits * np.float32(before[: logits.shape[1]])[:, None]
-    model.temperatures = (*_best(raw, shares), *before[logits.shape[1] :])
+    if not np.isfinite(logits).all():
+        raise ValueError("Expected a model that gives finite logits; got some that are infinite or not numbers.")
+    before, active = model.temperatures, logits.shape[1]
+    found = [_best(temperature * logits[:, n], shares) for n, temperature in enumerate(before[:active])]
+    if lost := [n for n, temperature in enumerate(found) if temperature > 0.99 * TEMPERATURES[1]]:
+        warnings.warn(f"After {lost} glimpses the model is right no more often than by chance on these images.", stacklevel=2)
+    model.temperatures = (*found, *before[active:])
     return model.temperatures
 
 
 def _best(logits, shares):
-    """The temperature of the least cross-entropy for each stage of logits `[n, stages, classes]`: a bisection of its slope."""
+    """The temperature of the least cross-entropy of logits `[n, classes]`: a bisection of its slope."""
     targets = (len(shares) * shares + 1 / shares.shape[1]) / (len(shares) + 1)
-    low, high = np.full(logits.shape[1], -LIMIT), np.full(logits.shape[1], LIMIT)  # Of the logarithm of 1 / temperature.
+    low, high = np.log(TEMPERATURES)
     for _ in range(30):  # To 1e-8.
         middle = (low + high) / 2
-        probabilities = ops.convert_to_numpy(ops.softmax(logits * np.float32(np.exp(middle))[:, None]))
-        slope = np.mean(np.sum((probabilities - targets[:, None]) * logits, axis=-1), axis=0, dtype=np.float64)
-        low, high = np.where(slope < 0, middle, low), np.where(slope < 0, high, middle)
-    return np.exp(-(low + high) / 2).tolist()
+        probabilities = ops.convert_to_numpy(ops.softmax(logits / np.float32(np.exp(middle))))
+        slope = np.sum((probabilities - targets) * logits, dtype=np.float64)  # Along 1 / temperature.
+        low, high = (middle, high) if slope > 0 else (low, middle)
+    return float(np.exp((low + high) / 2))

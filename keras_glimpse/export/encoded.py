@@ -48,6 +48,8 @@ class EncodedInGraph(NamedTuple):
             turn = tf.cond(is_jpeg, lambda: _turn(contents), lambda: tf.zeros([3], tf.bool))
             nothing = lambda: tf.zeros([0, 0, channels])  # noqa: E731
             pixels = tf.cond(is_jpeg, nothing, lambda: _decoded_png(contents, channels))
+        with tf.control_dependencies([pixels]):  # Before its size is used: a corrupt PNG, which may claim any, fails as such.
+            stored = tf.identity(stored)
         return cls(contents, stored, turn, pixels)
 
     @property
@@ -62,10 +64,8 @@ class EncodedInGraph(NamedTuple):
     def thumbnails(self, size: tuple[int, int], channels: int) -> tf.Tensor:
         """`[1, rows, columns, channels]`."""
         target = tf.where(self.turn[0], size[::-1], size)
-        with tf.control_dependencies([self.pixels]):  # So that a corrupt PNG, whose header may say any size, fails as such.
-            does_fit = tf.reduce_all(self.stored >= target)
-            fits = tf.debugging.Assert(does_fit, [f"A thumbnail of {size} does not fit in", self.stored])
-        with tf.control_dependencies([fits]):
+        fits = tf.reduce_all(self.stored >= target)
+        with tf.control_dependencies([tf.debugging.Assert(fits, [f"A thumbnail of {size} does not fit in", self.stored])]):
             ratio, pixels = self._shrunk(tf.reduce_min(self.stored // target), channels)
         rows, columns = (_parts(self.stored[axis], tf.shape(pixels)[axis], ratio, target[axis]) for axis in (0, 1))
         return self._upright(tf.einsum("ry,yxd,cx->rcd", rows, pixels, columns), (*size, channels))[None]

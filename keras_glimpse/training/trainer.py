@@ -556,7 +556,8 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
             callbacks: Optional list of `keras.callbacks.Callback`. Defaults to `None`.
 
         Returns:
-            Float32 array `[n, num_classes]`: the logits after `active_glimpses` glimpses. Their softmax is the probabilities.
+            Float32 array `[n, num_classes]`: the logits after `active_glimpses` glimpses, divided by their temperature. Their
+            softmax is the probabilities.
 
         Raises:
             ValueError: If there are no images, or not of the shape that the model was built for.

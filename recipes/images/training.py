@@ -115,11 +115,11 @@ class Run:
             ValueError: If it has begun, but was configured otherwise.
         """
         path, config = self.folder / "config.json", json.loads(json.dumps(asdict(self.row)))
+        del config["calibrated"]  # Of the test: training is the same.
         if not path.exists():
             runs.write_json(path, config | {"commit": commit or runs.commit()})
         began = json.loads(path.read_text())
-        before = {name: began.get(name, value) for name, value in config.items()}  # It may be older than a setting.
-        if before != config:
+        if (before := {name: began[name] for name in config}) != config:
             raise ValueError(f"{self.folder} was begun with {before}; rows.toml says {config}. Remove or rename it.")
         return began["commit"]
 
