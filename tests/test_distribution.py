@@ -51,10 +51,9 @@ print(json.dumps({
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("replicas", [2, 4])
-def test_replicas_equal_one_device(replicas):
-    """Eight steps of each stage, the last batch (6 of 8 images) uneven: the same weights and the same progress."""
-    done = subprocess.run([sys.executable, "-c", PROGRAM, str(replicas)], capture_output=True, text=True)
+def test_replicas_equal_one_device():
+    """On four: eight steps of each stage, the last batch (6 of 8 images) uneven: the same weights and the same progress."""
+    done = subprocess.run([sys.executable, "-c", PROGRAM, "4"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     differences = json.loads(done.stdout.splitlines()[-1])
     assert max(differences["weights"]) < 1e-6, differences

@@ -26,8 +26,9 @@ def train(folder):
     keras.utils.set_random_seed(0)
     layers = [keras.layers.Flatten(), keras.layers.Dense(50, "relu"), keras.layers.Dropout(0.3), keras.layers.Dense(10)]
     model = keras_glimpse.GlimpseClassifier(10, 2, hidden_units=50, glimpse_net=keras.Sequential(layers))
-    digits = data.jittered(data.embedded_digits(), copies=4, fresh_places=True).train
-    keras_glimpse.fit_greedy(model, digits, epochs=EPOCHS, checkpoint=folder, verbose=0)
+    digits = data.jittered(data.embedded_digits(), copies=2, fresh_places=True).train
+    how = {"compile_args": {"jit_compile": False}, "verbose": 0}  # XLA would compile for longer than this trains.
+    keras_glimpse.fit_greedy(model, digits, epochs=EPOCHS, checkpoint=folder, **how)
     (folder / "weights").write_bytes(b"".join(weights.tobytes() for weights in model.get_weights()))
 
 

@@ -147,11 +147,11 @@ def test_sample_weights(make_model, batch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("jit_compile", [True, False])
-def test_mixed_precision_learns_as_float32_does(jit_compile):
+@pytest.mark.parametrize(("jit_compile", "policies"), [(True, ["mixed_bfloat16", "mixed_float16"]), (False, ["mixed_float16"])])
+def test_mixed_precision_learns_as_float32_does(jit_compile, policies):
     train = data.jittered(data.embedded_digits(), copies=2).train
     losses = {}
-    for policy in ("float32", "mixed_bfloat16", "mixed_float16"):
+    for policy in ("float32", *policies):
         keras.utils.set_random_seed(0)
         model = GlimpseClassifier(10, 1, hidden_units=50, dtype=policy)
         model.compile(paper_sgd(), jit_compile=jit_compile)
@@ -236,7 +236,7 @@ def test_coloured_dots(dots):
     model = GlimpseClassifier(num_classes=3, num_glimpses=3, scales=(1, 2, 4))
     for stage in (1, 2, 3):
         model.compile(keras.optimizers.SGD(0.05, momentum=0.9), stage=stage)
-        model.fit(images, labels, batch_size=50, epochs=4, verbose=0)
+        model.fit(images, labels, batch_size=50, epochs=2, verbose=0)
     accuracy = model.evaluate(*held_out, verbose=0, return_dict=True)["accuracy_3"]
     print(f"accuracy on held-out images after three glimpses: {accuracy:.4f}")
     assert accuracy > 0.97

@@ -1,7 +1,5 @@
 """Temperature scaling: probabilities that say how often the model is right, after each glimpse."""
 
-import warnings
-
 import numpy as np
 from keras import ops
 
@@ -32,8 +30,8 @@ def fit_temperatures(model, images, labels=None, batch_size: int | None = None) 
             32 of images that are read in parts.
 
     Returns:
-        Tuple of `num_glimpses + 1` floats from 0.01 to 100, the new `model.temperatures`; those of glimpses that are not active
-        stay as they are.
+        Tuple of `num_glimpses + 1` floats from 0.01 to 100, the new `model.temperatures`: 100 after glimpses that are right no
+        more often than by chance. Those of glimpses that are not active stay as they are.
 
     Raises:
         ValueError: If there are no images, labels are missing, invalid or not as many as images, `batch_size` is out of range,
@@ -53,8 +51,6 @@ def fit_temperatures(model, images, labels=None, batch_size: int | None = None) 
         raise ValueError("Expected a model that gives finite logits; got some that are infinite or not numbers.")
     before, active = model.temperatures, logits.shape[1]
     found = [_best(temperature * logits[:, n], shares) for n, temperature in enumerate(before[:active])]
-    if lost := [n for n, temperature in enumerate(found) if temperature > 0.99 * TEMPERATURES[1]]:
-        warnings.warn(f"After {lost} glimpses the model is right no more often than by chance on these images.", stacklevel=2)
     model.temperatures = (*found, *before[active:])
     return model.temperatures
 
