@@ -506,6 +506,7 @@ def test_location_heads_of_the_user(make_large, images, tmp_path):
     np.testing.assert_array_equal(loaded.look(images)["locations"], model.look(images)["locations"])
 
 
+@pytest.mark.slow
 def test_a_shared_map_looks_elsewhere_each_time(make_large, images, tmp_path):
     model = make_large(num_glimpses=3, share_weights=True)
     assert model.location_heads[0] is model.location_heads[2]
