@@ -110,14 +110,14 @@ class GlimpseNetworks(keras.Model):
         """
         return self._temperatures
 
+    @temperatures.setter
+    def temperatures(self, values):
+        self._temperatures = temperatures_of(values, self.num_glimpses + 1)
+
     @property
     def is_calibrated(self) -> bool:
         """Whether any temperature is not 1."""
         return set(self.temperatures) != {1.0}
-
-    @temperatures.setter
-    def temperatures(self, values):
-        self._temperatures = temperatures_of(values, self.num_glimpses + 1)
 
     @property
     def image_shape(self) -> tuple[int | None, int | None, int] | None:
