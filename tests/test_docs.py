@@ -77,6 +77,20 @@ def test_the_readme_has_the_numbers_of_the_tables():
         assert re.search(written, tables), (error, macs)
 
 
+def test_the_readme_has_the_numbers_of_large_images():
+    """Errors and millions of multiply-accumulates are those that report.py wrote in the guide."""
+    guide = (ROOT / "docs/guide/large-images.md").read_text()
+    (results,) = re.findall(r"^\| \| ours \|.*?\n\n", README.read_text(), re.DOTALL | re.MULTILINE)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in results.splitlines()[2:-1]]
+    for (_, *cells), task in zip(rows, ("clutter-100", "kind", "megapixel"), strict=True):
+        for row, cell in zip(("ours", "mobilenet", "whole"), cells, strict=True):
+            if cell == "not trained":
+                assert f"| {task} | {row} |" not in guide
+            else:
+                error, macs = re.fullmatch(r"(.+) % \((.+)\)", cell).groups()
+                assert f"| {task} | {row} | {error} | {macs} |" in guide
+
+
 def public_names(module):
     """Those that `import ... as ...` makes public, and functions and classes of its own."""
     tree = ast.parse(inspect.getsource(module))
