@@ -66,11 +66,16 @@ def test_the_readme_runs(tmp_path):
     assert {"glimpses.png", "model.keras", "model.tflite", "logs"} <= {path.name for path in tmp_path.iterdir()}
 
 
+def rows_of_the_readme(first_columns):
+    """The cells of each row of the table whose header begins so."""
+    (table,) = re.findall(rf"^{re.escape(first_columns)}.*?\n\n", README.read_text(), re.DOTALL | re.MULTILINE)
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:-1]]
+
+
 def test_the_readme_has_the_numbers_of_the_tables():
     """Errors and multiply-accumulates of its results are those that report.py wrote."""
     tables = (ROOT / "docs/paper/tables.md").read_text()
-    (results,) = re.findall(r"^\| \| paper, error %.*?\n\n", README.read_text(), re.DOTALL | re.MULTILINE)
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in results.splitlines()[2:-1]]
+    rows = rows_of_the_readme("| | paper, error %")
     assert len(rows) == 5
     for _, _, error, macs, speed_up in rows:
         written = rf"\| {re.escape(error)} \|[^|]*\| {macs} \| {float(speed_up.split()[0]):.2f} \|"
@@ -80,9 +85,8 @@ def test_the_readme_has_the_numbers_of_the_tables():
 def test_the_readme_has_the_numbers_of_large_images():
     """Errors and millions of multiply-accumulates are those that report.py wrote in the guide."""
     guide = (ROOT / "docs/guide/large-images.md").read_text()
-    (results,) = re.findall(r"^\| \| ours \|.*?\n\n", README.read_text(), re.DOTALL | re.MULTILINE)
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in results.splitlines()[2:-1]]
-    for (_, *cells), task in zip(rows, ("clutter-100", "kind", "megapixel"), strict=True):
+    tasks = ("clutter-100", "kind", "megapixel")
+    for (_, *cells), task in zip(rows_of_the_readme("| | ours |"), tasks, strict=True):
         for row, cell in zip(("ours", "mobilenet", "whole"), cells, strict=True):
             if cell == "not trained":
                 assert f"| {task} | {row} |" not in guide
