@@ -29,8 +29,8 @@ class Row:
     Attributes:
         task, name: of `tasks.TASKS`, and one of `ROWS`.
         title: what the task is.
-        model: arguments of `GlimpseClassifier.for_large_images`; `low_res_net` may be arguments of `ConvLowResNet`, and
-            `location_head` of `LocationMap`.
+        model: arguments of `GlimpseClassifier.for_large_images`; `low_res_net` may be arguments of `ConvLowResNet`,
+            `glimpse_net` of `ConvGlimpseNet`, and `location_head` of `LocationMap`.
         epochs: of each stage of ours; of the alternatives a number.
         glimpses: how many are tested: more than were trained, where glimpses share their weights.
         search: of `SearchSchedule` in the stages that search, if it changes.
@@ -203,6 +203,8 @@ def glimpses(row: Row, image_shape: Sequence[int], classes: int) -> keras_glimps
     options = keras.saving.deserialize_keras_object(dict(row.model))  # Layers that were saved, and all else as it is.
     if isinstance(net := options.get("low_res_net"), dict):
         options["low_res_net"] = keras_glimpse.ConvLowResNet(classes, options["low_res_size"], **net)
+    if isinstance(net := options.get("glimpse_net"), dict):
+        options["glimpse_net"] = keras_glimpse.ConvGlimpseNet(classes, len(options["scales"]), **net)
     if isinstance(head := options.get("location_head"), dict):
         options["location_head"] = keras_glimpse.LocationMap(**head)
     model = keras_glimpse.GlimpseClassifier.for_large_images(classes, **options)
