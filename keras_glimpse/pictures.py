@@ -2,6 +2,7 @@
 
 import os
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,6 +31,9 @@ def draw_glimpses(model, images, labels=None, path: str | os.PathLike | None = N
     If the longer side of an image is more than 8 times that of the finest patch, rows are enlarged: the image is drawn at least
     twice as large as the glimpses, its frames are numbered, and below the finest patch of a glimpse are its coarser ones.
 
+    Images are drawn as the networks see them, after the model's `preprocess`: if that gives values outside of [0, 1], from the
+    lowest of an image in black to the highest in white.
+
     Args:
         model: A `GlimpseClassifier`.
         images: Array `[n, height, width, channels]` with 1 or 3 channels, of floats in [0, 1] or unsigned integers; a dozen fit
@@ -48,8 +52,9 @@ def draw_glimpses(model, images, labels=None, path: str | os.PathLike | None = N
     Raises:
         ImportError: If matplotlib is not installed (`pip install keras-glimpse[pictures]`).
         TypeError: If the images are not arrays of floats, uint8 or uint16.
-        ValueError: If there are no images, they have neither 1 nor 3 channels or the wrong shape, labels are not one integer
-            for each image, or boxes are not four numbers each.
+        ValueError: If there are no images, they have neither 1 nor 3 channels or the wrong shape, labels are not one class for
+            each image, class names are not one for each class, or boxes are not four numbers each or `preprocess` changes the
+            size of the images that they are given for.
 
     Example:
     >>> from keras_glimpse import GlimpseClassifier
@@ -60,17 +65,18 @@ def draw_glimpses(model, images, labels=None, path: str | os.PathLike | None = N
     """
     from matplotlib.figure import Figure
 
-    images, boxes = _one_by_one(model, images, boxes)
+    images, seen, boxes = _one_by_one(model, images, boxes)
     class_names = model.class_names if class_names is None else class_names
-    labels = None if labels is None else np.asarray(labels)
-    if labels is not None and (labels.shape != (len(images),) or labels.dtype.kind not in "iu"):
-        raise ValueError(f"Expected an integer for each of {len(images)} images as labels; got {labels.shape}, {labels.dtype}.")
-    enlarged = model.crop.size * min(model.crop.scales) < ENLARGED * max(max(_shape(image)[:2]) for image in images)
+    if class_names is not None and len(class_names) != model.num_classes:
+        raise ValueError(f"Expected a name for each of {model.num_classes} classes; got {len(class_names)}.")
+    labels = None if labels is None else _checked(np.asarray(labels), len(images), model.num_classes)
+    enlarged = model.crop.size * min(model.crop.scales) < ENLARGED * max(max(each.shape[:2]) for each in seen)
     figure = Figure(layout="constrained")
-    rows = (_enlarged_rows if enlarged else _rows)(figure, images, model)
-    for row, (image, panels) in enumerate(zip(images, rows)):
+    rows = (_enlarged_rows if enlarged else _rows)(figure, seen, model)
+    for row, (image, each, panels) in enumerate(zip(images, seen, rows)):
         label = None if labels is None else int(labels[row])
-        _draw_row(*panels, model, image, label, class_names, boxes[row], enlarged)
+        looked = {name: np.asarray(values)[0] for name, values in model.look(image).items()}
+        _draw_row(*panels, model, each, looked, label, class_names, boxes[row], enlarged)
     if path is not None:
         figure.savefig(path, dpi=180 if enlarged else 120)
     return figure
@@ -106,15 +112,15 @@ def draw_map(model, images, path: str | os.PathLike | None = None, boxes=None):
     """
     from matplotlib.figure import Figure
 
-    images, boxes = _one_by_one(model, images, boxes)
-    size = (2 * WIDTH * model.active_glimpses * _widest(images), (2 * WIDTH + TITLE) * len(images))
+    images, seen, boxes = _one_by_one(model, images, boxes)
+    size = (2 * WIDTH * model.active_glimpses * _widest(seen), (2 * WIDTH + TITLE) * len(images))
     figure = Figure(figsize=size, layout="constrained")
     rows = figure.subplots(len(images), model.active_glimpses, squeeze=False)
-    for image, its_boxes, row in zip(images, boxes, rows):
-        bottom, right = extent((1, *_shape(image)))  # Cells are parts of what lies between location 0 and location 1.
+    for image, each, its_boxes, row in zip(images, seen, boxes, rows):
+        bottom, right = extent((1, *each.shape))  # Cells are parts of what lies between location 0 and location 1.
         for n, (axes, (p, (y, x))) in enumerate(zip(row, _maps(model, image))):
             title = f"glimpse {n + 1}: p(z) up to {p.max():.1%} (uniform {1 / p.size:.1%})"
-            _show(axes, _pixels(image), title, edges=_edges(image))
+            _show(axes, each.whole(), title, edges=each.edges)
             axes.imshow(p, "inferno", alpha=0.6, vmin=0, extent=(0, right, bottom, 0), interpolation="bilinear")
             axes.plot(x * right, y * bottom, "o", color="white", markersize=14, fillstyle="none", path_effects=_outline())
             axes.set(xlim=(0, right), ylim=(bottom, 0))
@@ -124,8 +130,59 @@ def draw_map(model, images, path: str | os.PathLike | None = None, boxes=None):
     return figure
 
 
+class Seen(NamedTuple):
+    """An image as the networks see it.
+
+    Attributes:
+        pixels: array `[1, height, width, channels]`, or an `ImageSource`.
+        low, high: the values that are drawn in black and in white.
+    """
+
+    pixels: np.ndarray | ImageSource
+    low: float = 0.0
+    high: float = 1.0
+
+    @classmethod
+    def of(cls, model, image) -> "Seen":
+        if isinstance(image, ImageSource):
+            return cls(image)
+        prepared = model.prepare(image)
+        pixels = np.asarray(to_unit_range(prepared, prepared.dtype), "float32")
+        return cls(pixels, *((0.0, 1.0) if model.preprocess is None else (min(0.0, pixels.min()), max(1.0, pixels.max()))))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels."""
+        return self.pixels.shape[-3:]
+
+    @property
+    def edges(self) -> tuple[float, float, float, float]:
+        """Left, right, bottom and top, in pixels."""
+        height, width, _ = self.shape
+        return -0.5, width - 0.5, height - 0.5, -0.5
+
+    def drawn(self, values):
+        """Values of it as what is drawn, from 0 to 1."""
+        return (np.asarray(values) - self.low) / (self.high - self.low)
+
+    def whole(self):
+        """All of it, at most `DRAWN` pixels wide if it is read in parts."""
+        if not isinstance(self.pixels, ImageSource):
+            return self.drawn(self.pixels[0])
+        height, width, _ = self.shape
+        most = min(1, DRAWN / max(height, width))
+        return self.pixels.thumbnail((max(1, round(most * height)), max(1, round(most * width))))
+
+    def thumbnail(self, net):
+        """What the low-resolution network sees; of a network of the user's own that is not known, so the whole image."""
+        if isinstance(self.pixels, ImageSource):
+            return self.pixels.thumbnail(net.size)
+        ours = isinstance(net, LowResNet | ConvLowResNet)
+        return self.drawn(downsample(self.pixels, *((net.size, net.downsample) if ours else (self.shape[:2], "area"))))[0]
+
+
 def _one_by_one(model, images, boxes):
-    """The images as batches of one, since they may differ in size, or as sources, and the boxes of each, `[n, 4]`."""
+    """The images as batches of one, since they may differ in size, or as sources; each as it is seen; its boxes, `[n, 4]`."""
     if are_sources(images):
         images = [open_image(image, model.channels) for image in listed(images)]
     else:
@@ -136,14 +193,27 @@ def _one_by_one(model, images, boxes):
             check_images(image)
     if not images:
         raise ValueError("Expected at least one image; got none.")
-    for *_, channels in map(_shape, images):
+    seen = [Seen.of(model, image) for image in images]
+    for _, _, channels in (each.shape for each in seen):
         if channels not in (1, 3):
             raise ValueError(f"Only images of 1 or 3 channels can be drawn; got {channels}.")
     boxes = [np.asarray(each) for each in ([[]] * len(images) if boxes is None else boxes)]
     if len(boxes) != len(images) or any(each.size and each.shape[-1] != 4 for each in boxes):
         shapes = ", ".join(str(each.shape) for each in boxes)
         raise ValueError(f"Expected boxes (y1, x1, y2, x2) for each of {len(images)} images; got arrays of {shapes}.")
-    return images, [each.reshape(-1, 4) for each in boxes]
+    for image, each, its_boxes in zip(images, seen, boxes):
+        if its_boxes.size and image.shape[-3:-1] != each.shape[:2]:
+            sizes = "{}x{} pixels to {}x{}".format(*image.shape[-3:-1], *each.shape[:2])
+            raise ValueError(f"Expected no boxes, since preprocess changes images of {sizes}; got {its_boxes.tolist()}.")
+    return images, seen, [each.reshape(-1, 4) for each in boxes]
+
+
+def _checked(labels, count, classes):
+    if labels.shape != (count,) or labels.dtype.kind not in "iu":
+        raise ValueError(f"Expected an integer for each of {count} images as labels; got {labels.shape}, {labels.dtype}.")
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(f"Expected labels from 0 to {classes - 1}; got {labels.min()} to {labels.max()}.")
+    return labels
 
 
 def _maps(model, image):
@@ -160,27 +230,27 @@ def _maps(model, image):
         evidence = model.glimpse(evidence, looked["patches"][:, n], location)
 
 
-def _widest(images):
+def _widest(seen):
     """The largest ratio of width to height."""
-    return max(width / height for height, width, _ in map(_shape, images))
+    return max(width / height for height, width, _ in (each.shape for each in seen))
 
 
-def _rows(figure, images, model):
+def _rows(figure, seen, model):
     """The axes of each image: its own, its thumbnail's and, for each glimpse, a list of its patches'."""
     columns = 2 + model.active_glimpses
-    figure.set_size_inches(WIDTH * columns, HEIGHT * len(images))
-    for image, thumbnail, *glimpses in figure.subplots(len(images), columns, squeeze=False):
+    figure.set_size_inches(WIDTH * columns, HEIGHT * len(seen))
+    for image, thumbnail, *glimpses in figure.subplots(len(seen), columns, squeeze=False):
         yield image, thumbnail, [[glimpse] for glimpse in glimpses]
 
 
-def _enlarged_rows(figure, images, model):
+def _enlarged_rows(figure, seen, model):
     """The same: right of each image its thumbnail and glimpses, in two lines if patches have one scale; coarse below fine."""
     scales, glimpses = len(model.crop.scales), model.active_glimpses
     tall = max(2, scales)
     columns = -(-(1 + glimpses) // (tall // scales))
-    wide = (HEIGHT * tall - TITLE) * _widest(images)
-    figure.set_size_inches(wide + WIDTH * columns, HEIGHT * tall * len(images))
-    grid = figure.add_gridspec(tall * len(images), 1 + columns, width_ratios=[wide] + [WIDTH] * columns)
+    wide = (HEIGHT * tall - TITLE) * _widest(seen)
+    figure.set_size_inches(wide + WIDTH * columns, HEIGHT * tall * len(seen))
+    grid = figure.add_gridspec(tall * len(seen), 1 + columns, width_ratios=[wide] + [WIDTH] * columns)
     add = partial(figure.add_subplot, anchor="N")
     for top in range(0, grid.nrows, tall):
         places = [(top + scales * (n // columns), 1 + n % columns) for n in range(1 + glimpses)]
@@ -189,18 +259,15 @@ def _enlarged_rows(figure, images, model):
         yield whole, add(thumbnail[0]), [[add(cell) for cell in stack] for stack in stacks]
 
 
-def _draw_row(whole, thumbnail, glimpses, model, image, label, class_names, boxes, enlarged):
-    looked = {name: np.asarray(values)[0] for name, values in model.look(image).items()}
+def _draw_row(whole, thumbnail, glimpses, model, seen, looked, label, class_names, boxes, enlarged):
     probabilities = np.exp(looked["logits"] - np.logaddexp.reduce(looked["logits"], axis=-1, keepdims=True))
-    _show(whole, _pixels(image), "" if label is None else f"label {_name(label, class_names)}", edges=_edges(image))
-    _show(thumbnail, _thumbnail(model.low_res_net, image), *_title("thumbnail", probabilities[0], label, class_names))
+    _show(whole, seen.whole(), "" if label is None else f"label {_name(label, class_names)}", edges=seen.edges)
+    _show(thumbnail, seen.thumbnail(model.low_res_net), *_title("thumbnail", probabilities[0], label, class_names))
     _draw_boxes(whole, boxes)
-    crop, channels = model.crop, _shape(image)[-1]
+    crop, channels = model.crop, seen.shape[-1]
     for n, (panels, location, patches) in enumerate(zip(glimpses, looked["locations"], looked["patches"])):
         colour = COLOURS[n % len(COLOURS)]
-        y, x = np.nan_to_num(location) * extent(
-            (1, *_shape(image))
-        )  # Axes have no limits that are NaN, as of a model that diverged.
+        y, x = np.nan_to_num(location) * extent((1, *seen.shape))  # NaN, as of a model that diverged, is no limit of axes.
         predicted = _title(f"glimpse {n + 1}", probabilities[n + 1], label, class_names)
         _draw_frames(whole, y, x, crop, colour)
         if enlarged:
@@ -209,39 +276,12 @@ def _draw_row(whole, thumbnail, glimpses, model, image, label, class_names, boxe
             side = crop.scales[k] * crop.size
             edges = (x - side / 2, x + side / 2, y + side / 2, y - side / 2)
             title = predicted if panel is panels[0] else (f"{side} pixels wide", "black")
-            _show(panel, patches[..., k * channels : (k + 1) * channels], *title, edges)
+            _show(panel, seen.drawn(patches[..., k * channels : (k + 1) * channels]), *title, edges)
             if panel is not panels[0]:
                 _draw_frames(panel, y, x, crop, colour)
             _draw_boxes(panel, boxes)
             for spine in panel.spines.values():
                 spine.set(color=colour, linewidth=2)
-
-
-def _shape(image):
-    """Height, width and channels."""
-    return image.shape[-3:]
-
-
-def _pixels(image):
-    if isinstance(image, ImageSource):
-        height, width, _ = image.shape
-        most = min(1, DRAWN / max(height, width))
-        return image.thumbnail((max(1, round(most * height)), max(1, round(most * width))))
-    return np.asarray(to_unit_range(image, image.dtype))[0]
-
-
-def _edges(image):
-    """Left, right, bottom and top of an image, in its pixels."""
-    height, width, _ = _shape(image)
-    return -0.5, width - 0.5, height - 0.5, -0.5
-
-
-def _thumbnail(net, image):
-    """What the low-resolution network sees; of a network of the user's own that is not known, so the whole image."""
-    if isinstance(image, ImageSource):
-        return image.thumbnail(net.size)
-    ours = isinstance(net, LowResNet | ConvLowResNet)
-    return np.asarray(downsample(image, *((net.size, net.downsample) if ours else (image.shape[1:3], "area"))))[0]
 
 
 def _name(label, class_names):

@@ -93,7 +93,29 @@ def test_small_images(make_model, batch, tmp_path):
     np.testing.assert_allclose([(frames[0].y0 + frames[0].y1) / 2, (frames[0].x0 + frames[0].x1) / 2], [y, x], atol=1e-4)
     np.testing.assert_allclose([frame.width for frame in frames[:2]], [6, 12])
     with pytest.raises(ValueError, match="1 or 3 channels"):
-        draw_glimpses(model, np.zeros((1, 20, 24, 2), np.float32))
+        draw_glimpses(make_model(image_shape=(20, 24, 2)), np.zeros((1, 20, 24, 2), np.float32))
+    with pytest.raises(ValueError, match="labels from 0 to 2; got -1 to 1"):
+        draw_glimpses(model, images[:2], np.array([1, -1]))
+    with pytest.raises(ValueError, match="a name for each of 3 classes; got 2"):
+        draw_glimpses(model, images[:2], class_names=["a", "b"])
+
+
+def test_images_are_drawn_as_the_networks_see_them():
+    """In the middle of an image that `preprocess` scales to [-1, 1] and crops, so that places are those of what is left."""
+    layers = [keras.layers.Rescaling(1 / 127.5, -1), keras.layers.CenterCrop(20, 24)]
+    head = {"location_head": Given((0.5, 0.5)), "low_res_size": 4, "low_res_net": None}
+    model = map_model(num_glimpses=1, scales=(1,), preprocess=keras.Sequential(layers), **head)
+    image = np.random.default_rng(0).integers(50, 200, (40, 48), "uint8")
+    draw = lambda **boxes: draw_glimpses(model, image[None, ..., None], **boxes)  # noqa: E731
+    whole, thumbnail, glimpse = draw().axes
+    seen = image[10:30, 12:36] / 127.5 - 1
+    seen = (seen - seen.min()) / (1 - seen.min())  # No pixel is over 1.
+    np.testing.assert_allclose(whole.images[0].get_array(), seen, atol=1e-5)
+    np.testing.assert_allclose(thumbnail.images[0].get_array(), seen.reshape(4, 5, 4, 6).mean(axis=(1, 3)), atol=1e-5)
+    np.testing.assert_allclose(glimpse.images[0].get_array(), seen[7:13, 9:15], atol=1e-5)
+    np.testing.assert_allclose(corners(whole), [[6.5, 8.5, 12.5, 14.5]])
+    with pytest.raises(ValueError, match="no boxes, since preprocess changes images of 40x48 pixels to 20x24"):
+        draw(boxes=[[1, 1, 4, 4]])
 
 
 def test_large_images():
