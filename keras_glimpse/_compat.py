@@ -60,6 +60,11 @@ def trained_by(optimizer) -> list | None:
     return optimizer._trainable_variables if getattr(optimizer, "built", False) else None
 
 
+def batches_seen(optimizer) -> keras.Variable:
+    """How many batches an optimizer was given; the public `iterations` counts updates, each of several if it accumulates."""
+    return optimizer._iterations
+
+
 def profiles_steps(callback: keras.callbacks.Callback) -> bool:
     """Whether a callback is a `TensorBoard` that was made with `profile_batch`, which it does not keep."""
     return getattr(callback, "_should_trace", False)

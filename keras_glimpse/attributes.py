@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Fixed:
-    """An attribute that is set once, when the model is made."""
+    """An attribute that is set once, when the model is made. Numbers of NumPy become those of Python, as Keras expects."""
 
     def __set_name__(self, owner, name):
         self.name = name
@@ -20,6 +20,7 @@ class Fixed:
             raise AttributeError(f"{type(model).__name__} has no {self.name} yet.") from None
 
     def __set__(self, model, value):
+        value = _of_python(value)
         if self.name in vars(model) and vars(model)[self.name] != value:
             raise AttributeError(
                 f"{self.name} is fixed at construction; got {value!r} for {vars(model)[self.name]!r}. "
@@ -40,4 +41,8 @@ class Setting(Fixed):
 
     def __set__(self, model, value):
         self.check(**{self.name: value})
-        vars(model)[self.name] = value.item() if isinstance(value, np.generic) else value
+        vars(model)[self.name] = _of_python(value)
+
+
+def _of_python(value):
+    return value.item() if isinstance(value, np.generic) else value

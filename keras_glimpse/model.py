@@ -85,9 +85,10 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         assignment: `"hard"`, which trains on the best candidate z* (eq. 12), or `"soft"`, which trains on samples of the
             candidates' posterior probabilities given the label (see the guide, "How large images are learned"). Defaults to
             `"hard"`.
-        sharpness: Positive float, the exponent of the candidates' probabilities in a soft assignment, before they are
-            normalized: with `1` they are the posterior, with more the assignment is harder. `2` where nearly all of a large
-            image is empty, which would have most of the posterior for many epochs. Defaults to `1.0`.
+        sharpness: Positive float, the exponent of the label's likelihood in a soft assignment: with `1` places have their
+            posterior probabilities, with more those where the glimpse network is surer of the label have a larger share. `4`
+            where nearly all of a large image is empty, which would have most of the posterior for many epochs. Defaults to
+            `1.0`.
         parallel: Boolean or non-negative integer (section 2.2.3). `True` predicts all locations from the thumbnail alone; an
             integer M predicts M locations at a time. Defaults to `False`.
         share_weights: Boolean, whether all glimpses share one glimpse network; and one location head, if one is passed as
@@ -237,7 +238,9 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         self.share_weights = share_weights
         self.gated_location = gated_location
         self.class_names = class_names
-        _refuse_shared(self.low_res_net, self.glimpse_nets)
+        named = {"low_res_net": [self.low_res_net], "glimpse_net": nets, "location_head": heads}
+        shared = {"glimpse_net": share_weights, "location_head": shares_head}
+        _refuse_shared({name: layers[:1] if shared.get(name) else layers for name, layers in named.items()})
         self._of_user = {
             "low_res_net": low_res_net is not None,
             "glimpse_net": glimpse_net is not None,
@@ -475,7 +478,9 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         if "active_glimpses" not in names:  # Version 0.1 looked at all glimpses, and did not note what was trained.
             self._active, self._trained = self.num_glimpses, tuple(range(1, self.num_glimpses + 1))
             return
-        self._active, self._trained = int(store["active_glimpses"][()]), tuple(map(int, store["trained_glimpses"][()]))
+        self._active = min(int(store["active_glimpses"][()]), self.num_glimpses)
+        self._trained = tuple(n for n in store["trained_glimpses"][()].tolist() if n <= self.num_glimpses)
+        self._resolve_stage()
         if self._pixels:
             self._pixels.largest = float(store["largest_pixel"][()]) or None
 
@@ -518,12 +523,21 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
             super().compile_from_config(config)
 
 
-def _refuse_shared(low_res_net, glimpse_nets):
-    """A layer in two networks would be updated twice a step, and saved as two layers."""
-    inside = {id(layer) for layer in all_layers(low_res_net)}
-    for layer in (layer for net in glimpse_nets for layer in all_layers(net)):
-        if id(layer) in inside:
-            raise ValueError(f"low_res_net and glimpse_net share the layer {layer.name!r}: give each one of its own.")
+def _refuse_shared(networks):
+    """A layer in two networks would be trained by the stages of both, and saved as two layers."""
+    owners = {}
+    for name, nets in networks.items():
+        for n, net in enumerate(nets):
+            for layer in all_layers(net):
+                if isinstance(layer, keras.layers.InputLayer):  # Of models that were made from one `keras.Input`.
+                    continue
+                owner, first = owners.setdefault(id(layer), (name, n))
+                if (owner, first) != (name, n):
+                    which = f"two entries of {name}" if owner == name else f"{owner} and {name}"
+                    raise ValueError(
+                        f"{which} share the layer {layer.name!r}: give each one of its own. share_weights=True shares one "
+                        "glimpse_net, and one location_head, between all glimpses."
+                    )
 
 
 def _fixed(sizes):

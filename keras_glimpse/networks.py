@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from inspect import Parameter
 
 import keras
 import numpy as np
@@ -24,6 +25,7 @@ from keras_glimpse.sources.image import UnreadableImage
 from keras_glimpse.tracing import Functions
 
 UNROLLED = 16  # Patches of an image that a graph has an operation for, each.
+NOT_IN_A_LIST = "; a functional model takes its inputs in one list: use a subclass of keras.layers.Layer or keras.Model"
 
 
 class GlimpseNetworks(keras.Model):
@@ -70,8 +72,10 @@ class GlimpseNetworks(keras.Model):
         self.num_classes = num_classes
         self.num_glimpses = len(glimpse_nets)
         self.gated_glimpse = gated_glimpse
-        if gated_glimpse and not all(_takes_location(net) for net in glimpse_nets):
-            raise ValueError("gated_glimpse=True needs a glimpse_net that takes (patches, location).")
+        if gated_glimpse and not all(_takes_two(net) for net in glimpse_nets):
+            raise ValueError(f"gated_glimpse=True needs a glimpse_net that takes (patches, location){NOT_IN_A_LIST}.")
+        if not all(_takes_two(head) for head in location_heads):
+            raise ValueError(f"location_head must take (hidden, logits){NOT_IN_A_LIST}.")
         self.averaging = averaging
         self.location_input = location_input
         self.preprocess = preprocess
@@ -434,7 +438,7 @@ class GlimpseNetworks(keras.Model):
         return tf.function(function, jit_compile=jit_compile, reduce_retracing=True, autograph=False)
 
 
-def _takes_location(net):
-    """Whether a network has a second input; of models, only the call tells."""
-    inputs = [name for name in parameters_of(net) if name not in ("training", "mask", "kwargs")]
-    return isinstance(net, keras.Model) or len(inputs) > 1
+def _takes_two(net):
+    """Whether a network has a second input."""
+    kinds = [each.kind for name, each in parameters_of(net).items() if name not in ("training", "mask")]
+    return Parameter.VAR_POSITIONAL in kinds or len([kind for kind in kinds if kind != Parameter.VAR_KEYWORD]) > 1

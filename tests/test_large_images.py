@@ -110,7 +110,7 @@ def test_between_cells_the_map_is_bilinear(rng):
 
 @pytest.mark.parametrize("sharpness", [1.0, 2.5])
 def test_the_posterior(make_large, images, rng, sharpness):
-    """r(z) = (p(z) p(y | z))^b / sum, p(y | z) of the glimpse network alone, and the samples are drawn from it."""
+    """r(z) = p(z) p(y | z)^b / sum, p(y | z) of the glimpse network alone, and the samples are drawn from it."""
     model = make_large(sharpness=sharpness)
     model.compile("sgd", stage=1, jit_compile=False)
     shares = label_shares(LABELS, 3)
@@ -118,7 +118,7 @@ def test_the_posterior(make_large, images, rng, sharpness):
     found, chosen = search(model, tf.constant(images), shares, evidence, locations)
     prior = np.exp(model.log_map(evidence)).reshape(4, -1)
     likelihood = softmax(found.outputs.numpy())[np.arange(4), :, LABELS]
-    expected = (prior * likelihood) ** sharpness
+    expected = prior * likelihood**sharpness
     expected /= expected.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(chosen.posterior, expected, rtol=1e-4)
     np.testing.assert_array_equal(chosen.best, found.places.numpy()[0][expected.argmax(axis=1)])

@@ -35,7 +35,7 @@ def integers(name: str, value, length: int | None = None) -> tuple[int, ...]:
         raise ValueError(f"{name} must be an integer, or {length or 'at least one'} of them; got {value!r}.")
     for each in values:
         check_integers(1, **{name: each})
-    return values
+    return tuple(map(int, values))
 
 
 def check_numbers(above: float | None = None, **arguments) -> None:

@@ -43,8 +43,10 @@ def checked_input(
     """
     check = _BatchCheck(num_classes, image_shape, least_sides, name, pixels)
     if isinstance(x, tf.data.Dataset) and not in_memory:
-        images, labels = _pair(x.element_spec)
+        images, labels, *weights = _parts(x.element_spec)
         check.spec(images.shape, images.dtype, labels.shape, labels.dtype)
+        if weights and weights[0].shape.rank is not None and weights[0].shape[1:].num_elements() not in (None, 1):
+            raise ValueError(f"Expected one sample weight an image, [batch]; got shape {tuple(weights[0].shape)}.")
         if x.cardinality() == 0:
             raise ValueError(f"Expected at least one batch in {name}; got none.")
         return check.dataset(x), y, tf.TensorSpec(images.shape[1:], images.dtype)
@@ -106,10 +108,11 @@ def named_batches():
         raise ValueError(found.group(1).replace("] [", " ")) from error
 
 
-def _pair(spec):
+def _parts(spec):
+    """The parts of a dataset's batches; of sample weights that are absent, as a generator may say, none."""
     if not isinstance(spec, tuple) or len(spec) not in (2, 3) or not all(isinstance(part, tf.TensorSpec) for part in spec[:2]):
         raise ValueError(f"Expected a dataset of (images, labels) or (images, labels, sample_weight); got {spec}.")
-    return spec[:2]
+    return [*spec[:2], *(part for part in spec[2:] if isinstance(part, tf.TensorSpec))]
 
 
 class _BatchCheck:
@@ -120,13 +123,20 @@ class _BatchCheck:
         self.name, self.pixels = name, pixels
 
     def __call__(self, index, batch):
-        if are_sources(batch[0]):
-            batch = (_names(batch[0], f"Batch {index} of {self.name}"), *batch[1:])
-        self.arrays(f"Batch {index} of {self.name}: ", *batch[:3])
-        return batch
+        where = f"Batch {index} of {self.name}"
+        if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
+            kind = f"{len(batch)} of them" if isinstance(batch, tuple | list) else f"a {type(batch).__name__}"
+            raise ValueError(f"{where}: Expected (images, labels) or (images, labels, sample_weight); got {kind}.")
+        images, labels, *weights = batch
+        images = _names(images, where) if are_sources(images) else images
+        labels = labels if hasattr(labels, "shape") else np.asarray(labels)
+        self.arrays(f"{where}: ", images, labels, *weights)
+        return (images, labels, *weights)
 
     def spec(self, shape, dtype, label_shape, label_dtype):
         check_spec(shape, dtype, self.image_shape, self.least_sides)
+        if isinstance(label_shape, tf.TensorShape) and label_shape.rank is None:
+            raise ValueError("The rank of the labels is not known: give the dataset an output_signature, or use set_shape.")
         check_label_spec(tuple(label_shape), label_dtype, self.num_classes)
 
     def arrays(self, where, images, labels, weights=None):

@@ -21,7 +21,8 @@ class Backbone(keras.layers.Layer):
     """A model that maps images to feature maps, given pixels as it was trained with.
 
     Weights, `trainable` and batch normalisation are those of the model: a frozen one (`model.trainable = False`) stays in
-    inference mode and is not changed by training; so does each of its layers that is frozen.
+    inference mode, dropout included, and is not changed by training. Of one that is trained, a layer that is frozen keeps its
+    weights and statistics.
 
     Args:
         model: Keras layer or model that maps `[batch, height, width, channels]` to `[batch, rows, columns, units]`, such as
@@ -65,7 +66,7 @@ class Backbone(keras.layers.Layer):
             pixels = ops.repeat(pixels, 3, axis=-1)
         if self._preprocess is not None:
             pixels = self._preprocess(255.0 * ops.cast(pixels, "float32"))
-        features = self.model(pixels, training=training and self.trainable)
+        features = self.model(pixels, training=training and self.trainable and self.model.trainable)
         shape = getattr(features, "shape", ())
         if len(shape) != 4:
             raise ValueError(

@@ -96,8 +96,8 @@ class ConvGlimpseNet(KeepsInner, keras.layers.Layer):
         self.backbone = backbone
         convolutions = lambda: Convolutions(self.filters, self.pooled, "valid", dtype=policy)  # noqa: E731
         self.towers = [convolutions() for _ in range(num_scales)] if backbone is None else []
-        self.hidden_layer = keras.layers.Dense(hidden_units, "relu", dtype=policy)
-        self.output_layer = keras.layers.Dense(num_classes, dtype=policy)
+        self.hidden_layer = keras.layers.Dense(self.hidden_units, "relu", dtype=policy)
+        self.output_layer = keras.layers.Dense(self.num_classes, dtype=policy)
 
     def build(self, patches_shape):
         *sides, channels = patches_shape[1:]

@@ -81,8 +81,8 @@ class ConvLowResNet(KeepsInner, keras.layers.Layer):
         self.features = Convolutions(self.filters, self.pooled, dtype=policy) if backbone is None else backbone
         if backbone is None and any(side % self.features.stride for side in self.size):
             raise ValueError(f"size must be a multiple of {self.features.stride}, as pooling halves it; got {self.size}.")
-        self.hidden_layer = keras.layers.Dense(hidden_units, "relu", dtype=policy)
-        self.output_layer = keras.layers.Dense(num_classes, dtype=policy)
+        self.hidden_layer = keras.layers.Dense(self.hidden_units, "relu", dtype=policy)
+        self.output_layer = keras.layers.Dense(self.num_classes, dtype=policy)
 
     def build(self, image_shape):
         check_image_shape(image_shape, "The thumbnail (`size`)", self.size)

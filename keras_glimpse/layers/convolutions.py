@@ -42,7 +42,8 @@ class Convolutions(KeepsInner, keras.layers.Layer):
         if not {*self.pooled} <= {*range(len(self.filters))} or len({*self.pooled}) < len(self.pooled):
             raise ValueError(f"pooled must name blocks from 0 to {len(self.filters) - 1}, each once; got {self.pooled}.")
         policy = self.dtype_policy
-        self.kernels = [keras.layers.Conv2D(n, 3, padding=padding, use_bias=False, dtype=policy) for n in self.filters]
+        options = {"use_bias": False, "data_format": "channels_last", "dtype": policy}  # Whatever Keras's default is.
+        self.kernels = [keras.layers.Conv2D(n, 3, padding=padding, **options) for n in self.filters]
         # A short memory: the search sees the network in inference, from the first steps on.
         self.norms = [keras.layers.BatchNormalization(momentum=0.9, dtype=policy) for _ in self.filters]
 
@@ -70,7 +71,7 @@ class Convolutions(KeepsInner, keras.layers.Layer):
         for block, (kernel, norm) in enumerate(zip(self.kernels, self.norms)):
             pixels = ops.relu(norm(kernel(pixels), training=training))
             if block in self.pooled:
-                pixels = ops.max_pool(pixels, 2, padding="valid")
+                pixels = ops.max_pool(pixels, 2, padding="valid", data_format="channels_last")
         return pixels
 
     def compute_output_shape(self, shape):

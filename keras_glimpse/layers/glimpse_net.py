@@ -51,7 +51,7 @@ class GlimpseNet(KeepsInner, keras.layers.Layer):
         self.gated = gated
         policy = self.dtype_policy
         self.hidden_layers = [keras.layers.Dense(n, "relu", dtype=policy) for n in self.hidden_units]
-        self.output_layer = keras.layers.Dense(num_classes, dtype=policy)
+        self.output_layer = keras.layers.Dense(self.num_classes, dtype=policy)
         self.gate = keras.layers.Dense(self.hidden_units[0], "sigmoid", dtype=policy) if gated else None
 
     def build(self, patches_shape, location_shape=None):

@@ -63,8 +63,8 @@ class LocationMap(KeepsInner, keras.layers.Layer):
         check_numbers(inhibition=inhibition)
         self.hidden_units = hidden_units
         self.inhibition = inhibition
-        self.from_hidden = Float32Dense(hidden_units, dtype="float32")
-        self.from_logits = Float32Dense(hidden_units, use_bias=False, dtype="float32")
+        self.from_hidden = Float32Dense(self.hidden_units, dtype="float32")
+        self.from_logits = Float32Dense(self.hidden_units, use_bias=False, dtype="float32")
         self.output_layer = Float32Dense(1, use_bias=False, dtype="float32")
 
     def build(self, hidden_shape, logits_shape):

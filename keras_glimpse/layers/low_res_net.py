@@ -68,7 +68,7 @@ class LowResNet(KeepsInner, keras.layers.Layer):
         self.downsample = downsample
         policy = self.dtype_policy
         self.hidden_layers = [keras.layers.Dense(n, "relu", dtype=policy) for n in self.hidden_units]
-        self.output_layer = keras.layers.Dense(num_classes, dtype=policy)
+        self.output_layer = keras.layers.Dense(self.num_classes, dtype=policy)
 
     def build(self, image_shape):
         check_image_shape(image_shape, "The thumbnail (`size`)", self.size)

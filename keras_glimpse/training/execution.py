@@ -17,6 +17,8 @@ from keras_glimpse._compat import profiles_steps
 STEPS_PER_CALL = 32
 LARGE_IMAGE_BYTES = 2**18  # Images above this size are not stacked.
 STACK_BYTES = 2**26  # Upper bound of a stack of batches.
+HELD_BYTES = 2**28  # Upper bound of the batches that a call of `predict` holds.
+LIKELY_BATCH = 512  # Images of a batch, where that is not known: more are rare.
 
 HOOKS = {
     "train": ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end"),
@@ -239,6 +241,21 @@ def _stacked(step, results):
 def is_small(image_shape, bytes_a_number: int = 4) -> bool:
     """Whether several batches of such images may be held for one call; False if a side is not known, or nothing."""
     return None not in (image_shape or (None,)) and prod(image_shape) * bytes_a_number <= LARGE_IMAGE_BYTES
+
+
+def holds_several(image_shape, images, batch_size: int | None) -> bool:
+    """Whether `predict` may hold `STEPS_PER_CALL` batches at a time.
+
+    Args:
+        image_shape: of an image, or None.
+        images: an array, or something that yields batches.
+        batch_size: of an array; None for 32.
+    """
+    if isinstance(images, tf.data.Dataset):
+        size = tf.nest.flatten(images.element_spec)[0].shape[:1].num_elements() or LIKELY_BATCH
+    else:
+        size = (batch_size or 32) if hasattr(images, "shape") else LIKELY_BATCH
+    return is_small(image_shape) and 4 * prod(image_shape) * size * STEPS_PER_CALL <= HELD_BYTES
 
 
 def _can_be_stacked(spec):

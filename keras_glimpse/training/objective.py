@@ -13,7 +13,8 @@ location l the best place z* and the most offending one z- (`choose_places`). Wi
 With `assignment="soft"` the place is a hidden variable with a prior p(z) and the likelihood p(y | z) of the label by the
 glimpse network alone. The E step is their posterior r(z) (`posterior`); eqs. 11 and 12 take its largest value, and eq. 9 is a
 Gaussian prior: -log p(z) = lambda/2 |l - z|^2. The prior of a `LocationMap` is the map. With a `sharpness` b, r(z) is
-proportional to (p(z) p(y | z))^b: from the posterior to the hard assignment. The gradient is that of
+proportional to p(z) p(y | z)^b: the label counts as if it had been seen b times. (With p(z)^b too, a map would be trained
+towards its own peak before the glimpse network can tell one place from another.) The gradient is that of
 
     L = E0 + mean over z ~ r of En(z) + (En(z0) + En(z-)) / 2 - sum_z r(z) log p(z),
 
@@ -40,7 +41,7 @@ class Objective(NamedTuple):
         diversity_weight: gamma of eq. 18.
         diversity_variance: sigma^2 of eq. 18, in squared units of the image's longer side.
         contrastive: whether there is a z- (eqs. 15 and 16).
-        sharpness: the exponent of p(z) p(y | z) in a soft assignment.
+        sharpness: the exponent of p(y | z) in a soft assignment.
     """
 
     location_weight: float
@@ -66,14 +67,14 @@ class Objective(NamedTuple):
         return penalty
 
     def posterior(self, outputs: tf.Tensor, shares: tf.Tensor, penalty: tf.Tensor, proposal=0.0) -> tf.Tensor:
-        """The soft E step: r(z), proportional to p(z) p(y | z) or a power of it, `[batch, candidates]`.
+        """The soft E step: r(z), proportional to p(z) p(y | z)^sharpness, `[batch, candidates]`.
 
         Args:
             outputs: `[batch, candidates, num_classes]`, the logits of the glimpse network alone.
             shares, penalty: as in `choose_places`.
             proposal: `[batch, candidates]`, log q(z), of candidates that were drawn from q: r / q is importance sampling.
         """
-        return tf.nn.softmax(-self.sharpness * (penalty + cross_entropy(outputs, shares[:, None])) - proposal)
+        return tf.nn.softmax(-self.sharpness * cross_entropy(outputs, shares[:, None]) - penalty - proposal)
 
     def choose_places(self, logits: tf.Tensor, shares: tf.Tensor, penalty: tf.Tensor, low_res=None, nearby=None) -> tf.Tensor:
         """The E step: z* and, if `contrastive`, z-, as numbers of candidates, `[batch, 1 or 2]`, int32.

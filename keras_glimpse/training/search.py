@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from keras_glimpse._compat import batches_seen
 from keras_glimpse.ops.geometry import (
     array,
     grid,
@@ -182,7 +183,7 @@ def _sample(model, images, shares, found, penalty, posterior, best):
 def _seeds(model, count):
     """Seeds of stateless operations: of this step, by which training resumes with the same ones, and of this replica."""
     replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-    first = model.seed + count * tf.cast(model.optimizer.iterations, tf.int64)
+    first = model.seed + count * tf.cast(batches_seen(model.optimizer), tf.int64)
     # XLA has no kernel for 64-bit seeds.
     return [tf.stack([tf.cast(first + i, tf.int32), tf.cast(replica, tf.int32)]) for i in range(count)]
 

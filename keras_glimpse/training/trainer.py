@@ -34,7 +34,7 @@ from keras_glimpse.training.checkpoints import Checkpoints, after_epochs, check_
 from keras_glimpse.training.measures import Measures
 from keras_glimpse.training.metrics import UserMetrics
 from keras_glimpse.training.objective import Objective
-from keras_glimpse.training.stages import Stage
+from keras_glimpse.training.stages import FINE_TUNE, Stage
 from keras_glimpse.training.step import (
     evaluation_measures,
     evaluation_step,
@@ -149,13 +149,14 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
                 for several replicas, for images that differ in size, and for layers or operations that XLA does not support.
                 Defaults to `"auto"`.
             steps_per_execution: Positive integer, the batches per call of the train function, or `"auto"`: many, or one if a
-                callback has batch hooks. `steps_per_epoch` and batch counts are exact either way. Defaults to `"auto"`.
+                callback has batch hooks, and `steps_per_epoch` is exact. An integer rounds `steps_per_epoch` up to a multiple,
+                as in Keras. Defaults to `"auto"`.
             **kwargs: Other arguments of `keras.Model.compile`: `metrics`, `weighted_metrics`, `run_eagerly`, ...
 
         Raises:
-            ValueError: If `stage` does not exist, `loss` is given, the optimizer has trained another stage, a metric is invalid
-                or has one of the names above, `jit_compile=True` with several replicas or for images that differ in size, or a
-                subclass overrides a method that training does not call.
+            ValueError: If `stage` does not exist, `loss` is given or no optimizer, the optimizer has trained another stage, a
+                metric is invalid or has one of the names above, `jit_compile=True` with several replicas or for images that
+                differ in size, or a subclass overrides a method that training does not call.
 
         Example:
         >>> from keras_glimpse import GlimpseClassifier
@@ -164,29 +165,36 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
         >>> model.stage
         Stage(glimpse=0, searches=True)
         """
+        if optimizer is None:
+            raise ValueError("compile needs an optimizer; got None.")
         if loss is not None or kwargs.pop("loss_weights", None) is not None:
             raise ValueError(f"GlimpseClassifier brings its own loss (eqs. 16 to 18); got loss={loss!r}.")
         self._check_methods()
         xla = "auto" if jit_compile == "auto" else bool(jit_compile) and is_supported(self)
-        before, self._stage = self._stage, Stage.parse(stage, self.num_glimpses, self._last_glimpse())
+        steps = 1 if steps_per_execution == "auto" else steps_per_execution
+        before = self._stage, self._xla
+        self._stage = Stage.parse(stage, self.num_glimpses, self._last_glimpse())
+        self._xla = False  # `super().compile` must not resolve "auto" yet: the trackers of the stage are not set.
         try:
             self._check_optimizer(optimizer)
             with replicas.scope_of(self):
                 trackers = self._trackers(kwargs.get("metrics"), kwargs.get("weighted_metrics"))
-        except ValueError:
-            self._stage = before
+                super().compile(optimizer, jit_compile=None, steps_per_execution=steps, **kwargs)
+        except Exception:  # The model is as it was.
+            self._stage, self._xla = before
             raise
         stage = stage if isinstance(stage, str) else int(stage)
         self._choices = {"stage": stage, "jit_compile": jit_compile, "steps_per_execution": steps_per_execution}
-        steps = 1 if steps_per_execution == "auto" else steps_per_execution
-        self._xla = False  # `super().compile` must not resolve "auto" yet: the trackers of the stage are not set.
-        with replicas.scope_of(self):
-            super().compile(optimizer, jit_compile=None, steps_per_execution=steps, **kwargs)
         _compat.track(self, *trackers)
         self._functions.clear()
         self._xla = xla
         if self.assignment == "soft":
             self.seed = random.randrange(2**31)  # As Keras seeds its initializers
+
+    def _resolve_stage(self):
+        """To be called when `trained_glimpses` was loaded, by which `compile` has chosen what fine-tuning trains."""
+        if self._choices.get("stage") == FINE_TUNE:
+            self._stage = Stage.parse(FINE_TUNE, self.num_glimpses, self._last_glimpse())
 
     def _last_glimpse(self):
         """The glimpse that fine-tuning trains: where all share one network, the one that was trained last."""
@@ -230,7 +238,7 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
     def traced(self):
         values, objects = super().traced()
         compiled = [self.run_eagerly] if self.compiled else []
-        return [*values, self.stage, *compiled], [*objects, *([self.optimizer] if self.compiled else [])]
+        return [*values, self.stage, self._xla, *compiled], [*objects, *([self.optimizer] if self.compiled else [])]
 
     @property
     def objective(self) -> Objective:
@@ -578,9 +586,9 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
             self.check_images(x, at_least=1)
             self.see_pixels(x)
         own = self.steps_per_execution
-        several = self._choices.get("steps_per_execution", "auto") == "auto" and self._runs_on_one_device_in_graphs()
+        several = self._steps_per_call() == "auto" and self._runs_on_one_device_in_graphs()
         counted = steps or keras.config.max_steps_per_epoch() or execution.watches_steps(callbacks, "predict")
-        if several and not counted and not in_parts and execution.is_small(self.image_shape):
+        if several and not counted and not in_parts and execution.holds_several(self.image_shape, x, batch_size):
             self.steps_per_execution = execution.STEPS_PER_CALL
             if not isinstance(callbacks, keras.callbacks.CallbackList):
                 callbacks = [execution.PredictProgress(), *keras.tree.flatten(callbacks or [])]
@@ -707,8 +715,12 @@ class Trainer(_compat.BuildsBeforeTraining, GlimpseNetworks):
             return best(tf.convert_to_tensor(images), ops.convert_to_tensor(labels)).numpy()
 
     def _plan(self, phase, callbacks, steps):
-        is_auto = self._choices["steps_per_execution"] == "auto"
-        self._plans[phase] = execution.plan(phase, callbacks, steps, "auto" if is_auto else self.steps_per_execution)
+        self._plans[phase] = execution.plan(phase, callbacks, steps, self._steps_per_call())
+
+    def _steps_per_call(self):
+        """`steps_per_execution`, which may have been set since `compile`."""
+        is_auto = self._choices.get("steps_per_execution", "auto") == "auto" and self.steps_per_execution == 1
+        return "auto" if is_auto else self.steps_per_execution
 
     def _check_compiled(self, method):
         if not self.compiled:
