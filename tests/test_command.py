@@ -2,7 +2,9 @@
 
 import csv
 import gc
+import io
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -117,6 +119,32 @@ def test_csv_goes_on_after_an_interruption(model, images, tmp_path, capsys, monk
     assert capsys.readouterr().out == expected and results(part) == results(whole)
 
 
+def test_csv_is_of_one_model_and_threshold(model, images, tmp_path, capsys):
+    look = ["look", model, str(images / "dark"), "--csv", str(tmp_path / "results.csv")]
+    assert main(look) == 0
+    capsys.readouterr()
+    assert "has results of threshold 0.95, not of 0.3" in failure(capsys, *look, "--threshold", "0.3")
+    assert capsys.readouterr().out == ""
+
+
+def test_own_results_are_no_images(model, images, capsys):
+    look = ["look", model, str(images), "--csv", str(images / "results.csv"), "--draw", str(images / "pictures")]
+    for _ in range(2):
+        assert main(look) == 0
+        assert "\n24 images; 0 unreadable; " in capsys.readouterr().out
+    assert "no images beside the results" in failure(capsys, *look[:2], str(images / "results.csv"), *look[3:])
+
+
+def test_names_that_stdout_cannot_show(model, images, capsys, monkeypatch):
+    odd = images / "dark" / os.fsdecode(b"\xff.npy")
+    (images / "dark" / "00.npy").rename(odd)
+    stdout = io.TextIOWrapper(io.BytesIO(), "utf-8", errors="strict")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    assert main(["look", model, str(odd)]) == 0
+    stdout.seek(0)
+    assert stdout.read().split(": ")[0].endswith("\\udcff.npy")
+
+
 def test_pictures_of_images_of_one_name(model, images, tmp_path, capsys):
     files = [str(images / name / "00.npy") for name in ("dark", "bright")]
     assert main(["look", model, *files, "--draw", str(tmp_path / "pictures")]) == 0
@@ -182,6 +210,8 @@ def test_errors_of_train(images, tmp_path, capsys):
     for path in (images / "dark").iterdir():
         break_file(path)
     assert "in dark (0)" in failure_of_all(capsys, "train", images, *SMALL)
+    np.save(images / "bright" / "transparent.npy", np.zeros((40, 40, 4), "uint8"))
+    assert "[1, 4] channels: --channels 1 or 3 leaves out" in failure_of_all(capsys, "train", images, *SMALL)
     for path in (images / "dark").iterdir():
         path.unlink()
     assert "in dark (0)" in failure(capsys, "train", images)
@@ -313,7 +343,9 @@ def test_export(model, images, tmp_path, capsys):
 def test_export_quantized_and_onnx(model, images, tmp_path, capsys):
     size = ["--size", "20", "24"]
     int8 = ["--quantize", "int8", "--images", str(images)]
+    (images / "README.txt").write_text("Two classes.")
     assert main(["export", model, "--litert", str(tmp_path / "int8.tflite"), *size, *int8]) == 0
+    assert "left out: " in capsys.readouterr().err
     keras_glimpse.check_file(tmp_path / "int8.tflite")
     pytest.importorskip("tf2onnx")
     assert main(["export", model, "--onnx", str(tmp_path / "model.onnx"), *size]) == 0
@@ -337,7 +369,6 @@ def test_export_with_warm_up_requests(tmp_path, capsys):
     for n, digit in enumerate(keras_glimpse.data.embedded_digits().test_images[:30]):
         np.save(tmp_path / "digits" / f"{n}.npy", digit)
     served = tmp_path / "served" / "1"
-    served.parent.mkdir()
     how = ["--threshold", "1.0", "--images", str(tmp_path / "digits")]
     assert main(["export", "mnist", "--saved-model", str(served), *how]) == 0
     keras_glimpse.check_file(served)
@@ -354,7 +385,7 @@ def test_errors_of_export(model, images, tmp_path, capsys):
     assert "is for --litert" in failure(capsys, "export", model, "--onnx", tmp_path / "a.onnx", "--quantize", "float16")
     assert "--threshold is not for" in failure(capsys, "export", model, "--mediapipe", tmp_path / "a", "--threshold", 0.9)
     assert "--size is for" in failure(capsys, "export", model, "--saved-model", tmp_path / "a", "--size", 20, 24)
-    assert "does not exist" in failure(capsys, "export", model, "--saved-model", tmp_path / "none" / "1")
+    assert "No such file" in failure(capsys, "export", model, "--saved-model", tmp_path / "none" / "none" / "1")
 
 
 def test_files_are_found_once_and_hidden_ones_are_not(images):

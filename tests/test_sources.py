@@ -87,6 +87,28 @@ def test_only_what_is_looked_at_is_read(rng, tmp_path):
     assert source.pixels_read == 17 * 17 + 33 * 33 + 2 * 17 * 17
 
 
+def test_a_file_of_an_array_that_is_cut_off(tmp_path):
+    """To read what is not there any more would end the process."""
+    np.save(tmp_path / "cut.npy", np.zeros((2000, 3000), np.uint8))
+    source = open_image(tmp_path / "cut.npy")
+    os.truncate(tmp_path / "cut.npy", 5000)
+    with pytest.raises(UnreadableImage, match="cut.npy: the file was changed or removed after it had been opened"):
+        source.thumbnail((8, 8))
+
+
+def test_arrays_that_are_written_while_they_are_open(tmp_path):
+    array = np.memmap(tmp_path / "shared", np.uint8, "w+", shape=(40, 50))
+    source = open_image(array)
+    array[:] = 255
+    array.flush()
+    np.testing.assert_allclose(source.thumbnail((8, 10)), 1)
+
+
+def test_a_tensor():
+    image = tf.reshape(tf.range(48, dtype=tf.float32), (6, 8, 1))
+    np.testing.assert_array_equal(open_image(image).pixels(), image)
+
+
 def test_a_wide_window_is_read_in_strips(rng):
     class Counted(ArrayImage):
         largest = 0
@@ -368,6 +390,14 @@ def test_results_are_continued_after_an_interruption(files, model, tmp_path, cap
         assert int(row["macs"]) == want.macs[n]
     with pytest.raises(ValueError, match="Two images are called"):
         keras_glimpse.predict_to_csv(model, paths[:1] * 2, tmp_path / "other.csv")
+    before = table.read_bytes()
+    with pytest.raises(ValueError, match=f"results.csv has results of threshold {SURE}, not of 0.3: remove it"):
+        keras_glimpse.predict_to_csv(model, paths, table, 0.3)
+    bias = model.glimpse_nets[0].output_layer.bias
+    bias.assign(bias + 1)
+    with pytest.raises(ValueError, match="results.csv has results of model [0-9a-f]{8}, not of [0-9a-f]{8}: remove it"):
+        keras_glimpse.predict_to_csv(model, paths, table, SURE)
+    assert table.read_bytes() == before
     (tmp_path / "wrong.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="expected a file with the columns"):
         keras_glimpse.predict_to_csv(model, paths, tmp_path / "wrong.csv")

@@ -294,7 +294,7 @@ def test_what_is_no_file(tmp_path):
         EncodedImage(tmp_path)
     with pytest.raises(TypeError, match="os.PathLike"):
         EncodedImage(5)
-    with pytest.raises(ValueError, match="channels must be 1, 3 or None; got 2"):
+    with pytest.raises(UnreadableImage, match="a JPEG or PNG is read with 1 or 3 channels; expected 2"):
         EncodedImage(tmp_path / "missing.png", channels=2)
 
 

@@ -1,6 +1,7 @@
 """The cascade on images that are read in parts: slides, maps, files, encoded bytes, arrays."""
 
 import csv
+import hashlib
 import io
 import os
 from collections import deque
@@ -248,14 +249,15 @@ def predict_to_csv(
     """Predicts images that are read in parts and writes each result to a CSV file as it comes.
 
     An image that cannot be read gets a row with the error. If the file exists, it is continued: images that have a row are not
-    looked at again. So after an interruption, run the same call again.
+    looked at again. So after an interruption, run the same call again. Every row has the threshold and a checksum of the model,
+    and a file is continued only with the same ones.
 
     Args:
         model: A built `GlimpseClassifier`.
         images: Iterable of paths or `ImageSource` objects, or a `tf.data.Dataset` of batches of paths. Their names must differ.
         path: String or path of the file, with columns `image`, `class` (its name, if the model has `class_names`),
-            `confidence`, `glimpses`, `places` (`y x` in [0, 1], separated by `;`), `macs`, `pixels_read`, `bytes_read` and
-            `error`.
+            `confidence`, `glimpses`, `places` (`y x` in [0, 1], separated by `;`), `macs`, `pixels_read`, `bytes_read`,
+            `error`, `threshold` and `model`.
         threshold: Float in (0, 1], the confidence at which to stop. Defaults to `0.95`.
         batch_size: Positive integer, images per batch. Defaults to `32`.
         verbose: `0` or `1`, whether to show a progress bar. Defaults to `0`.
@@ -264,7 +266,8 @@ def predict_to_csv(
         Integer, how many images could not be read, of those that were looked at now.
 
     Raises:
-        ValueError: If the file has other columns, two images have one name, or an argument is out of range.
+        ValueError: If the file has other columns or is of another model or threshold, two images have one name, or an argument
+            is out of range.
 
     Example:
     >>> import tempfile
@@ -280,27 +283,46 @@ def predict_to_csv(
 
 
 def rows_to_csv(model, images, path, threshold, batch_size, verbose=0) -> Iterator[dict[str, str]]:
-    """`predict_to_csv`, which yields each row that it has written."""
-    done = {row["image"] for row in rows_of(path)}
+    """`predict_to_csv`, which yields each row that it has written. Arguments and the file are checked at once."""
+    check_threshold(threshold)
+    check_built_classifier("predict_to_csv", model)
+    made_by, before = {"threshold": str(float(threshold)), "model": _checksum(model)}, rows_of(path)
+    for name, value in made_by.items():
+        if before and before[-1][name] != value:
+            raise ValueError(f"{path} has results of {name} {before[-1][name]}, not of {value}: remove it, or give another.")
+    new = _new(images, {row["image"] for row in before})
+    found = predictions(model, new, threshold, batch_size, "skip", verbose)
+    return _written(path, (row_of(model, each) | made_by for each in found))
+
+
+def _written(path, rows):
     with Path(path).open("a", newline="", **ENCODING) as file:
         writer = csv.DictWriter(file, COLUMNS)
         if not file.tell():
             writer.writeheader()
-        for found in predictions(model, _new(images, done), threshold, batch_size, "skip", verbose):
-            row = row_of(model, found)
+        for row in rows:
             writer.writerow(row)
             file.flush()
             yield row
 
 
 ENCODING = {"encoding": "utf-8", "errors": "surrogateescape"}  # Names of files may be any bytes.
-COLUMNS = ("image", "class", "confidence", "glimpses", "places", "macs", "pixels_read", "bytes_read", "error")
+FOUND = ("image", "class", "confidence", "glimpses", "places", "macs", "pixels_read", "bytes_read", "error")
+COLUMNS = (*FOUND, "threshold", "model")
+
+
+def _checksum(model):
+    """Of what answers depend on, beside the threshold."""
+    found = hashlib.sha256(repr((model.active_glimpses, model.temperatures, model.class_names)).encode())
+    for weights in model.get_weights():
+        found.update(weights.tobytes())
+    return found.hexdigest()[:8]
 
 
 def row_of(model, found: ImagePrediction) -> dict[str, str]:
-    """What `COLUMNS` say of an image."""
+    """What the columns `FOUND` say of an image."""
     if found.error is not None:
-        return dict.fromkeys(COLUMNS, "") | {"image": found.name, "error": " ".join(found.error.split())}
+        return dict.fromkeys(FOUND, "") | {"image": found.name, "error": " ".join(found.error.split())}
     macs = known_stage_macs(model)
     index = int(found.probabilities.argmax())
     places = "; ".join(f"{y:.4f} {x:.4f}" for y, x in found.locations[: found.exit_stage])
@@ -308,7 +330,7 @@ def row_of(model, found: ImagePrediction) -> dict[str, str]:
     cost = "" if macs is None else macs[found.exit_stage]
     read = found.pixels_read, "" if found.bytes_read is None else found.bytes_read
     values = [found.name, label, confidence, found.exit_stage, places, cost, *read, ""]
-    return dict(zip(COLUMNS, map(str, values)))
+    return dict(zip(FOUND, map(str, values)))
 
 
 def rows_of(path: str | os.PathLike) -> list[dict[str, str]]:

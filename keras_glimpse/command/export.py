@@ -4,15 +4,17 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_glimpse.command.options import SIZE, add_command, files_of, load, threshold
+from keras_glimpse.command.options import SIZE, add_command, complain, files_of, load, threshold
 from keras_glimpse.export import export_litert, export_mediapipe, export_onnx, export_saved_model
+from keras_glimpse.sources.image import UnreadableImage
 from keras_glimpse.sources.opening import open_image
 
 MOST_IMAGES = 300
 EXAMPLES = """\
-  keras-glimpse export model.keras --saved-model served/1 --threshold 0.9 --images boards/
-  keras-glimpse export model.keras --litert model.tflite --threshold 0.9 --size 480 640
-  keras-glimpse export model.keras --litert small.tflite --size 480 640 --quantize int8 --images boards/
+  keras-glimpse export boards-model/model.keras --saved-model served/1 --threshold 0.9
+  keras-glimpse export boards-model/model.keras --litert model.tflite --threshold 0.9 --size 480 640
+  keras-glimpse export boards-model/model.keras --litert small.tflite --size 480 640 --quantize int8 --images boards/
+  keras-glimpse export jittered-mnist --saved-model served/1 --images digits/     # With warm-up requests
   keras-glimpse export jittered-mnist --onnx digits.onnx
   keras-glimpse export jittered-mnist --mediapipe digits.tflite
 """
@@ -23,7 +25,9 @@ def add_to(commands) -> None:
     parser = add_command(commands, "export", export, about, EXAMPLES, "nothing was written")
     parser.add_argument("model", metavar="MODEL", help="a .keras file, the name of a model of the package, or hf://user/name")
     kind = parser.add_mutually_exclusive_group(required=True)
-    kind.add_argument("--saved-model", metavar="DIR", type=Path, help="for TensorFlow Serving; takes images of any size")
+    kind.add_argument(
+        "--saved-model", metavar="DIR", type=Path, help="for TensorFlow Serving; takes images of any size if the model does"
+    )
     kind.add_argument("--litert", metavar="FILE", type=Path, help="for phones and browsers")
     kind.add_argument("--mediapipe", metavar="FILE", type=Path, help="for MediaPipe's image classifier, without early exit")
     kind.add_argument("--onnx", metavar="FILE", type=Path, help="for ONNX Runtime")
@@ -51,6 +55,7 @@ def export(args) -> int:
         raise ValueError("--images of a --saved-model need a model for images of one size.")
     images = args.images and _some_images(model, args.images, size)
     if args.saved_model:
+        args.saved_model.parent.mkdir(exist_ok=True)  # Of the versions of a model, as TensorFlow Serving wants them.
         export_saved_model(model, args.saved_model, args.threshold, warmup=images)
     elif args.onnx:
         export_onnx(model, args.onnx, args.threshold, image_shape=size)
@@ -69,5 +74,12 @@ def _some_images(model, folder, size):
     files = files_of([folder])
     few = [files[n] for n in np.linspace(0, len(files) - 1, min(MOST_IMAGES, len(files)), dtype=int)]
     *sides, channels = model.image_shape
-    images = np.stack([open_image(path, channels).thumbnail(size or tuple(sides)) for path in few])
-    return 255 * images if model.preprocess else images
+    images = []
+    for path in few:
+        try:
+            images.append(open_image(path, channels).thumbnail(size or tuple(sides)))
+        except UnreadableImage as error:
+            complain(f"left out: {error}")
+    if not images:
+        raise ValueError(f"There are no images in {folder} that can be read.")
+    return (255 if model.preprocess else 1) * np.stack(images)

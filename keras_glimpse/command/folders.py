@@ -65,7 +65,7 @@ def read(
         A tuple of the images that can be read, their shapes, and what is wrong with the others.
 
     Raises:
-        ValueError: If an image is too small.
+        ValueError: If an image is too small, or some have channels that others cannot be converted to.
     """
     images, shapes, unopened = _those_that_can(lambda path: open_image(path, channels).shape, images)
     small = [n for n, shape in enumerate(shapes) if any(side < limit for side, limit in zip(shape, least))]
@@ -75,7 +75,10 @@ def read(
             f"Images must be at least {least[0]}x{least[1]} pixels, as large as the thumbnail and a patch (--low-res-size, "
             f"--patch-size); {len(small)} of {len(shapes)} are smaller: {examples}{', ...' if len(small) > 3 else ''}."
         )
-    channels = channels or max((shape[2] for shape in shapes), default=1)
+    counts = {shape[2] for shape in shapes}
+    if channels is None and len(counts) > 1 and not counts <= {1, 3}:
+        raise ValueError(f"Images have {sorted(counts)} channels: --channels 1 or 3 leaves out those that it cannot convert.")
+    channels = channels or max(counts, default=1)
     images, shapes, unread = _those_that_can(partial(_shape_of_read, channels, size), images)
     return images, shapes, unopened + unread
 

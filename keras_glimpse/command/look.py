@@ -6,7 +6,7 @@ from pathlib import Path
 
 from keras_glimpse.cascade.macs import known_stage_macs
 from keras_glimpse.cascade.sources import predictions, row_of, rows_of, rows_to_csv
-from keras_glimpse.command.options import add_command, at_least, complain, files_of, load, threshold
+from keras_glimpse.command.options import add_command, at_least, complain, files_of, load, say, threshold
 from keras_glimpse.export.files import complete_file
 from keras_glimpse.pictures import draw_glimpses
 from keras_glimpse.sources.image import UnreadableImage
@@ -32,34 +32,43 @@ def add_to(commands) -> None:
 
 def look(args) -> int:
     model = load(args.model)
-    files = files_of(args.files)
+    files = [file for file in files_of(args.files) if not _is_own(args, Path(file))]
+    if not files:
+        raise ValueError("There are no images beside the results of --csv and --draw.")
     base = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files])
     seen, problems = [], 0
     for row in _rows(args, model, files):
         try:
             if row["error"]:
                 raise UnreadableImage(row["error"])
-            print(_line(row), flush=True)
+            say(_line(row))
             seen.append(row)
             if args.draw:
                 _draw(model, row["image"], _picture(args.draw, row["image"], base), keep=args.csv is not None)
         except UnreadableImage as error:
             complain(error)
             problems += 1
-    print(_summary(model, seen, problems))
+    say(_summary(model, seen, problems))
     return 1 if problems else 0
 
 
+def _is_own(args, file):
+    """Whether a file was written by this command, in a folder of images."""
+    is_results = args.csv is not None and file.absolute() == args.csv.absolute()
+    return is_results or args.draw is not None and file.absolute().is_relative_to(args.draw.absolute())
+
+
 def _rows(args, model, files) -> Iterator[dict[str, str]]:
-    """The `COLUMNS` of each image, as they come; with a file, first those that it had."""
+    """What was found in each image, as it comes; with a file, first what that had."""
     options = args.threshold, args.batch_size
     if args.csv is None:
         for found in predictions(model, files, *options, "skip"):
             yield row_of(model, found)
         return
-    wanted = set(files)
-    yield from (row for row in rows_of(args.csv) if row["image"] in wanted)
-    yield from rows_to_csv(model, files, args.csv, *options)
+    wanted, before = set(files), rows_of(args.csv)
+    following = rows_to_csv(model, files, args.csv, *options)
+    yield from (row for row in before if row["image"] in wanted)
+    yield from following
 
 
 def _line(row):

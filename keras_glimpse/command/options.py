@@ -15,8 +15,14 @@ from keras_glimpse.pretrained import load_pretrained
 PROGRAM = "keras-glimpse"
 
 
+def say(line: str) -> None:
+    """Writes a line to stdout; of names of files, bytes that it cannot show are escaped."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(line.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+
+
 def complain(message: object) -> None:
-    """Writes a line to stderr."""
+    """Writes a line to stderr, which escapes what it cannot show."""
     print(f"{PROGRAM}: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
 
 

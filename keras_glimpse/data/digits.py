@@ -145,6 +145,7 @@ def embedded_digits(test_fraction: float = 0.25) -> Digits:
         A `Digits` of uint8 images `[n, 28, 28, 1]` and int32 labels `[n]`.
 
     Raises:
+        ValueError: If `test_fraction` is not in (0, 1).
         ImportError: If scikit-learn is not installed (`pip install keras-glimpse[data]`).
 
     Example:
@@ -152,6 +153,8 @@ def embedded_digits(test_fraction: float = 0.25) -> Digits:
     >>> digits.train_images.shape, digits.test_images.shape
     ((1348, 28, 28, 1), (449, 28, 28, 1))
     """
+    if not 0 < test_fraction < 1:
+        raise ValueError(f"test_fraction must lie in (0, 1); got {test_fraction}.")
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:

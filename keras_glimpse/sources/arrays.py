@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from keras_glimpse.sources.files import check_unchanged, stamp
 from keras_glimpse.sources.image import ImageSource, UnreadableImage
 
 
@@ -39,13 +40,22 @@ class ArrayImage(ImageSource):
                 f"{', '.join(sorted(map(str, dtypes)))}."
             )
         super().__init__(name, [shape[:2] for shape in shapes], (*shapes[0], 1)[2], dtypes.pop())
+        self._opened = {path: stamp(path) for path in map(_file_of, self._arrays) if path}
 
     def read_level(self, level, top, left, height, width):
-        pixels = np.asarray(self._arrays[level][top : top + height, left : left + width])
+        array = self._arrays[level]
+        if path := _file_of(array):  # To read what was cut off would end the process.
+            check_unchanged(self.name, path, self._opened[path])
+        pixels = np.asarray(array[top : top + height, left : left + width])
         return pixels.reshape(*pixels.shape[:2], self.channels)
 
     def bytes_of(self, pixels, asked):
         return pixels.nbytes
+
+
+def _file_of(array):
+    """The file of an array that is mapped from it to be read only."""
+    return array.filename if isinstance(array, np.memmap) and array.mode == "r" else None
 
 
 def _dtype(array):

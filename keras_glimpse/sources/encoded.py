@@ -44,9 +44,8 @@ class EncodedImage(ImageSource):
         reads_parts: Boolean, whether parts are read without decoding the whole.
 
     Raises:
-        UnreadableImage: If the file cannot be opened, is neither a JPEG nor a PNG, or has a damaged header; or if the image has
-            more than `max_pixels` and cannot be read in parts.
-        ValueError: If `channels` is not 1, 3 or `None`.
+        UnreadableImage: If the file cannot be opened, is neither a JPEG nor a PNG, or has a damaged header; if the image has
+            more than `max_pixels` and cannot be read in parts; or if `channels` is not 1, 3 or `None`.
         ImportError: If Pillow is not installed (`pip install keras-glimpse[files]`).
 
     Example:
@@ -58,10 +57,10 @@ class EncodedImage(ImageSource):
     """
 
     def __init__(self, contents, channels: int | None = None, name: str | None = None, max_pixels: int = 2**27):
-        if channels not in (None, 1, 3):
-            raise ValueError(f"channels must be 1, 3 or None; got {channels!r}.")
         self._file = None if isinstance(contents, bytes) else os.fspath(contents)
         name = str(name or self._file or "bytes")
+        if channels not in (None, 1, 3):
+            raise UnreadableImage(f"{name}: a JPEG or PNG is read with 1 or 3 channels; expected {channels!r}.")
         try:
             with io.BytesIO(contents) if self._file is None else open(self._file, "rb") as file:
                 self._opened = stamp(file.fileno()) if self._file is not None else None
@@ -126,7 +125,8 @@ class EncodedImage(ImageSource):
             return decode(contents, channels=self.channels, **arguments).numpy()
         except tf.errors.InvalidArgumentError as error:
             what = f"this {self._kind} to {self.channels} channel{'s' if self.channels > 1 else ''}"
-            raise UnreadableImage(f"{self.name}: TensorFlow cannot decode {what}; it may be damaged or truncated.") from error
+            why = "damaged or truncated" + ", or in CMYK, which has to be read with 3" * (self.channels == 1)
+            raise UnreadableImage(f"{self.name}: TensorFlow cannot decode {what}; it may be {why}.") from error
 
     def _contents(self):
         """As TensorFlow reads them, which takes a tenth of converting what Python has read."""

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from threading import Lock
 
 import numpy as np
+import tensorflow as tf
 
 from keras_glimpse.sources.arrays import ArrayImage
 from keras_glimpse.sources.encoded import EncodedImage
@@ -53,7 +54,7 @@ def open_image(image, channels: int | None = None, max_pixels: int = MAX_PIXELS)
         opened.max_pixels = max_pixels
         return opened
     if hasattr(image, "shape") and hasattr(image, "dtype"):
-        return ArrayImage(image)
+        return ArrayImage(image.numpy() if tf.is_tensor(image) else image)
     kind = type(image).__name__
     raise TypeError(f"Expected a path, the bytes of a JPEG or PNG file, an array or an ImageSource; got a {kind}.")
 
