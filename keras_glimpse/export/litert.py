@@ -36,10 +36,10 @@ def export_litert(
 ) -> None:
     """Exports the model to a `.tflite` file of built-in LiteRT operations.
 
-    The input is `images` `[batch_size, height, width, channels]`, float32, scaled as in training: to [0, 1] if the model was
-    trained on unsigned integers. The outputs are `probabilities` `[batch_size, num_classes]` and, for `batch_size=1`,
-    `exit_stage` `[1]`, int32. With a threshold, the file contains the cascade: once a stage is confident, later networks are
-    not executed. The cost of a glimpse does not depend on the image size.
+    The input is `images` `[batch_size, height, width, channels]`, float32, as in training: scaled to [0, 1] if the model was
+    trained on unsigned integers, unless it has `preprocess`. The outputs are `probabilities` `[batch_size, num_classes]` and,
+    for `batch_size=1`, `exit_stage` `[1]`, int32. With a threshold, the file contains the cascade: once a stage is confident,
+    later networks are not executed. The cost of a glimpse does not depend on the image size.
 
     A model quantized by `model.quantize("int8")` gives the same outputs here, computed in float32, and a file as large as that
     of the float model. For a small and fast file, export the unquantized model with `quantize="int8"`.

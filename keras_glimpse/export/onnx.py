@@ -49,9 +49,10 @@ def export_onnx(
 ) -> None:
     """Exports the model to an `.onnx` file. Requires `pip install keras-glimpse[onnx]`.
 
-    The input is `images` `[batch, height, width, channels]`, float32, scaled as in training: to [0, 1] if the model was trained
-    on unsigned integers. The output is `probabilities` `[batch, num_classes]`. With a threshold, the file contains the cascade
-    (`If` operations), takes one image at a time, and gives `exit_stage` `[1]`, int32, too; ask for outputs by name.
+    The input is `images` `[batch, height, width, channels]`, float32, as in training: scaled to [0, 1] if the model was trained
+    on unsigned integers, unless it has `preprocess`. The output is `probabilities` `[batch, num_classes]`. With a threshold,
+    the file contains the cascade (`If` operations), takes one image at a time, and gives `exit_stage` `[1]`, int32, too; ask
+    for outputs by name.
 
     The file's metadata (`session.get_modelmeta().custom_metadata_map` in onnxruntime) has `class_names`, if the model has them,
     `image_shape`, `num_classes` and `threshold`, each as JSON.

@@ -29,21 +29,22 @@ def export_saved_model(
     All signatures but `portable` with a threshold take batches of any size. Their input is `images`
     `[batch, height, width, channels]`; of a model of images that differ in size, height and width are not fixed either:
 
-    - `serving_default`: float32 images, scaled as in training (to [0, 1] if the model was trained on unsigned integers).
-      Returns `probabilities` `[batch, num_classes]`. With a threshold, the networks of a glimpse run only on the images still
-      below it.
-    - `uint8`: the same for uint8 images, which are scaled to [0, 1]; for models trained on such images.
+    - `serving_default`: float32 images, as in training: scaled to [0, 1] if the model was trained on unsigned integers, unless
+      it has `preprocess`. Returns `probabilities` `[batch, num_classes]`. With a threshold, the networks of a glimpse run only
+      on the images still below it.
+    - `uint8`: the same for uint8 images, which are scaled as in training; for models trained on such images.
     - `classify`: float32 images. Returns `classes` `[batch, num_classes]`, strings, the most probable first: the model's
       `class_names`, or the numbers of the classes if it has none; and `scores` `[batch, num_classes]`, their probabilities.
     - `explain`: float32 images. Returns `stage_probabilities` `[batch, active_glimpses + 1, num_classes]`, `locations`
       `[batch, active_glimpses, 2]`, `exit_stage` `[batch]`, int32, and `macs` `[batch]`, int64. All glimpses are computed for
       all images; `exit_stage` and `macs` are those of the cascade. `macs` is absent if `stage_macs` cannot count the networks.
     - `encoded`: the contents of JPEG and PNG files, a string tensor `encoded` `[batch]`; in TensorFlow Serving's REST API,
-      `{"b64": ...}`. Images may differ in size. Returns `probabilities` `[batch, num_classes]`, `exit_stage` `[batch]`, int32,
-      and `classes` and `scores` as `classify` does. A JPEG is decoded only as far as it is looked at: at an eighth of its size
-      for the thumbnail, say, and then the windows of its glimpses, at all scales from the image itself; a PNG as a whole. A
-      JPEG's orientation in EXIF is respected. Absent for models that cannot read images in parts, with `preprocess` or
-      without an averaged thumbnail, and for images of other than one, three or four channels; of four, only PNGs are decoded.
+      `{"b64": ...}`. Images may differ in size, if the model is for such. Returns `probabilities` `[batch, num_classes]`,
+      `exit_stage` `[batch]`, int32, and `classes` and `scores` as `classify` does. A JPEG is decoded only as far as it is
+      looked at: at an eighth of its size for the thumbnail, say, and then the windows of its glimpses, at all scales from the
+      image itself; a PNG as a whole. A JPEG's orientation in EXIF is respected, if it is in the first 4096 bytes. Absent for
+      models that cannot read images in parts, with `preprocess` or without an averaged thumbnail, and for images of other than
+      one, three or four channels; of four, only PNGs are decoded.
     - `portable`: as `serving_default`, but with operations that converters support:
       `TFLiteConverter.from_saved_model(path, signature_keys=["portable"])` or `--signature_def portable` of tf2onnx. The other
       signatures crop with an operation that only TensorFlow has, which is faster there. With a threshold, it takes one image,
