@@ -113,7 +113,8 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
             needs features with places, such as those of `ConvLowResNet`. Defaults to `None`.
         preprocess: Optional Keras layer or model applied to the images first, such as `Rescaling`, `RandomFlip` or a
             `Sequential` of several. Its inputs are unscaled pixels as floats; its outputs are used unchanged. It is part of
-            `fit`, of saved models and of exported files; random augmentation applies in training only. Defaults to `None`.
+            `fit`, of saved models and of exported files; random augmentation applies in training only. Its weights are not
+            trained. Defaults to `None`.
         class_names: Optional sequence of `num_classes` different strings, the names of the classes. They are saved with the
             model, and appear in exported files, pictures and tables of results. Defaults to `None`.
         **kwargs: Base model keyword arguments, such as `name` and `dtype`.

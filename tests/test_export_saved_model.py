@@ -135,6 +135,7 @@ def test_interrupted_between_two_renames(sharp_model, tmp_path, monkeypatch):
     assert [each.name for each in tmp_path.iterdir()] == ["1"]
 
 
+@pytest.mark.slow
 def test_networks_that_cannot_be_counted(tmp_path):
     """Those with loops have no `macs`; all else is there."""
     net = keras.Sequential([keras.layers.Reshape((6, 12)), keras.layers.LSTM(4), keras.layers.Dense(3)])

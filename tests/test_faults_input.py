@@ -103,12 +103,12 @@ def test_everything_frozen(make_model, batch):
 
 def test_layers_frozen_after_compile(make_model, batch):
     model = make_model()
-    model.compile(paper_sgd(), jit_compile=False)
+    model.compile(paper_sgd(), run_eagerly=True)
     model.fit(*batch, verbose=0)
     model.low_res_net.trainable = False
     with pytest.raises(ValueError, match="compile with a fresh optimizer"):
         model.fit(*batch, verbose=0)
-    model.compile(paper_sgd(), jit_compile=False)
+    model.compile(paper_sgd(), run_eagerly=True)
     model.fit(*batch, verbose=0)
 
 

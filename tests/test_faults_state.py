@@ -4,11 +4,17 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tiers import one_fast
 
 from keras_glimpse import GlimpseClassifier, GlimpseNet, LocationHead
 from keras_glimpse.layers.backbone import Backbone
 from keras_glimpse.training import execution
 from keras_glimpse.training.stages import Stage
+
+
+def train(model, batch, stage):
+    model.compile("sgd", stage=stage, run_eagerly=True)
+    model.fit(*batch, verbose=0)
 
 
 def own_net(*inner, name=None):
@@ -57,13 +63,12 @@ def test_models_that_share_their_input_share_no_layer(make_model, batch, tmp_pat
 def test_fine_tuning_goes_on_with_the_glimpse_that_was_trained_last(make_model, batch, tmp_path):
     model = make_model(num_glimpses=3, share_weights=True)
     for stage in (1, "fine_tune"):
-        model.compile("sgd", stage=stage)
-        model.fit(*batch, verbose=0)
+        train(model, batch, stage)
     model.save(tmp_path / "model.keras")
     model.save_weights(tmp_path / "model.weights.h5")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     new = make_model(num_glimpses=3, share_weights=True)
-    new.compile("sgd", stage="fine_tune")
+    new.compile("sgd", stage="fine_tune", run_eagerly=True)
     assert new.stage == Stage(2, searches=False)
     new.load_weights(tmp_path / "model.weights.h5")
     for each in (loaded, new):
@@ -75,38 +80,37 @@ def test_fine_tuning_goes_on_with_the_glimpse_that_was_trained_last(make_model, 
 def test_weights_of_a_model_with_more_glimpses(make_model, batch, tmp_path):
     model = make_model(num_glimpses=3)
     for stage in (1, 3):
-        model.compile("sgd", stage=stage)
-        model.fit(*batch, verbose=0)
+        train(model, batch, stage)
     model.save_weights(tmp_path / "model.weights.h5")
     fewer = make_model(num_glimpses=2)
     fewer.load_weights(tmp_path / "model.weights.h5")
     assert (fewer.active_glimpses, fewer.trained_glimpses) == (2, (1,))
     model.active_glimpses = 2
-    np.testing.assert_allclose(fewer.predict(batch[0], verbose=0), model.predict(batch[0], verbose=0), atol=1e-6)
+    np.testing.assert_allclose(fewer(batch[0]), model(batch[0]), atol=1e-6)
 
 
-@pytest.mark.parametrize("steps", [3, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("steps", one_fast([3, 4]))
 def test_steps_per_execution_that_are_set_after_compile(make_model, batch, steps):
     """No batch is skipped: the answers are those of one step a call."""
-    dataset = tf.data.Dataset.from_tensor_slices(batch).batch(4)
+    dataset = tf.data.Dataset.from_tensor_slices(batch).batch(8)
 
     def trained(steps):
         keras.utils.set_random_seed(0)
         model = make_model()
-        model.compile(keras.optimizers.SGD(0.1))
+        model.compile(keras.optimizers.SGD(0.1), jit_compile=False)
         model.steps_per_execution = steps
         model.fit(dataset, verbose=0)
         return model.optimizer.iterations.numpy(), model.evaluate(dataset, verbose=0), model.predict(dataset, verbose=0)
 
     (count, losses, logits), (one_count, one_losses, one_logits) = trained(steps), trained(1)
-    assert count == one_count == 16
+    assert count == one_count == 8
     np.testing.assert_allclose(losses, one_losses, atol=1e-5)
     np.testing.assert_allclose(logits, one_logits, atol=1e-5)
 
 
 def test_a_compile_that_fails_changes_nothing(make_model, batch):
     model = make_model()
-    model.compile("sgd", stage=1)
+    model.compile("sgd", stage=1, run_eagerly=True)
     before = model.stage, model.jit_compile, model.optimizer
     for wrong in ({"optimizer": "no such"}, {"optimizer": None}, {"metrics": ["no such"]}):
         with pytest.raises(ValueError, match=r"no such|needs an optimizer"):
@@ -148,8 +152,7 @@ def test_numbers_of_numpy(rng):
     sizes = {"num_glimpses": np.int64(1), "low_res_size": np.int64(8), "patch_size": np.int64(16)}
     for make in (GlimpseClassifier, GlimpseClassifier.for_large_images):
         model = make(np.int64(3), **sizes, hidden_units=np.int32(8), scales=np.array([1]).tolist())
-        model.compile("sgd")
-        model.fit(rng.random((4, 24, 24, 1), dtype=np.float32), np.arange(4) % 3, verbose=0)
+        assert model(rng.random((4, 24, 24, 1), dtype=np.float32)).shape == (4, 3)
         assert type(model.num_classes) is type(model.hidden_units) is int
 
 
@@ -214,7 +217,7 @@ class Yields(keras.utils.PyDataset):
 
 def test_what_batches_are_made_of(make_model, batch):
     model, (images, labels) = make_model(), batch
-    model.compile("sgd")
+    model.compile("sgd", run_eagerly=True)
     model.fit(Yields((images, labels.tolist())), verbose=0)
     for wrong, got in (((images,), "1 of them"), (images, "a ndarray"), ((images, labels, None, None), "4 of them")):
         for data in (Yields(wrong), iter([wrong])):

@@ -87,7 +87,7 @@ def test_the_rate_falls_to_0_at_the_last_step(make_model, batch):
 
 def test_evaluate_and_predict_read_the_steps_that_were_asked_for(make_model, batch):
     model = make_model()
-    model.compile(paper_sgd())
+    model.compile(paper_sgd(), jit_compile=False)
     dataset = endless(batch)[0]
     five = model.evaluate(dataset, steps=5, verbose=0, return_dict=True)
     assert five == pytest.approx(

@@ -50,7 +50,7 @@ def test_what_users_froze_stays_frozen(batch):
 def test_training_goes_on_after_loading(make_model, batch, tmp_path, stage):
     """Stage, optimizer and momentum are in the file: one fit of two epochs is two of one with a reload between."""
     model = make_model()
-    model.compile(paper_sgd(), stage=stage, jit_compile=False)
+    model.compile(paper_sgd(), stage=stage, run_eagerly=True)
     model.fit(*batch, shuffle=False, verbose=0)
     model.save(tmp_path / "half.keras")
     loaded = keras.models.load_model(tmp_path / "half.keras")

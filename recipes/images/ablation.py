@@ -47,12 +47,15 @@ DENSE = HEAD | {  # Dense features have no places, so there is no map. Candidate
     "glimpse_net": layer("GlimpseNet", num_classes=6, hidden_units=500),
     "search_stride": 1 / 16,
 }
+LESS_POOLED = layer("ConvGlimpseNet", num_classes=6, pooled=[0, 1])
 CHANGES = {
     "ours": Change("nothing", {}),
     "local": Change("search: 3x3 places, 2 pixels apart, as in the paper", {"search_size": 3, "search_stride": 2}),
     "head": Change("location: a regression, `LocationHead`", HEAD),
     "hard": Change('E step: the best place, `assignment="hard"`', {"assignment": "hard"}),
     "no-contrast": Change("E step: no z⁻, `contrastive=False`", {"contrastive": False}),
+    "sharp": Change("E step: the label counts four times, `sharpness=4`", {"sharpness": 4.0}),
+    "pooled": Change("networks: one pooling less, `ConvGlimpseNet(pooled=[0, 1])`", {"glimpse_net": LESS_POOLED}),
     "dense": Change("networks: dense, of 500 units, and so a `LocationHead`", DENSE),
 }
 
