@@ -68,6 +68,13 @@ def test_variables_of_an_optimizer():
     assert _compat.trained_by(optimizer) == [variable]
 
 
+def test_batches_that_an_optimizer_has_seen():
+    optimizer, variable = keras.optimizers.SGD(gradient_accumulation_steps=2), keras.Variable(1.0)
+    for count in range(4):
+        assert (int(_compat.batches_seen(optimizer)), int(optimizer.iterations)) == (count, count // 2)
+        optimizer.apply([tf.constant(1.0)], [variable])
+
+
 def test_operations_of_litert():
     assert {"FULLY_CONNECTED", "CONV_2D", "IF"} <= {*_compat.litert_operations()}
 
