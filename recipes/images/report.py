@@ -70,11 +70,13 @@ def committed(name: str) -> Iterator[dict]:
 
 
 def read() -> dict[tuple[str, str], list[dict]]:
-    """The latest results of each row and seed."""
+    """The latest results of each row and seed, of the recipe of the row's last line: others have other sweeps or networks."""
     found = {(each["task"], each["row"], each["seed"]): each for each in committed("images.csv")}
-    rows = {(task, row): [] for task, row, _ in found}
+    last = {(each["task"], each["row"]): (each["sweeps"], each["macs"]) for each in committed("images.csv")}
+    rows = {key: [] for key in last}
     for (task, row, _), each in found.items():
-        rows[task, row].append(each)
+        if (each["sweeps"], each["macs"]) == last[task, row]:
+            rows[task, row].append(each)
     return rows
 
 
