@@ -32,7 +32,7 @@ def add_to(commands) -> None:
 
 def look(args) -> int:
     model = load(args.model)
-    files = [file for file in files_of(args.files) if not _is_own(args, Path(file))]
+    files = [file for file in files_of(args.files) if not _is_own(args, file)]
     if not files:
         raise ValueError("There are no images beside the results of --csv and --draw.")
     base = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files])
@@ -54,8 +54,8 @@ def look(args) -> int:
 
 def _is_own(args, file):
     """Whether a file was written by this command, in a folder of images."""
-    is_results = args.csv is not None and file.absolute() == args.csv.absolute()
-    return is_results or args.draw is not None and file.absolute().is_relative_to(args.draw.absolute())
+    path, results, pictures = (each and Path(os.path.abspath(each)) for each in (file, args.csv, args.draw))
+    return path == results or pictures is not None and path.is_relative_to(pictures)
 
 
 def _rows(args, model, files) -> Iterator[dict[str, str]]:

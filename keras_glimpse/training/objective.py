@@ -18,8 +18,9 @@ towards its own peak before the glimpse network can tell one place from another.
 
     L = E0 + mean over z ~ r of En(z) + (En(z0) + En(z-)) / 2 - sum_z r(z) log p(z),
 
-in which the mean over r and the last sum have the gradient of -log sum_z p(z) p(y | z), the likelihood of the label. At z0,
-drawn from all places, the network learns to say no more than the classes' frequencies; z- is that of eq. 15, without the prior.
+in which, with b = 1, the mean over r and the last sum have the gradient of -log sum_z p(z) p(y | z), the likelihood of the
+label. At z0, drawn from all places, the network learns to say no more than the classes' frequencies; z- is that of eq. 15,
+without the prior.
 
 Fine-tuning has `best_loss` alone, at the predicted place: lambda is infinite (section 2.2.2).
 """
