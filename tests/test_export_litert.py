@@ -120,6 +120,7 @@ def test_places_are_not_quantized(make_model, rng, tmp_path, quantize):
     assert places and {each.type for each in places} <= {schema.TensorType.FLOAT32, schema.TensorType.INT32}
 
 
+@pytest.mark.slow
 def test_calibration_of_a_model_with_preprocess(make_model, rng, tmp_path):
     """It is given pixels from 0 to 255, integers or floats, and so they calibrate."""
     model = make_model(preprocess=keras.layers.Rescaling(1 / 255))

@@ -52,6 +52,7 @@ def test_bare_process_equals_keras(sharp_model, images, tmp_path, threshold):
     np.testing.assert_array_equal(answers["explain/macs"], macs[stop])
 
 
+@pytest.mark.slow
 def test_networks_run_only_on_the_images_that_are_not_sure(sharp_model, images, tmp_path):
     _, stop, _ = keras_glimpse.cascade_predict(sharp_model, images, 0.8)
     sharp_model.glimpse_nets[1].set_weights([weights * np.nan for weights in sharp_model.glimpse_nets[1].get_weights()])

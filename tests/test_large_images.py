@@ -651,6 +651,7 @@ def test_a_map_for_features_without_places():
         GlimpseClassifier(3, location_head=LocationMap()).build((None, 48, 48, 1))
 
 
+@pytest.mark.slow
 def test_a_soft_assignment_compiled_by_xla(batch):
     """XLA has no kernels for some of what draws samples elsewhere."""
     model = GlimpseClassifier(3, 1, low_res_size=5, patch_size=6, hidden_units=8, assignment="soft")

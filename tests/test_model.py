@@ -99,6 +99,7 @@ def test_trainable_parameters_in_the_summary(make_model, capsys):
     assert len(model.trainable_variables) + len(model.non_trainable_variables) == len(model.variables)
 
 
+@pytest.mark.slow
 def test_look_inside_xla_after_looking_eagerly(make_model, batch):
     model = make_model()
     eager = model.look(batch[0])["logits"]

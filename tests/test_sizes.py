@@ -352,7 +352,8 @@ def test_images_that_are_too_small(make, batches):
 # ---- Exports and counts ----
 
 
-@pytest.mark.parametrize("name", one_fast(["dense", "conv"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dense", "conv"])
 def test_saved_models(make, batches, name, tmp_path):
     model = make(name, num_glimpses=1)
     expected = [tf.nn.softmax(model(images)) for images, _ in batches]
