@@ -239,9 +239,8 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
         self.share_weights = share_weights
         self.gated_location = gated_location
         self.class_names = class_names
-        named = {"low_res_net": [self.low_res_net], "glimpse_net": nets, "location_head": heads}
-        shared = {"glimpse_net": share_weights, "location_head": shares_head}
-        _refuse_shared({name: layers[:1] if shared.get(name) else layers for name, layers in named.items()})
+        own_nets, own_heads = nets[:1] if share_weights else nets, heads[:1] if shares_head else heads
+        _refuse_shared(low_res_net=[self.low_res_net], glimpse_net=own_nets, location_head=own_heads)
         self._of_user = {
             "low_res_net": low_res_net is not None,
             "glimpse_net": glimpse_net is not None,
@@ -524,7 +523,7 @@ class GlimpseClassifier(Saveable, KeepsInner, Trainer):
             super().compile_from_config(config)
 
 
-def _refuse_shared(networks):
+def _refuse_shared(**networks):
     """A layer in two networks would be trained by the stages of both, and saved as two layers."""
     owners = {}
     for name, nets in networks.items():

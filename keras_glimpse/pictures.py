@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_glimpse._validation.images import check_images
+from keras_glimpse._validation.labels import check_label_values
 from keras_glimpse.layers import LowResNet
 from keras_glimpse.layers.conv_low_res_net import ConvLowResNet
 from keras_glimpse.ops.geometry import extent
@@ -148,7 +149,7 @@ class Seen(NamedTuple):
             return cls(image)
         prepared = model.prepare(image)
         pixels = np.asarray(to_unit_range(prepared, prepared.dtype), "float32")
-        return cls(pixels, *((0.0, 1.0) if model.preprocess is None else (min(0.0, pixels.min()), max(1.0, pixels.max()))))
+        return cls(pixels) if model.preprocess is None else cls(pixels, min(0.0, pixels.min()), max(1.0, pixels.max()))
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -211,8 +212,7 @@ def _one_by_one(model, images, boxes):
 def _checked(labels, count, classes):
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
         raise ValueError(f"Expected an integer for each of {count} images as labels; got {labels.shape}, {labels.dtype}.")
-    if labels.min() < 0 or labels.max() >= classes:
-        raise ValueError(f"Expected labels from 0 to {classes - 1}; got {labels.min()} to {labels.max()}.")
+    check_label_values("", labels, classes)
     return labels
 
 

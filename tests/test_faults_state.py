@@ -17,9 +17,9 @@ def train(model, batch, stage):
     model.fit(*batch, verbose=0)
 
 
-def own_net(*inner, name=None):
+def own_net(*inner):
     inputs = keras.Input((6, 6, 2))
-    return keras.Model(inputs, keras.layers.Dense(3)(keras.Sequential([keras.layers.Flatten(), *inner])(inputs)), name=name)
+    return keras.Model(inputs, keras.layers.Dense(3)(keras.Sequential([keras.layers.Flatten(), *inner])(inputs)))
 
 
 class Head(keras.layers.Layer):
@@ -171,18 +171,18 @@ def test_batches_of_one_update_draw_places_of_their_own(rng):
     images, labels = rng.random((4, 24, 24, 1), dtype=np.float32), np.arange(4) % 3
     optimizer = keras.optimizers.SGD(0.0, gradient_accumulation_steps=4)
     model.compile(optimizer, run_eagerly=True)
-    losses = [
-        model.train_on_batch(images, labels, return_dict=True)["best_loss"] for _ in range(3) if not model.reset_metrics()
-    ]
-    assert len({float(loss) for loss in losses}) == 3
+    losses = set()
+    for _ in range(3):
+        model.reset_metrics()
+        losses.add(float(model.train_on_batch(images, labels, return_dict=True)["best_loss"]))
+    assert len(losses) == 3
 
 
-@pytest.mark.parametrize("data_format", ["channels_first"])
-def test_images_have_channels_last_whatever_keras_prefers(rng, data_format):
+def test_images_have_channels_last_whatever_keras_prefers(rng):
     images = rng.random((2, 24, 24, 1), dtype=np.float32)
     model = GlimpseClassifier.for_large_images(3, low_res_size=8, patch_size=16, scales=(1,))
     expected = model(images)
-    keras.config.set_image_data_format(data_format)
+    keras.config.set_image_data_format("channels_first")
     try:
         other = GlimpseClassifier.for_large_images(3, low_res_size=8, patch_size=16, scales=(1,))
         other.build((None, 24, 24, 1))

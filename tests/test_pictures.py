@@ -94,7 +94,7 @@ def test_small_images(make_model, batch, tmp_path):
     np.testing.assert_allclose([frame.width for frame in frames[:2]], [6, 12])
     with pytest.raises(ValueError, match="1 or 3 channels"):
         draw_glimpses(make_model(image_shape=(20, 24, 2)), np.zeros((1, 20, 24, 2), np.float32))
-    with pytest.raises(ValueError, match="labels from 0 to 2; got -1 to 1"):
+    with pytest.raises(ValueError, match=r"Labels must lie in \[0, 3\); got -1 to 1"):
         draw_glimpses(model, images[:2], np.array([1, -1]))
     with pytest.raises(ValueError, match="a name for each of 3 classes; got 2"):
         draw_glimpses(model, images[:2], class_names=["a", "b"])
